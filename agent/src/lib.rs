@@ -1,0 +1,1 @@
+//! Component 2, one per host: observe, plan, act, report. Never sees the database.

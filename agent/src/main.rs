@@ -1,0 +1,3 @@
+//! Component 2, one per host: observe, plan, act, report. Never sees the database.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The will: feed to krt graph to plan, then write back.

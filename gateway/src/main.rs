@@ -1,0 +1,3 @@
+//! Component 1, the composition root: wires store, api and reconciler into one process.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Component 3, large blobs: uploads, blobs, token redemption, callback spool. Never sees the database.
+
+fn main() {}

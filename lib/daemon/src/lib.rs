@@ -1,0 +1,1 @@
+//! How a process boots, logs, listens, serves TLS, drains and stops. Knows no noun.

@@ -1,0 +1,1 @@
+//! Incremental collections: declare inputs, derive collections, recompute exactly what a change touches.

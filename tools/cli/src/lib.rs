@@ -1,0 +1,1 @@
+//! The command line: basalt get, describe, create, apply, watch, explain.

@@ -1,0 +1,3 @@
+//! The command line: basalt get, describe, create, apply, watch, explain.
+
+fn main() {}

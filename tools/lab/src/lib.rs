@@ -1,0 +1,1 @@
+//! One machine as a whole cluster: supervises PostgreSQL, image service, gateway and hosts in namespaces.

@@ -1,0 +1,3 @@
+//! House rules and set-up, executable.
+
+fn main() {}
