@@ -1,0 +1,210 @@
+//! Hosts: what an operator wants of one, and the facts that its agent found out.
+
+use crate::{
+    CapabilityReason, GIB, Name, DateTime,
+    pools::PoolFacts,
+    validate::{FieldError, Validate, within},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What an operator wants of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostSpec {
+    /// While true nothing new is placed here.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// Virtual CPUs for each hundred hardware threads, 100 to 1600.
+    #[serde(default = "default_cpu_overcommit")]
+    pub cpu_overcommit_percent: u32,
+    /// Guest memory for each hundred bytes of usable memory, 50 to 400.
+    #[serde(default = "default_memory_overcommit")]
+    pub memory_overcommit_percent: u32,
+    /// Memory kept for the host itself, in bytes.
+    #[serde(default = "default_reserved_memory")]
+    pub reserved_memory_bytes: u64,
+}
+
+fn default_cpu_overcommit() -> u32 {
+    400
+}
+fn default_memory_overcommit() -> u32 {
+    100
+}
+fn default_reserved_memory() -> u64 {
+    GIB
+}
+
+impl Default for HostSpec {
+    fn default() -> Self {
+        Self {
+            maintenance: false,
+            cpu_overcommit_percent: default_cpu_overcommit(),
+            memory_overcommit_percent: default_memory_overcommit(),
+            reserved_memory_bytes: default_reserved_memory(),
+        }
+    }
+}
+
+impl Validate for HostSpec {
+    fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
+        let cpu = format!("{path}.cpu_overcommit_percent");
+        within(errors, cpu, self.cpu_overcommit_percent.into(), (100, 1600), "percent");
+        let memory = format!("{path}.memory_overcommit_percent");
+        within(errors, memory, self.memory_overcommit_percent.into(), (50, 400), "percent");
+        let reserved = format!("{path}.reserved_memory_bytes");
+        within(errors, reserved, self.reserved_memory_bytes, (0, 1024 * GIB), "bytes");
+    }
+}
+
+/// The state of a host, derived and never stored by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// Known by name, never seen.
+    Enrolling,
+    /// Takes virtual machines.
+    Ready,
+    /// Runs, with something wrong; see the conditions.
+    Degraded,
+    /// Not heard of for longer than the lease.
+    Unreachable,
+    /// Takes nothing new.
+    Maintenance,
+    /// On its way out.
+    Removed,
+}
+
+/// What a host can run guests with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accelerator {
+    /// `kvm` or `tcg`.
+    pub kind: String,
+    /// Whether a guest was really seen to start under it.
+    pub usable: bool,
+    /// What the probe saw.
+    pub evidence: String,
+}
+
+/// One NUMA node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NumaNode {
+    /// Node number.
+    pub id: u32,
+    /// Hardware threads on it.
+    pub threads: u32,
+    /// Memory on it in bytes.
+    pub memory_bytes: u64,
+}
+
+/// A bridge of the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct BridgeFacts {
+    /// Its name.
+    pub name: String,
+    /// `netdev` (userspace) or `system` (kernel).
+    pub datapath: String,
+    /// Whether it is the bridge that guests are attached to.
+    pub integration: bool,
+}
+
+/// Versions of what the host runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Versions {
+    /// The agent.
+    pub agent: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// libvirt.
+    pub libvirt: String,
+    /// QEMU.
+    pub qemu: String,
+    /// Open vSwitch.
+    pub openvswitch: String,
+}
+
+/// Something on the host that no manifest names: reported, never touched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct Foreign {
+    /// `vm`, `port` or `volume`.
+    pub kind: String,
+    /// Its name on the host.
+    pub name: String,
+    /// Its id on the host, where it has one.
+    #[serde(default)]
+    pub id: String,
+    /// State or size, for people.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// What an agent found out about its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostFacts {
+    /// The host's own name.
+    pub hostname: String,
+    /// Changes with every boot of the host.
+    pub boot_id: String,
+    /// CPU model as the CPU calls itself.
+    pub cpu_model: String,
+    /// CPU feature flags, sorted.
+    pub cpu_features: Vec<String>,
+    /// Cores.
+    pub cores: u32,
+    /// Hardware threads.
+    pub threads: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// NUMA nodes.
+    pub numa: Vec<NumaNode>,
+    /// What guests really start under, best first.
+    pub accelerators: Vec<Accelerator>,
+    /// Whether OVMF is installed.
+    pub uefi: bool,
+    /// Storage pools.
+    pub pools: Vec<PoolFacts>,
+    /// Bridges.
+    pub bridges: Vec<BridgeFacts>,
+    /// Versions.
+    pub versions: Versions,
+    /// What no manifest names.
+    #[serde(default)]
+    pub foreign: Vec<Foreign>,
+    /// What is wrong with the host, if anything.
+    #[serde(default)]
+    pub problems: Vec<CapabilityReason>,
+}
+
+impl HostFacts {
+    /// The best accelerator that was seen to work.
+    pub fn accelerator(&self) -> Option<&Accelerator> {
+        self.accelerators.iter().find(|a| a.usable)
+    }
+
+    /// A pool by name.
+    pub fn pool(&self, name: &Name) -> Option<&PoolFacts> {
+        self.pools.iter().find(|p| p.name == *name)
+    }
+}
+
+/// How long after the last sign of life a host counts as unreachable, in seconds.
+pub const HOST_LEASE_SECONDS: i64 = 30;
+
+/// The state of a host from its intent, its facts and its last sign of life.
+pub fn state(
+    spec: &HostSpec,
+    facts: Option<&HostFacts>,
+    seen_at: Option<DateTime>,
+    removed: bool,
+    now: DateTime,
+) -> HostState {
+    match (facts, seen_at) {
+        _ if removed => HostState::Removed,
+        (None, _) | (_, None) => HostState::Enrolling,
+        (_, Some(seen)) if (now - seen).num_seconds() > HOST_LEASE_SECONDS => HostState::Unreachable,
+        _ if spec.maintenance => HostState::Maintenance,
+        (Some(f), _) if !f.problems.is_empty() || f.accelerator().is_none() => HostState::Degraded,
+        _ => HostState::Ready,
+    }
+}

@@ -1,0 +1,154 @@
+//! Virtual networks: address space, kind of segment, and what guests are told by DHCP.
+
+use crate::validate::{FieldError, Validate, within};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use utoipa::ToSchema;
+
+/// What a user wants of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// How frames travel between hosts.
+    #[serde(default)]
+    pub segment: Segment,
+    /// IPv4 prefix, /8 to /29, without host bits.
+    #[schema(value_type = String, examples("10.10.0.0/24"))]
+    pub cidr: Ipv4Net,
+    /// The router's address inside `cidr`; default: the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether guests are given their address by DHCP.
+    #[serde(default = "yes")]
+    pub dhcp: bool,
+    /// Name servers that guests are told, at most 4.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub dns: Vec<Ipv4Addr>,
+    /// Largest frame payload in bytes, 1280 to 9000; 1450 leaves room for VXLAN on 1500.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+}
+
+fn yes() -> bool {
+    true
+}
+fn default_mtu() -> u16 {
+    1450
+}
+
+/// How frames of a network travel between hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Segment {
+    /// A tunnel; the network identifier is allocated.
+    #[default]
+    Vxlan,
+    /// A tagged VLAN on a named uplink bridge.
+    Vlan {
+        /// 1 to 4094.
+        vlan_id: u16,
+        /// The uplink bridge's name on the hosts.
+        uplink: String,
+    },
+    /// Untagged on a named uplink bridge.
+    Flat {
+        /// The uplink bridge's name on the hosts.
+        uplink: String,
+    },
+}
+
+impl NetworkSpec {
+    /// The router's address.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(1)))
+    }
+
+    /// The address that DHCP answers from: the last usable one, kept free of guests.
+    pub fn dhcp_server(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.cidr.broadcast()).saturating_sub(1))
+    }
+
+    /// Whether an address can belong to a guest.
+    pub fn assignable(&self, address: Ipv4Addr) -> bool {
+        self.cidr.contains(&address)
+            && address != self.cidr.network()
+            && address != self.cidr.broadcast()
+            && address != self.gateway()
+            && address != self.dhcp_server()
+    }
+
+    /// All addresses that can belong to guests, ascending.
+    pub fn assignable_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.cidr.hosts().filter(|a| self.assignable(*a))
+    }
+}
+
+impl Validate for NetworkSpec {
+    fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
+        within(errors, format!("{path}.mtu"), self.mtu.into(), (1280, 9000), "bytes");
+        within(errors, format!("{path}.cidr"), self.cidr.prefix_len().into(), (8, 29), "prefix bits");
+        if self.cidr.trunc() != self.cidr {
+            errors.push(FieldError::new(
+                format!("{path}.cidr"),
+                "host_bits",
+                format!("{} has host bits set", self.cidr),
+                format!("write {}", self.cidr.trunc()),
+            ));
+        }
+        let first = self.cidr.network().octets()[0];
+        if first == 0 || first == 127 || first >= 224 {
+            errors.push(FieldError::new(
+                format!("{path}.cidr"),
+                "reserved",
+                format!("{} is not an address range for hosts", self.cidr),
+                "choose a private range such as 10.10.0.0/24",
+            ));
+        }
+        if let Some(gateway) = self.gateway
+            && (!self.cidr.contains(&gateway)
+                || gateway == self.cidr.network()
+                || gateway == self.cidr.broadcast()
+                || gateway == self.dhcp_server())
+        {
+            errors.push(FieldError::new(
+                format!("{path}.gateway"),
+                "outside",
+                format!("{gateway} is not a free host address of {}", self.cidr),
+                format!("leave it out, or choose one such as {}", Ipv4Addr::from(u32::from(self.cidr.network()) + 1)),
+            ));
+        }
+        if self.dns.len() > 4 {
+            errors.push(FieldError::new(format!("{path}.dns"), "too_many", "at most 4 name servers", "remove some"));
+        }
+        if let Segment::Vlan { vlan_id, .. } = &self.segment {
+            within(errors, format!("{path}.segment.vlan_id"), (*vlan_id).into(), (1, 4094), "");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(cidr: &str) -> NetworkSpec {
+        serde_json::from_value(serde_json::json!({ "cidr": cidr })).unwrap()
+    }
+
+    #[test]
+    fn a_slash_29_has_four_guest_addresses() {
+        let n = network("10.0.0.0/29");
+        assert_eq!(n.errors(), vec![]);
+        let all: Vec<_> = n.assignable_addresses().map(|a| a.to_string()).collect();
+        assert_eq!(all, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"]);
+    }
+
+    #[test]
+    fn bad_prefixes_are_refused_with_a_remedy() {
+        assert_eq!(network("10.0.0.1/24").errors()[0].remedy, "write 10.0.0.0/24");
+        assert_eq!(network("10.0.0.0/31").errors()[0].code, "out_of_range");
+        assert_eq!(network("127.0.0.0/8").errors()[0].code, "reserved");
+    }
+}
