@@ -1,0 +1,8 @@
+//! Between gateway and agent: enrolment, manifest, report. See docs/protocol.md.
+
+pub mod enrol;
+pub mod manifest;
+pub mod report;
+
+pub use manifest::{Desired, Item, ItemKey, ItemKind, Manifest};
+pub use report::{ItemObserved, ItemReport, Report, ReportAnswer};
