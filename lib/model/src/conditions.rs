@@ -1,6 +1,6 @@
 //! Conditions: what is true of an object now, since when, and why.
 
-use crate::{Generation, DateTime};
+use crate::{DateTime, Generation};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,7 +37,10 @@ pub struct Condition {
 /// Keeps `since` of conditions whose status did not change.
 pub fn carry_since(old: &[Condition], new: &mut [Condition]) {
     for condition in new {
-        if let Some(before) = old.iter().find(|c| c.kind == condition.kind && c.status == condition.status) {
+        if let Some(before) = old
+            .iter()
+            .find(|c| c.kind == condition.kind && c.status == condition.status)
+        {
             condition.since = before.since;
         }
     }

@@ -13,7 +13,9 @@ pub struct Name(String);
 
 /// Why a text is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a DNS label: {why}; use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit")]
+#[error(
+    "{text:?} is not a DNS label: {why}; use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+)]
 pub struct NameError {
     /// What was given, cut to 80 characters.
     pub text: String,
@@ -28,8 +30,13 @@ impl Name {
         let why = match text.as_bytes() {
             [] => Some(Cow::Borrowed("it is empty")),
             b if b.len() > 63 => Some(Cow::Owned(format!("it has {} characters", b.len()))),
-            b if b.iter().any(u8::is_ascii_uppercase) => Some(Cow::Borrowed("it has capital letters")),
-            b if !b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-') => {
+            b if b.iter().any(u8::is_ascii_uppercase) => {
+                Some(Cow::Borrowed("it has capital letters"))
+            }
+            b if !b
+                .iter()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-') =>
+            {
                 Some(Cow::Borrowed("it has a character that is not allowed"))
             }
             [b'-', ..] | [.., b'-'] => Some(Cow::Borrowed("it begins or ends with '-'")),
@@ -37,7 +44,10 @@ impl Name {
         };
         match why {
             None => Ok(Self(text)),
-            Some(why) => Err(NameError { text: text.chars().take(80).collect(), why }),
+            Some(why) => Err(NameError {
+                text: text.chars().take(80).collect(),
+                why,
+            }),
         }
     }
 
@@ -76,11 +86,23 @@ mod tests {
 
     #[test]
     fn a_refused_name_says_why_and_what_to_do() {
-        for (text, why) in [("", "empty"), ("Web", "capital"), ("a_b", "not allowed"), ("-a", "begins"), ("a-", "begins"), ("é", "not allowed")] {
+        for (text, why) in [
+            ("", "empty"),
+            ("Web", "capital"),
+            ("a_b", "not allowed"),
+            ("-a", "begins"),
+            ("a-", "begins"),
+            ("é", "not allowed"),
+        ] {
             let e = Name::new(text).unwrap_err().to_string();
             assert!(e.contains(why) && e.contains("use 1 to 63"), "{text}: {e}");
         }
-        assert!(Name::new("a".repeat(64)).unwrap_err().to_string().contains("64 characters"));
+        assert!(
+            Name::new("a".repeat(64))
+                .unwrap_err()
+                .to_string()
+                .contains("64 characters")
+        );
         assert!(Name::new("a".repeat(63)).is_ok());
     }
 

@@ -63,7 +63,8 @@ pub enum Segment {
 impl NetworkSpec {
     /// The router's address.
     pub fn gateway(&self) -> Ipv4Addr {
-        self.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(1)))
+        self.gateway
+            .unwrap_or_else(|| Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(1)))
     }
 
     /// The address that DHCP answers from: the last usable one, kept free of guests.
@@ -88,8 +89,20 @@ impl NetworkSpec {
 
 impl Validate for NetworkSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
-        within(errors, format!("{path}.mtu"), self.mtu.into(), (1280, 9000), "bytes");
-        within(errors, format!("{path}.cidr"), self.cidr.prefix_len().into(), (8, 29), "prefix bits");
+        within(
+            errors,
+            format!("{path}.mtu"),
+            self.mtu.into(),
+            (1280, 9000),
+            "bytes",
+        );
+        within(
+            errors,
+            format!("{path}.cidr"),
+            self.cidr.prefix_len().into(),
+            (8, 29),
+            "prefix bits",
+        );
         if self.cidr.trunc() != self.cidr {
             errors.push(FieldError::new(
                 format!("{path}.cidr"),
@@ -117,14 +130,28 @@ impl Validate for NetworkSpec {
                 format!("{path}.gateway"),
                 "outside",
                 format!("{gateway} is not a free host address of {}", self.cidr),
-                format!("leave it out, or choose one such as {}", Ipv4Addr::from(u32::from(self.cidr.network()) + 1)),
+                format!(
+                    "leave it out, or choose one such as {}",
+                    Ipv4Addr::from(u32::from(self.cidr.network()) + 1)
+                ),
             ));
         }
         if self.dns.len() > 4 {
-            errors.push(FieldError::new(format!("{path}.dns"), "too_many", "at most 4 name servers", "remove some"));
+            errors.push(FieldError::new(
+                format!("{path}.dns"),
+                "too_many",
+                "at most 4 name servers",
+                "remove some",
+            ));
         }
         if let Segment::Vlan { vlan_id, .. } = &self.segment {
-            within(errors, format!("{path}.segment.vlan_id"), (*vlan_id).into(), (1, 4094), "");
+            within(
+                errors,
+                format!("{path}.segment.vlan_id"),
+                (*vlan_id).into(),
+                (1, 4094),
+                "",
+            );
         }
     }
 }
@@ -147,7 +174,10 @@ mod tests {
 
     #[test]
     fn bad_prefixes_are_refused_with_a_remedy() {
-        assert_eq!(network("10.0.0.1/24").errors()[0].remedy, "write 10.0.0.0/24");
+        assert_eq!(
+            network("10.0.0.1/24").errors()[0].remedy,
+            "write 10.0.0.0/24"
+        );
         assert_eq!(network("10.0.0.0/31").errors()[0].code, "out_of_range");
         assert_eq!(network("127.0.0.0/8").errors()[0].code, "reserved");
     }

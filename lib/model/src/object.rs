@@ -1,18 +1,44 @@
 //! What every object carries besides its spec.
 
-use crate::{Labels, Name, ProjectId, TenantId, DateTime};
+use crate::{DateTime, Labels, Name, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Counts the changes of a spec, from 1. Only a change of intent moves it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(transparent)]
 #[cfg_attr(feature = "sql", derive(sqlx::Type), sqlx(transparent))]
 pub struct Generation(pub i64);
 
 /// Counts the placements of a VM, from 1. A host acts only on the epoch it was given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(transparent)]
 #[cfg_attr(feature = "sql", derive(sqlx::Type), sqlx(transparent))]
 pub struct Epoch(pub i64);

@@ -5,13 +5,26 @@
 //!    └──────────────────────────────► failed | timed_out | cancelled
 //! ```
 
-use crate::{CapabilityReason, Generation, ProjectId, TaskId, TenantId, DateTime};
+use crate::{CapabilityReason, DateTime, Generation, ProjectId, TaskId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Where a task is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// Recorded; nothing was done for it yet.
@@ -58,7 +71,9 @@ impl TaskState {
 }
 
 /// What a task is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     /// A VM reaches its first declared state.
@@ -131,7 +146,11 @@ pub struct Actor {
 impl Actor {
     /// The platform itself, by the part that acts: `reconciler`, `sweep` …
     pub fn system(part: &str) -> Self {
-        Self { kind: "system".into(), id: Uuid::nil(), name: part.into() }
+        Self {
+            kind: "system".into(),
+            id: Uuid::nil(),
+            name: part.into(),
+        }
     }
 }
 

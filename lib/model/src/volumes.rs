@@ -36,7 +36,20 @@ pub enum VolumeSource {
 }
 
 /// Where a volume is in its life, as the host reported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeState {
     /// Declared; no VM needed it yet, so it is on no host.
@@ -74,7 +87,13 @@ pub struct VolumeObserved {
 impl Validate for VolumeSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
         let size = format!("{path}.size_bytes");
-        if within(errors, size.clone(), self.size_bytes, (MIB, 64 * 1024 * GIB), "bytes") {
+        if within(
+            errors,
+            size.clone(),
+            self.size_bytes,
+            (MIB, 64 * 1024 * GIB),
+            "bytes",
+        ) {
             multiple_of(errors, size, self.size_bytes, MIB);
         }
     }

@@ -3,8 +3,8 @@
 //! `base64url(payload JSON) "." base64url(HMAC-SHA-256(key, payload part))`. The gateway mints, the
 //! image service redeems: each `transfer_id` opens one session, which may then resume.
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use basalt_model::{DateTime, ImageId, ProjectId, TenantId, TransferId, images::ImageFormat};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -104,10 +104,16 @@ pub fn mint(ring: &Keyring, claims: &Claims) -> Result<String, Error> {
 /// Checks a token's signature (in constant time) and expiry. Single use is the redeemer's ledger.
 pub fn verify(ring: &Keyring, token: &str, now: DateTime) -> Result<Claims, Error> {
     let (payload, signature) = token.split_once('.').ok_or(Error::Malformed)?;
-    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Error::Malformed)?;
-    let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Error::Malformed)?;
+    let signature = URL_SAFE_NO_PAD
+        .decode(signature)
+        .map_err(|_| Error::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(payload)
+        .map_err(|_| Error::Malformed)?;
     let claims: Claims = serde_json::from_slice(&bytes).map_err(|_| Error::Malformed)?;
-    ring.mac(claims.key_id, payload)?.verify_slice(&signature).map_err(|_| Error::Signature)?;
+    ring.mac(claims.key_id, payload)?
+        .verify_slice(&signature)
+        .map_err(|_| Error::Signature)?;
     if now >= claims.expires_at {
         return Err(Error::Expired);
     }
@@ -150,7 +156,10 @@ mod tests {
             assert_eq!(verify(&ring(), &token, at(1000)), Err(Error::Expired));
         }
         let only_new = Keyring::new([(2, vec![2; 32])]).unwrap();
-        assert_eq!(verify(&only_new, &mint(&ring(), &claims(1)).unwrap(), at(1)), Err(Error::UnknownKey));
+        assert_eq!(
+            verify(&only_new, &mint(&ring(), &claims(1)).unwrap(), at(1)),
+            Err(Error::UnknownKey)
+        );
         assert!(Keyring::new([(1, vec![0; 31])]).is_none());
     }
 
