@@ -64,11 +64,8 @@ impl Clock for ManualClock {
         self.with(|(now, rng)| {
             let mut random = [0; 10];
             rng.fill_bytes(&mut random);
-            uuid::Builder::from_unix_timestamp_millis(
-                now.timestamp_millis().unsigned_abs(),
-                &random,
-            )
-            .into_uuid()
+            uuid::Builder::from_unix_timestamp_millis(now.timestamp_millis().unsigned_abs(), &random)
+                .into_uuid()
         })
     }
     fn secret(&self) -> [u8; 32] {

@@ -26,11 +26,7 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         if beside.exists() {
             std::fs::remove_file(&beside)?;
         }
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;

@@ -39,10 +39,7 @@ impl Drain {
 
     /// Begins on SIGTERM or SIGINT.
     pub fn on_signals() -> std::io::Result<Self> {
-        let (mut term, mut int) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let drain = Self::new();
         let begin = drain.clone();
         tokio::spawn(async move {

@@ -57,16 +57,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn tls(what: &str, reason: impl std::fmt::Display) -> Self {
-        Self::Tls {
-            what: what.into(),
-            reason: reason.to_string(),
-        }
+        Self::Tls { what: what.into(), reason: reason.to_string() }
     }
 
     pub(crate) fn file(path: &std::path::Path, source: std::io::Error) -> Self {
-        Self::File {
-            path: path.display().to_string(),
-            source,
-        }
+        Self::File { path: path.display().to_string(), source }
     }
 }

@@ -32,29 +32,19 @@ impl Inherited {
 
     /// The inherited sockets of a name; when there are none, binds the addresses.
     pub fn sockets(&mut self, name: &str, addresses: &[String]) -> Result<Vec<TcpListener>, Error> {
-        let (mine, rest) = std::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|(n, _)| n == name);
+        let (mine, rest) = std::mem::take(&mut self.0).into_iter().partition(|(n, _)| n == name);
         self.0 = rest;
         let mine: Vec<(String, TcpListener)> = mine;
         let sockets = if mine.is_empty() {
             let bind = |a: &String| {
-                TcpListener::bind(a).map_err(|source| Error::Listen {
-                    address: a.clone(),
-                    source,
-                })
+                TcpListener::bind(a).map_err(|source| Error::Listen { address: a.clone(), source })
             };
             addresses.iter().map(bind).collect::<Result<Vec<_>, _>>()?
         } else {
             mine.into_iter().map(|(_, s)| s).collect()
         };
         for socket in &sockets {
-            socket
-                .set_nonblocking(true)
-                .map_err(|source| Error::Listen {
-                    address: name.into(),
-                    source,
-                })?;
+            socket.set_nonblocking(true).map_err(|source| Error::Listen { address: name.into(), source })?;
         }
         Ok(sockets)
     }

@@ -3,9 +3,8 @@
 use crate::{Error, config::write_secret};
 use chrono::{DateTime, Utc};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use std::{fs, path::Path};
 use time::OffsetDateTime;
@@ -45,13 +44,8 @@ pub struct Subject<'a> {
 /// A new key and a request for a certificate, both PEM: what an agent makes for itself.
 pub fn key_and_request() -> Result<(String, String), Error> {
     let key = KeyPair::generate().map_err(|e| Error::tls("making a key", e))?;
-    let request = CertificateParams::default()
-        .serialize_request(&key)
-        .and_then(|r| r.pem());
-    Ok((
-        key.serialize_pem(),
-        request.map_err(|e| Error::tls("making a certificate request", e))?,
-    ))
+    let request = CertificateParams::default().serialize_request(&key).and_then(|r| r.pem());
+    Ok((key.serialize_pem(), request.map_err(|e| Error::tls("making a certificate request", e))?))
 }
 
 impl Authority {
@@ -66,13 +60,7 @@ impl Authority {
         (params.not_before, params.not_after) = validity(now, now + chrono::TimeDelta::days(3650))?;
         let cert_pem = params.self_signed(&key).map_err(wrong)?.pem();
         let key_pem = key.serialize_pem();
-        Ok((
-            Self {
-                issuer: Issuer::new(params, key),
-                cert_pem,
-            },
-            key_pem,
-        ))
+        Ok((Self { issuer: Issuer::new(params, key), cert_pem }, key_pem))
     }
 
     /// Loads an authority from PEM texts.
@@ -80,10 +68,7 @@ impl Authority {
         let wrong = |e| Error::tls("loading the certificate authority", e);
         let key = KeyPair::from_pem(key_pem).map_err(wrong)?;
         let issuer = Issuer::from_ca_cert_pem(cert_pem, key).map_err(wrong)?;
-        Ok(Self {
-            issuer,
-            cert_pem: cert_pem.into(),
-        })
+        Ok(Self { issuer, cert_pem: cert_pem.into() })
     }
 
     /// Loads `ca.pem` and `ca.key` from a folder, or makes them there.
@@ -119,31 +104,20 @@ impl Authority {
         self.sign(&request.public_key, subject, false)
     }
 
-    fn sign(
-        &self,
-        key: &impl PublicKeyData,
-        subject: &Subject<'_>,
-        server: bool,
-    ) -> Result<Issued, Error> {
+    fn sign(&self, key: &impl PublicKeyData, subject: &Subject<'_>, server: bool) -> Result<Issued, Error> {
         let wrong = |e| Error::tls("signing a certificate", e);
         let mut params = CertificateParams::new(subject.hosts.to_vec()).map_err(wrong)?;
         if let Some(uri) = subject.uri {
-            params
-                .subject_alt_names
-                .push(SanType::URI(uri.try_into().map_err(wrong)?));
+            params.subject_alt_names.push(SanType::URI(uri.try_into().map_err(wrong)?));
         }
         params.distinguished_name = distinguished(subject.name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = Vec::new();
         if server {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ServerAuth);
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         if subject.uri.is_some() {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ClientAuth);
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
         // A positive number: DER integers are signed.
         let mut serial = subject.serial;
@@ -151,10 +125,7 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         (params.not_before, params.not_after) = validity(subject.now, subject.not_after)?;
         let cert_pem = params.signed_by(key, &self.issuer).map_err(wrong)?.pem();
-        Ok(Issued {
-            cert_pem,
-            serial: serial.iter().map(|b| format!("{b:02x}")).collect(),
-        })
+        Ok(Issued { cert_pem, serial: serial.iter().map(|b| format!("{b:02x}")).collect() })
     }
 }
 
@@ -164,10 +135,7 @@ fn distinguished(name: &str) -> DistinguishedName {
     dn
 }
 
-fn validity(
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-) -> Result<(OffsetDateTime, OffsetDateTime), Error> {
+fn validity(from: DateTime<Utc>, to: DateTime<Utc>) -> Result<(OffsetDateTime, OffsetDateTime), Error> {
     let at = |t: DateTime<Utc>| {
         OffsetDateTime::from_unix_timestamp(t.timestamp())
             .map_err(|e| Error::tls("validity of a certificate", e))
@@ -190,33 +158,16 @@ mod tests {
     }
 
     fn subject<'a>(hosts: &'a [String], uri: Option<&'a str>) -> Subject<'a> {
-        Subject {
-            name: "test",
-            hosts,
-            uri,
-            now: at(0),
-            not_after: at(3600),
-            serial: [0xff; 16],
-        }
+        Subject { name: "test", hosts, uri, now: at(0), not_after: at(3600), serial: [0xff; 16] }
     }
 
     #[test]
     fn an_authority_is_made_once_and_loaded_afterwards() {
         let dir = tempfile::tempdir().unwrap();
         let first = Authority::open(dir.path(), at(0)).unwrap();
-        assert_eq!(
-            Authority::open(dir.path(), at(0)).unwrap().cert_pem(),
-            first.cert_pem()
-        );
+        assert_eq!(Authority::open(dir.path(), at(0)).unwrap().cert_pem(), first.cert_pem());
         use std::os::unix::fs::PermissionsExt;
-        assert_eq!(
-            fs::metadata(dir.path().join("ca.key"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[tokio::test]
@@ -230,41 +181,24 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let url = format!("https://{}/", socket.local_addr().unwrap());
-        let router = Router::new().route(
-            "/",
-            get(|Extension(p): Extension<Peer>| async move { p.uris.join(",") + &p.serial }),
-        );
+        let router = Router::new()
+            .route("/", get(|Extension(p): Extension<Peer>| async move { p.uris.join(",") + &p.serial }));
         let drain = Drain::new();
         let serving = tokio::spawn(tls::serve(vec![socket], config, router, drain.clone()));
 
         let client = |identity: Option<(String, String)>| {
-            let mut builder =
-                reqwest::Client::builder()
-                    .tls_certs_only([
-                        reqwest::Certificate::from_pem(ca.cert_pem().as_bytes()).unwrap()
-                    ]);
+            let mut builder = reqwest::Client::builder()
+                .tls_certs_only([reqwest::Certificate::from_pem(ca.cert_pem().as_bytes()).unwrap()]);
             if let Some((cert, key)) = identity {
-                builder = builder.identity(
-                    reqwest::Identity::from_pem(format!("{cert}{key}").as_bytes()).unwrap(),
-                );
+                builder =
+                    builder.identity(reqwest::Identity::from_pem(format!("{cert}{key}").as_bytes()).unwrap());
             }
             builder.build().unwrap()
         };
         let (key_pem, csr) = key_and_request().unwrap();
-        let signed = ca
-            .sign_request(&csr, &subject(&[], Some("basalt:host:1")))
-            .unwrap();
-        let forged = other
-            .sign_request(&csr, &subject(&[], Some("basalt:host:1")))
-            .unwrap();
-        let anonymous = client(None)
-            .get(&url)
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
+        let signed = ca.sign_request(&csr, &subject(&[], Some("basalt:host:1"))).unwrap();
+        let forged = other.sign_request(&csr, &subject(&[], Some("basalt:host:1"))).unwrap();
+        let anonymous = client(None).get(&url).send().await.unwrap().text().await.unwrap();
         assert_eq!(anonymous, "");
         let known = client(Some((signed.cert_pem, key_pem.clone())))
             .get(&url)
@@ -275,13 +209,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(known, format!("basalt:host:1{}", signed.serial));
-        assert!(
-            client(Some((forged.cert_pem, key_pem)))
-                .get(&url)
-                .send()
-                .await
-                .is_err()
-        );
+        assert!(client(Some((forged.cert_pem, key_pem))).get(&url).send().await.is_err());
         drain.begin();
         serving.await.unwrap().unwrap();
     }

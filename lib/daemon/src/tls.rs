@@ -47,22 +47,16 @@ pub fn server_config(
     let certs = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Error::tls("server certificate", e))?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|e| Error::tls("server key", e))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| Error::tls("server key", e))?;
     let builder = ServerConfig::builder();
     let builder = match client_ca_pem {
         None => builder.with_no_client_auth(),
         Some(ca) => {
-            let verifier =
-                WebPkiClientVerifier::builder(Arc::new(roots(ca)?)).allow_unauthenticated();
-            builder.with_client_cert_verifier(
-                verifier.build().map_err(|e| Error::tls("client CA", e))?,
-            )
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca)?)).allow_unauthenticated();
+            builder.with_client_cert_verifier(verifier.build().map_err(|e| Error::tls("client CA", e))?)
         }
     };
-    let mut config = builder
-        .with_single_cert(certs, key)
-        .map_err(|e| Error::tls("server identity", e))?;
+    let mut config = builder.with_single_cert(certs, key).map_err(|e| Error::tls("server identity", e))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -72,9 +66,7 @@ pub fn roots(ca_pem: &str) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         let cert = cert.map_err(|e| Error::tls("CA certificate", e))?;
-        store
-            .add(cert)
-            .map_err(|e| Error::tls("CA certificate", e))?;
+        store.add(cert).map_err(|e| Error::tls("CA certificate", e))?;
     }
     Ok(store)
 }
@@ -114,17 +106,11 @@ async fn serve_one(
     let acceptor = RustlsAcceptor::new(config)
         .handshake_timeout(Duration::from_secs(10))
         .acceptor(NoDelayAcceptor::new());
-    let server = axum_server::from_tcp(socket).map_err(|source| Error::Listen {
-        address: "inherited".into(),
-        source,
-    })?;
+    let server = axum_server::from_tcp(socket)
+        .map_err(|source| Error::Listen { address: "inherited".into(), source })?;
     let service: IntoMakeServiceWithConnectInfo<Router, SocketAddr> =
         router.into_make_service_with_connect_info();
-    let result = server
-        .acceptor(PeerAcceptor(acceptor))
-        .handle(handle)
-        .serve(service)
-        .await;
+    let result = server.acceptor(PeerAcceptor(acceptor)).handle(handle).serve(service).await;
     watch.abort();
     result.map_err(|e| Error::tls("serving", e))
 }
@@ -160,22 +146,12 @@ fn identify(cert: &CertificateDer<'_>) -> Peer {
         return Peer::default();
     };
     let names = cert.subject_alternative_name().ok().flatten();
-    let uris = names
-        .iter()
-        .flat_map(|n| &n.value.general_names)
-        .filter_map(|n| match n {
-            GeneralName::URI(uri) => Some((*uri).to_owned()),
-            _ => None,
-        });
-    let serial = cert
-        .raw_serial()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    Peer {
-        uris: uris.collect(),
-        serial,
-    }
+    let uris = names.iter().flat_map(|n| &n.value.general_names).filter_map(|n| match n {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    });
+    let serial = cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect();
+    Peer { uris: uris.collect(), serial }
 }
 
 #[derive(Clone)]
@@ -184,10 +160,7 @@ struct AddPeer(Peer);
 impl<S> Layer<S> for AddPeer {
     type Service = WithPeer<S>;
     fn layer(&self, inner: S) -> WithPeer<S> {
-        WithPeer {
-            inner,
-            peer: self.0.clone(),
-        }
+        WithPeer { inner, peer: self.0.clone() }
     }
 }
 
@@ -206,10 +179,7 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 

@@ -37,10 +37,7 @@ pub struct Condition {
 /// Keeps `since` of conditions whose status did not change.
 pub fn carry_since(old: &[Condition], new: &mut [Condition]) {
     for condition in new {
-        if let Some(before) = old
-            .iter()
-            .find(|c| c.kind == condition.kind && c.status == condition.status)
-        {
+        if let Some(before) = old.iter().find(|c| c.kind == condition.kind && c.status == condition.status) {
             condition.since = before.since;
         }
     }

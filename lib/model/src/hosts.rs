@@ -50,36 +50,16 @@ impl Default for HostSpec {
 impl Validate for HostSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
         let cpu = format!("{path}.cpu_overcommit_percent");
-        within(
-            errors,
-            cpu,
-            self.cpu_overcommit_percent.into(),
-            (100, 1600),
-            "percent",
-        );
+        within(errors, cpu, self.cpu_overcommit_percent.into(), (100, 1600), "percent");
         let memory = format!("{path}.memory_overcommit_percent");
-        within(
-            errors,
-            memory,
-            self.memory_overcommit_percent.into(),
-            (50, 400),
-            "percent",
-        );
+        within(errors, memory, self.memory_overcommit_percent.into(), (50, 400), "percent");
         let reserved = format!("{path}.reserved_memory_bytes");
-        within(
-            errors,
-            reserved,
-            self.reserved_memory_bytes,
-            (0, 1024 * GIB),
-            "bytes",
-        );
+        within(errors, reserved, self.reserved_memory_bytes, (0, 1024 * GIB), "bytes");
     }
 }
 
 /// The state of a host, derived and never stored by hand.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HostState {
     /// Known by name, never seen.
@@ -222,9 +202,7 @@ pub fn state(
     match (facts, seen_at) {
         _ if removed => HostState::Removed,
         (None, _) | (_, None) => HostState::Enrolling,
-        (_, Some(seen)) if (now - seen).num_seconds() > HOST_LEASE_SECONDS => {
-            HostState::Unreachable
-        }
+        (_, Some(seen)) if (now - seen).num_seconds() > HOST_LEASE_SECONDS => HostState::Unreachable,
         _ if spec.maintenance => HostState::Maintenance,
         (Some(f), _) if !f.problems.is_empty() || f.accelerator().is_none() => HostState::Degraded,
         _ => HostState::Ready,

@@ -30,13 +30,8 @@ impl Name {
         let why = match text.as_bytes() {
             [] => Some(Cow::Borrowed("it is empty")),
             b if b.len() > 63 => Some(Cow::Owned(format!("it has {} characters", b.len()))),
-            b if b.iter().any(u8::is_ascii_uppercase) => {
-                Some(Cow::Borrowed("it has capital letters"))
-            }
-            b if !b
-                .iter()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-') =>
-            {
+            b if b.iter().any(u8::is_ascii_uppercase) => Some(Cow::Borrowed("it has capital letters")),
+            b if !b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-') => {
                 Some(Cow::Borrowed("it has a character that is not allowed"))
             }
             [b'-', ..] | [.., b'-'] => Some(Cow::Borrowed("it begins or ends with '-'")),
@@ -44,10 +39,7 @@ impl Name {
         };
         match why {
             None => Ok(Self(text)),
-            Some(why) => Err(NameError {
-                text: text.chars().take(80).collect(),
-                why,
-            }),
+            Some(why) => Err(NameError { text: text.chars().take(80).collect(), why }),
         }
     }
 
@@ -97,12 +89,7 @@ mod tests {
             let e = Name::new(text).unwrap_err().to_string();
             assert!(e.contains(why) && e.contains("use 1 to 63"), "{text}: {e}");
         }
-        assert!(
-            Name::new("a".repeat(64))
-                .unwrap_err()
-                .to_string()
-                .contains("64 characters")
-        );
+        assert!(Name::new("a".repeat(64)).unwrap_err().to_string().contains("64 characters"));
         assert!(Name::new("a".repeat(63)).is_ok());
     }
 

@@ -63,8 +63,7 @@ pub enum Segment {
 impl NetworkSpec {
     /// The router's address.
     pub fn gateway(&self) -> Ipv4Addr {
-        self.gateway
-            .unwrap_or_else(|| Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(1)))
+        self.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(1)))
     }
 
     /// The address that DHCP answers from: the last usable one, kept free of guests.
@@ -89,20 +88,8 @@ impl NetworkSpec {
 
 impl Validate for NetworkSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
-        within(
-            errors,
-            format!("{path}.mtu"),
-            self.mtu.into(),
-            (1280, 9000),
-            "bytes",
-        );
-        within(
-            errors,
-            format!("{path}.cidr"),
-            self.cidr.prefix_len().into(),
-            (8, 29),
-            "prefix bits",
-        );
+        within(errors, format!("{path}.mtu"), self.mtu.into(), (1280, 9000), "bytes");
+        within(errors, format!("{path}.cidr"), self.cidr.prefix_len().into(), (8, 29), "prefix bits");
         if self.cidr.trunc() != self.cidr {
             errors.push(FieldError::new(
                 format!("{path}.cidr"),
@@ -145,13 +132,7 @@ impl Validate for NetworkSpec {
             ));
         }
         if let Segment::Vlan { vlan_id, .. } = &self.segment {
-            within(
-                errors,
-                format!("{path}.segment.vlan_id"),
-                (*vlan_id).into(),
-                (1, 4094),
-                "",
-            );
+            within(errors, format!("{path}.segment.vlan_id"), (*vlan_id).into(), (1, 4094), "");
         }
     }
 }
@@ -174,10 +155,7 @@ mod tests {
 
     #[test]
     fn bad_prefixes_are_refused_with_a_remedy() {
-        assert_eq!(
-            network("10.0.0.1/24").errors()[0].remedy,
-            "write 10.0.0.0/24"
-        );
+        assert_eq!(network("10.0.0.1/24").errors()[0].remedy, "write 10.0.0.0/24");
         assert_eq!(network("10.0.0.0/31").errors()[0].code, "out_of_range");
         assert_eq!(network("127.0.0.0/8").errors()[0].code, "reserved");
     }

@@ -7,18 +7,7 @@ use uuid::Uuid;
 
 /// Counts the changes of a spec, from 1. Only a change of intent moves it.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(transparent)]
 #[cfg_attr(feature = "sql", derive(sqlx::Type), sqlx(transparent))]
@@ -26,18 +15,7 @@ pub struct Generation(pub i64);
 
 /// Counts the placements of a VM, from 1. A host acts only on the epoch it was given.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(transparent)]
 #[cfg_attr(feature = "sql", derive(sqlx::Type), sqlx(transparent))]

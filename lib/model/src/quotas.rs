@@ -32,12 +32,7 @@ pub struct QuotaSpec {
 
 impl Default for QuotaSpec {
     fn default() -> Self {
-        Self {
-            max_vms: 100,
-            max_cpus: 400,
-            max_memory_bytes: 1 << 40,
-            max_storage_bytes: 100 << 40,
-        }
+        Self { max_vms: 100, max_cpus: 400, max_memory_bytes: 1 << 40, max_storage_bytes: 100 << 40 }
     }
 }
 

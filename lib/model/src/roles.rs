@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What a principal may do. Each role includes the ones before it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Reads.
@@ -19,9 +17,7 @@ pub enum Role {
 }
 
 /// Where a role holds.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Scope {
     /// Everywhere, including hosts and pools.
@@ -41,9 +37,7 @@ pub enum Scope {
 }
 
 /// A role at a scope.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Grant {
     /// What.
     pub role: Role,
@@ -68,9 +62,7 @@ impl Scope {
 
 /// Whether any grant gives `role` (or more) at `scope`.
 pub fn allows(grants: &[Grant], role: Role, scope: &Scope) -> bool {
-    grants
-        .iter()
-        .any(|g| g.role >= role && g.scope.covers(scope))
+    grants.iter().any(|g| g.role >= role && g.scope.covers(scope))
 }
 
 #[cfg(test)]
@@ -81,18 +73,9 @@ mod tests {
     #[test]
     fn a_grant_holds_at_its_scope_and_below() {
         let (t, u) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
-        let p = Scope::Project {
-            tenant_id: t,
-            project_id: ProjectId(Uuid::from_u128(3)),
-        };
-        let q = Scope::Project {
-            tenant_id: u,
-            project_id: ProjectId(Uuid::from_u128(4)),
-        };
-        let grants = [Grant {
-            role: Role::Operator,
-            scope: Scope::Tenant { tenant_id: t },
-        }];
+        let p = Scope::Project { tenant_id: t, project_id: ProjectId(Uuid::from_u128(3)) };
+        let q = Scope::Project { tenant_id: u, project_id: ProjectId(Uuid::from_u128(4)) };
+        let grants = [Grant { role: Role::Operator, scope: Scope::Tenant { tenant_id: t } }];
         assert!(allows(&grants, Role::Viewer, &p) && allows(&grants, Role::Operator, &p));
         assert!(!allows(&grants, Role::Admin, &p) && !allows(&grants, Role::Viewer, &q));
         assert!(!allows(&grants, Role::Viewer, &Scope::System));

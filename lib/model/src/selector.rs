@@ -23,9 +23,7 @@ pub struct Selector(pub Vec<Requirement>);
 
 /// A selector that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{part:?} is not a label requirement; write key=value, key!=value, key or !key, joined by commas"
-)]
+#[error("{part:?} is not a label requirement; write key=value, key!=value, key or !key, joined by commas")]
 pub struct SelectorError {
     /// The part that could not be read.
     pub part: String,
@@ -107,20 +105,8 @@ mod tests {
         let s: Selector = "app=web,tier!=db,gpu,!old".parse().unwrap();
         assert_eq!(s.to_string(), "app=web,tier!=db,gpu,!old");
         assert!(s.matches(&[("app", "web"), ("gpu", "1")].into_iter().collect()));
-        assert!(
-            !s.matches(
-                &[("app", "web"), ("gpu", "1"), ("old", "")]
-                    .into_iter()
-                    .collect()
-            )
-        );
-        assert!(
-            !s.matches(
-                &[("app", "web"), ("gpu", "1"), ("tier", "db")]
-                    .into_iter()
-                    .collect()
-            )
-        );
+        assert!(!s.matches(&[("app", "web"), ("gpu", "1"), ("old", "")].into_iter().collect()));
+        assert!(!s.matches(&[("app", "web"), ("gpu", "1"), ("tier", "db")].into_iter().collect()));
         assert!("a b=c".parse::<Selector>().is_err());
         assert!("=c".parse::<Selector>().is_err());
     }

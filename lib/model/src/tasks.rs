@@ -12,18 +12,7 @@ use uuid::Uuid;
 
 /// Where a task is in its life.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
@@ -71,9 +60,7 @@ impl TaskState {
 }
 
 /// What a task is for.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     /// A VM reaches its first declared state.
@@ -146,11 +133,7 @@ pub struct Actor {
 impl Actor {
     /// The platform itself, by the part that acts: `reconciler`, `sweep` …
     pub fn system(part: &str) -> Self {
-        Self {
-            kind: "system".into(),
-            id: Uuid::nil(),
-            name: part.into(),
-        }
+        Self { kind: "system".into(), id: Uuid::nil(), name: part.into() }
     }
 }
 

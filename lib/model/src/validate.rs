@@ -25,12 +25,7 @@ impl FieldError {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self {
-            field: field.into(),
-            code: code.into(),
-            reason: reason.into(),
-            remedy: remedy.into(),
-        }
+        Self { field: field.into(), code: code.into(), reason: reason.into(), remedy: remedy.into() }
     }
 }
 

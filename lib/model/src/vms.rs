@@ -4,8 +4,7 @@
 //! [`Power`] is wanted, [`ObservedPower`] is seen, and the transition is derived where it is shown.
 
 use crate::{
-    CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, TaskId,
-    VolumeId,
+    CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, TaskId, VolumeId,
     quotas::Demand,
     validate::{FieldError, Validate, multiple_of, within},
 };
@@ -15,18 +14,7 @@ use utoipa::ToSchema;
 
 /// The power state that a user wants.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Power {
@@ -41,18 +29,7 @@ pub enum Power {
 
 /// The power state that was seen on the host.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum ObservedPower {
@@ -112,18 +89,7 @@ fn default_stop_grace() -> u32 {
 
 /// Firmware of the guest.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Firmware {
@@ -217,18 +183,7 @@ pub struct PlacementRules {
 
 /// How to choose among hosts that fit.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum PlacementStrategy {
@@ -249,9 +204,7 @@ pub struct Operation {
 }
 
 /// The one-shot verbs of a VM.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationVerb {
     /// Ask the guest to restart (ACPI).
@@ -273,9 +226,7 @@ pub struct OperationReport {
 }
 
 /// How a one-shot verb ended.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationOutcome {
     /// It was carried out.
@@ -349,45 +300,20 @@ pub struct VmDisk {
 impl VmSpec {
     /// What the VM takes of a project's quota and of a host. `disk_bytes` is the sum of the new volumes.
     pub fn demand(&self, disk_bytes: u64) -> Demand {
-        Demand {
-            vms: 1,
-            cpus: self.cpus,
-            memory_bytes: self.memory_bytes,
-            storage_bytes: disk_bytes,
-        }
+        Demand { vms: 1, cpus: self.cpus, memory_bytes: self.memory_bytes, storage_bytes: disk_bytes }
     }
 }
 
 impl Validate for VmSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
-        within(
-            errors,
-            format!("{path}.cpus"),
-            self.cpus.into(),
-            (1, 256),
-            "CPUs",
-        );
+        within(errors, format!("{path}.cpus"), self.cpus.into(), (1, 256), "CPUs");
         let memory = format!("{path}.memory_bytes");
-        if within(
-            errors,
-            memory.clone(),
-            self.memory_bytes,
-            (64 * MIB, 4096 * GIB),
-            "bytes",
-        ) {
+        if within(errors, memory.clone(), self.memory_bytes, (64 * MIB, 4096 * GIB), "bytes") {
             multiple_of(errors, memory, self.memory_bytes, MIB);
         }
         let grace = format!("{path}.stop_grace_seconds");
-        within(
-            errors,
-            grace,
-            self.stop_grace_seconds.into(),
-            (0, 3600),
-            "seconds",
-        );
-        self.placement
-            .host_labels
-            .validate(&format!("{path}.placement.host_labels"), errors);
+        within(errors, grace, self.stop_grace_seconds.into(), (0, 3600), "seconds");
+        self.placement.host_labels.validate(&format!("{path}.placement.host_labels"), errors);
         self.validate_disks(path, errors);
         if self.nics.len() > 8 {
             errors.push(FieldError::new(
@@ -397,8 +323,7 @@ impl Validate for VmSpec {
                 "remove some interfaces",
             ));
         }
-        self.cloud_init
-            .validate(&format!("{path}.cloud_init"), errors);
+        self.cloud_init.validate(&format!("{path}.cloud_init"), errors);
     }
 }
 
@@ -446,14 +371,12 @@ impl Validate for DiskSpec {
                 "a blank disk has no size of its own",
                 "give size_bytes, a multiple of 1048576",
             )),
-            (DiskSource::Volume { .. } | DiskSource::Iso { .. }, Some(_)) => {
-                errors.push(FieldError::new(
-                    size,
-                    "not_allowed",
-                    "the size belongs to the volume or ISO that the disk names",
-                    "leave size_bytes out",
-                ))
-            }
+            (DiskSource::Volume { .. } | DiskSource::Iso { .. }, Some(_)) => errors.push(FieldError::new(
+                size,
+                "not_allowed",
+                "the size belongs to the volume or ISO that the disk names",
+                "leave size_bytes out",
+            )),
             (_, Some(bytes)) => {
                 if within(errors, size.clone(), bytes, (MIB, 64 * 1024 * GIB), "bytes") {
                     multiple_of(errors, size, bytes, MIB);
@@ -484,9 +407,7 @@ impl Validate for CloudInit {
         }
         for (i, key) in self.ssh_authorized_keys.iter().enumerate() {
             let algorithm = key.split_whitespace().next().unwrap_or_default();
-            let known = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"]
-                .iter()
-                .any(|p| algorithm.starts_with(p));
+            let known = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"].iter().any(|p| algorithm.starts_with(p));
             if !known
                 || key.split_whitespace().count() < 2
                 || key.contains(['\n', '\r'])
@@ -515,10 +436,7 @@ mod tests {
     fn a_small_spec_has_sound_defaults() {
         let s = spec(serde_json::json!({"cpus": 1, "memory_bytes": 268435456u64,
             "disks": [{"name": "root", "source": {"kind": "image", "image": "debian"}}]}));
-        assert_eq!(
-            (s.power, s.stop_grace_seconds, s.firmware),
-            (Power::Running, 60, Firmware::Bios)
-        );
+        assert_eq!((s.power, s.stop_grace_seconds, s.firmware), (Power::Running, 60, Firmware::Bios));
         assert_eq!(s.errors(), vec![]);
     }
 
@@ -539,11 +457,7 @@ mod tests {
                 "spec.cloud_init.ssh_authorized_keys[0]"
             ]
         );
-        assert!(
-            s.errors()
-                .iter()
-                .all(|e| !e.reason.is_empty() && !e.remedy.is_empty())
-        );
+        assert!(s.errors().iter().all(|e| !e.reason.is_empty() && !e.remedy.is_empty()));
     }
 
     #[test]

@@ -37,18 +37,7 @@ pub enum VolumeSource {
 
 /// Where a volume is in its life, as the host reported.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeState {
@@ -87,13 +76,7 @@ pub struct VolumeObserved {
 impl Validate for VolumeSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
         let size = format!("{path}.size_bytes");
-        if within(
-            errors,
-            size.clone(),
-            self.size_bytes,
-            (MIB, 64 * 1024 * GIB),
-            "bytes",
-        ) {
+        if within(errors, size.clone(), self.size_bytes, (MIB, 64 * 1024 * GIB), "bytes") {
             multiple_of(errors, size, self.size_bytes, MIB);
         }
     }

@@ -104,16 +104,10 @@ pub fn mint(ring: &Keyring, claims: &Claims) -> Result<String, Error> {
 /// Checks a token's signature (in constant time) and expiry. Single use is the redeemer's ledger.
 pub fn verify(ring: &Keyring, token: &str, now: DateTime) -> Result<Claims, Error> {
     let (payload, signature) = token.split_once('.').ok_or(Error::Malformed)?;
-    let signature = URL_SAFE_NO_PAD
-        .decode(signature)
-        .map_err(|_| Error::Malformed)?;
-    let bytes = URL_SAFE_NO_PAD
-        .decode(payload)
-        .map_err(|_| Error::Malformed)?;
+    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Error::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Error::Malformed)?;
     let claims: Claims = serde_json::from_slice(&bytes).map_err(|_| Error::Malformed)?;
-    ring.mac(claims.key_id, payload)?
-        .verify_slice(&signature)
-        .map_err(|_| Error::Signature)?;
+    ring.mac(claims.key_id, payload)?.verify_slice(&signature).map_err(|_| Error::Signature)?;
     if now >= claims.expires_at {
         return Err(Error::Expired);
     }
@@ -156,10 +150,7 @@ mod tests {
             assert_eq!(verify(&ring(), &token, at(1000)), Err(Error::Expired));
         }
         let only_new = Keyring::new([(2, vec![2; 32])]).unwrap();
-        assert_eq!(
-            verify(&only_new, &mint(&ring(), &claims(1)).unwrap(), at(1)),
-            Err(Error::UnknownKey)
-        );
+        assert_eq!(verify(&only_new, &mint(&ring(), &claims(1)).unwrap(), at(1)), Err(Error::UnknownKey));
         assert!(Keyring::new([(1, vec![0; 31])]).is_none());
     }
 

@@ -58,9 +58,7 @@ impl ItemKind {
 
     /// Reads [`Self::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Network, Self::Image, Self::Volume, Self::Vm]
-            .into_iter()
-            .find(|k| k.as_str() == text)
+        [Self::Network, Self::Image, Self::Volume, Self::Vm].into_iter().find(|k| k.as_str() == text)
     }
 }
 
@@ -91,10 +89,7 @@ pub struct Item {
 impl Item {
     /// What names this item.
     pub fn key(&self) -> ItemKey {
-        ItemKey {
-            kind: self.kind,
-            id: self.id,
-        }
+        ItemKey { kind: self.kind, id: self.id }
     }
 
     /// Whether it must no longer be there.
@@ -311,11 +306,7 @@ impl Manifest {
         }
         let mut seen = BTreeSet::new();
         for item in &self.items {
-            let wrong = |why: String| ManifestError::Item {
-                kind: item.kind,
-                id: item.id,
-                why,
-            };
+            let wrong = |why: String| ManifestError::Item { kind: item.kind, id: item.id, why };
             if !seen.insert(item.key()) {
                 return Err(wrong("it stands twice".into()));
             }
@@ -338,10 +329,7 @@ impl Manifest {
 impl VmBody {
     fn check(&self) -> Result<(), String> {
         if self.cpus == 0 || self.memory_bytes < MIB {
-            return Err(format!(
-                "{} CPUs and {} bytes of memory boot nothing",
-                self.cpus, self.memory_bytes
-            ));
+            return Err(format!("{} CPUs and {} bytes of memory boot nothing", self.cpus, self.memory_bytes));
         }
         match self.nics.iter().find(|n| !is_mac(&n.mac)) {
             Some(nic) => Err(format!("{:?} is no MAC address", nic.mac)),
@@ -354,11 +342,9 @@ impl VmBody {
 pub fn is_mac(text: &str) -> bool {
     let parts: Vec<_> = text.split(':').collect();
     parts.len() == 6
-        && parts.iter().all(|p| {
-            p.len() == 2
-                && p.bytes()
-                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        })
+        && parts
+            .iter()
+            .all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
         && u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 == 0)
 }
 
@@ -385,10 +371,7 @@ mod tests {
         );
         let m = Manifest::read(&bytes, host()).unwrap();
         assert!(m.get(ItemKind::Vm, id).unwrap().is_absent());
-        assert_eq!(
-            Manifest::read(&serde_json::to_vec(&m).unwrap(), host()).unwrap(),
-            m
-        );
+        assert_eq!(Manifest::read(&serde_json::to_vec(&m).unwrap(), host()).unwrap(), m);
     }
 
     #[test]
@@ -406,10 +389,8 @@ mod tests {
             ),
             (manifest(serde_json::json!([absent, absent])), "twice"),
             (
-                manifest(
-                    serde_json::json!([{"kind": "vm", "id": id, "generation": 1, "epoch": 0,
-                "desired": {"as": "image", "format": "raw", "sha256": "", "size_bytes": 1}}]),
-                ),
+                manifest(serde_json::json!([{"kind": "vm", "id": id, "generation": 1, "epoch": 0,
+                "desired": {"as": "image", "format": "raw", "sha256": "", "size_bytes": 1}}])),
                 "another kind",
             ),
         ];
@@ -426,13 +407,7 @@ mod tests {
     #[test]
     fn a_mac_is_unicast_lower_case() {
         assert!(is_mac("02:00:00:aa:bb:cc"));
-        for bad in [
-            "03:00:00:aa:bb:cc",
-            "02:00:00:AA:bb:cc",
-            "02:00:00:aa:bb",
-            "0:00:00:aa:bb:cc1",
-            "",
-        ] {
+        for bad in ["03:00:00:aa:bb:cc", "02:00:00:AA:bb:cc", "02:00:00:aa:bb", "0:00:00:aa:bb:cc1", ""] {
             assert!(!is_mac(bad), "{bad}");
         }
     }
