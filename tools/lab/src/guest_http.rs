@@ -1,0 +1,84 @@
+//! Fetches a page from a guest, from inside a network namespace that can reach it.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::netns::enter_path;
+
+/// Largest page that is read; the lab's guests answer with a few hundred bytes.
+const LARGEST_PAGE_BYTES: usize = 1024 * 1024;
+
+/// What a guest answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub status: u16,
+    pub body: String,
+}
+
+/// `GET http://<address>:80<path>` from inside the network namespace that `netns` (a file) stands for.
+/// The whole exchange ends within `limit`.
+pub fn get(netns: &Path, address: Ipv4Addr, path: &str, limit: Duration) -> Result<Page> {
+    get_from(netns, SocketAddr::from((address, 80)), path, limit)
+}
+
+/// Like [`get`], for another port.
+pub fn get_from(netns: &Path, address: SocketAddr, path: &str, limit: Duration) -> Result<Page> {
+    let path = path.to_owned();
+    enter_path(netns, move || fetch(address, &path, limit))
+}
+
+fn fetch(address: SocketAddr, path: &str, limit: Duration) -> Result<Page> {
+    let end = Instant::now() + limit;
+    let left = || end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero());
+    let mut stream =
+        TcpStream::connect_timeout(&address, limit).with_context(|| format!("{address} does not accept"))?;
+    stream.set_write_timeout(Some(limit))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    let mut chunk = [0u8; 8192];
+    loop {
+        let Some(wait) = left() else { bail!("{address} did not answer whole within {limit:?}") };
+        stream.set_read_timeout(Some(wait))?;
+        let count = stream.read(&mut chunk).with_context(|| format!("reading from {address}"))?;
+        if count == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&chunk[..count]);
+        if bytes.len() > LARGEST_PAGE_BYTES {
+            bail!("{address} answered with more than {LARGEST_PAGE_BYTES} bytes");
+        }
+    }
+    parse(&String::from_utf8_lossy(&bytes)).with_context(|| format!("{address} gave no HTTP answer"))
+}
+
+fn parse(text: &str) -> Option<Page> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/")?.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Page { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_page_is_split_into_status_and_body() {
+        let page = parse("HTTP/1.1 200 OK\r\nContent-type: text/html\r\n\r\nhello from m1\n").unwrap();
+        assert_eq!(page, Page { status: 200, body: "hello from m1\n".to_owned() });
+        assert_eq!(parse("garbage"), None);
+    }
+
+    #[test]
+    fn a_silent_server_does_not_hold_the_caller() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let started = Instant::now();
+        assert!(fetch(address, "/", Duration::from_millis(200)).is_err());
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,228 @@
+//! The first process of a namespace host: its own mounts, name and services, and reaping what is orphaned.
+//!
+//! It is process 1 of its PID namespace: when it is killed, the kernel kills every process of the host at once,
+//! as a power cut does. QEMU processes are orphaned to it by libvirtd, so they outlive a killed libvirtd or agent.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use serde::{Deserialize, Serialize};
+
+use crate::control::{self, Request, Response};
+use crate::process::{Stat, all_pids, run};
+use crate::supervisor::{Service, ServiceSpec};
+
+/// The control socket, seen from inside the host.
+pub const CONTROL_SOCKET: &str = "/run/host-init.sock";
+pub const OVSDB_SERVER: &str = "ovsdb-server";
+pub const OVS_VSWITCHD: &str = "ovs-vswitchd";
+pub const LIBVIRTD: &str = "libvirtd";
+pub const AGENT: &str = "basalt-agent";
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+const REAP_EVERY: Duration = Duration::from_millis(250);
+const OVS_DATABASE: &str = "/etc/openvswitch/conf.db";
+const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+
+/// Directories of a host that lie over the machine's own; `/run` comes last because it hides what lies below.
+pub const PRIVATE_DIRS: [(&str, &str); 11] = [
+    ("etc-libvirt", "/etc/libvirt"),
+    ("lib-libvirt", "/var/lib/libvirt"),
+    ("log-libvirt", "/var/log/libvirt"),
+    ("cache-libvirt", "/var/cache/libvirt"),
+    ("etc-openvswitch", "/etc/openvswitch"),
+    ("lib-openvswitch", "/var/lib/openvswitch"),
+    ("log-openvswitch", "/var/log/openvswitch"),
+    ("etc-basalt", "/etc/basalt"),
+    ("lib-basalt", "/var/lib/basalt"),
+    ("log-basalt", "/var/log/basalt"),
+    ("run", "/run"),
+];
+
+/// What a host's first process is told, as a JSON file in the host's directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitConfig {
+    pub name: String,
+    pub address: Ipv4Addr,
+    pub uuid: uuid::Uuid,
+    /// The host's directory on the machine, holding [`PRIVATE_DIRS`] and `hosts`.
+    pub host_dir: PathBuf,
+    /// The agent's program; without it the host runs without an agent.
+    pub agent: Option<PathBuf>,
+    /// Extra environment of the agent.
+    #[serde(default)]
+    pub agent_env: Vec<(String, String)>,
+}
+
+/// Becomes the host. Returns only with an error.
+pub fn run_host(config_file: &Path) -> Result<()> {
+    let text = fs::read(config_file).with_context(|| format!("cannot read {}", config_file.display()))?;
+    let config: InitConfig = serde_json::from_slice(&text).context("unreadable host configuration")?;
+    if std::process::id() != 1 {
+        bail!("host-init makes mounts of its own and must be process 1 of new namespaces");
+    }
+    enter_private_mounts(&config.host_dir)?;
+    rustix::system::sethostname(config.name.as_bytes()).context("sethostname")?;
+    let services = Arc::new(Services::supervise(&config)?);
+    control::serve(Path::new(CONTROL_SOCKET), {
+        let services = Arc::clone(&services);
+        move |request| services.answer(&request)
+    })?;
+    std::thread::Builder::new().name("reaper".to_owned()).spawn({
+        let services = Arc::clone(&services);
+        move || reap_orphans(&services)
+    })?;
+    services.start(&config)?;
+    println!("host {} is up", config.name);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn enter_private_mounts(host_dir: &Path) -> Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .context("private mounts")?;
+    bind(&host_dir.join("hosts"), Path::new("/etc/hosts"))?;
+    for (source, target) in PRIVATE_DIRS {
+        bind(&host_dir.join(source), Path::new(target))?;
+    }
+    // The old /sys shows the network cards of the machine's own namespace.
+    unmount("/sys", UnmountFlags::DETACH).context("old /sys")?;
+    mount("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+        .context("new /sys")
+}
+
+fn bind(source: &Path, target: &Path) -> Result<()> {
+    if source.is_dir() {
+        // An empty directory to mount on is all that a missing one costs the machine.
+        fs::create_dir_all(target)?;
+    }
+    mount_bind(source, target)
+        .with_context(|| format!("mounting {} on {}", source.display(), target.display()))
+}
+
+/// The services of a host in the order in which they start.
+struct Services {
+    ovsdb: Service,
+    vswitchd: Service,
+    libvirtd: Service,
+    agent: Option<Service>,
+}
+
+impl Services {
+    fn supervise(config: &InitConfig) -> Result<Self> {
+        let log = |name: &str| Path::new("/var/log/basalt").join(format!("{name}.log"));
+        let ovsdb = ServiceSpec::new(OVSDB_SERVER, "/usr/sbin/ovsdb-server", log(OVSDB_SERVER))
+            .args([
+                OVS_DATABASE,
+                "--remote=punix:/run/openvswitch/db.sock",
+                "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
+                "--pidfile=/run/openvswitch/ovsdb-server.pid",
+                "--log-file=/var/log/openvswitch/ovsdb-server.log",
+                "-vconsole:off",
+            ])
+            .prepare(prepare_ovs_database)
+            .ready(|| run("ovs-vsctl", &["--timeout=1", "--no-wait", "show"]).is_ok());
+        let vswitchd = ServiceSpec::new(OVS_VSWITCHD, "/usr/sbin/ovs-vswitchd", log(OVS_VSWITCHD))
+            .args([
+                "unix:/run/openvswitch/db.sock",
+                "--pidfile=/run/openvswitch/ovs-vswitchd.pid",
+                "--log-file=/var/log/openvswitch/ovs-vswitchd.log",
+                "-vconsole:off",
+            ])
+            .ready(|| run("ovs-appctl", &["--timeout=1", "-t", "ovs-vswitchd", "version"]).is_ok());
+        let libvirtd = ServiceSpec::new(LIBVIRTD, "/usr/sbin/libvirtd", log(LIBVIRTD))
+            .args(["--pid-file", "/run/libvirtd.pid"])
+            .ready(|| run("virsh", &["-q", "-c", "qemu:///system", "uri"]).is_ok());
+        let agent = config.agent.as_ref().map(|program| {
+            let spec =
+                ServiceSpec::new(AGENT, program, log(AGENT)).args(["--config", "/etc/basalt/agent.toml"]);
+            Service::supervise(
+                config.agent_env.iter().fold(spec, |spec, (name, value)| spec.env(name, value)),
+            )
+        });
+        Ok(Self {
+            ovsdb: Service::supervise(ovsdb)?,
+            vswitchd: Service::supervise(vswitchd)?,
+            libvirtd: Service::supervise(libvirtd)?,
+            agent: agent.transpose()?,
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Service> {
+        [&self.ovsdb, &self.vswitchd, &self.libvirtd].into_iter().chain(self.agent.as_ref())
+    }
+
+    fn start(&self, config: &InitConfig) -> Result<()> {
+        // libvirtd needs nothing of the switch until a guest starts.
+        self.libvirtd.start();
+        self.ovsdb.start_and_wait(START_LIMIT)?;
+        let (name, uuid) = (
+            format!("external-ids:hostname={}", config.name),
+            format!("external-ids:system-id={}", config.uuid),
+        );
+        run(
+            "ovs-vsctl",
+            &["--timeout=10", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &name, &uuid],
+        )?;
+        self.vswitchd.start_and_wait(START_LIMIT)?;
+        self.libvirtd.start_and_wait(START_LIMIT)?;
+        if let Some(agent) = &self.agent {
+            agent.start();
+        }
+        Ok(())
+    }
+
+    fn answer(&self, request: &Request) -> Response {
+        match request {
+            Request::Status => Response::Services { services: self.all().map(Service::status).collect() },
+            Request::Service { verb, service, host: _ } => match control::apply(self.all(), *verb, service) {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Failed { message: format!("{error:#}") },
+            },
+            other => Response::Failed { message: format!("a host does not know {other:?}") },
+        }
+    }
+}
+
+fn prepare_ovs_database() -> Result<()> {
+    fs::create_dir_all("/run/openvswitch")?;
+    if !Path::new(OVS_DATABASE).exists() {
+        run("ovsdb-tool", &["create", OVS_DATABASE, OVS_SCHEMA])?;
+    }
+    Ok(())
+}
+
+/// Collects the exit codes of processes that were orphaned to process 1.
+///
+/// A child of our own is collected by whoever started it, and at once; so only what stayed a zombie over
+/// two looks, and is no supervised service, is an orphan.
+fn reap_orphans(services: &Services) {
+    let mut seen: HashSet<u32> = HashSet::new();
+    loop {
+        std::thread::sleep(REAP_EVERY);
+        let own: HashSet<u32> = services.all().filter_map(Service::pid).collect();
+        let dead: HashSet<u32> = all_pids()
+            .into_iter()
+            .filter(|pid| !own.contains(pid))
+            .filter(|pid| Stat::read(*pid).is_some_and(|s| s.state == 'Z' && s.parent == 1))
+            .collect();
+        for pid in dead.intersection(&seen) {
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+                // Gone already is as good.
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+        seen = dead;
+    }
+}
