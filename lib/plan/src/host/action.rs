@@ -1,0 +1,391 @@
+//! What is to be done on a host. Every action is idempotent: done twice it leaves what once leaves.
+
+use super::{SeedKey, VolumeKey};
+use basalt_model::{
+    Epoch, Generation, ImageId, Name, NetworkId, PortId, TaskId, VmId, VolumeId,
+    images::ImageFormat,
+    networks::Segment,
+    vms::Firmware,
+};
+use ipnet::Ipv4Net;
+use serde::Serialize;
+use std::net::Ipv4Addr;
+
+/// One idempotent deed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The integration bridge is there, with its fail mode and protocols.
+    EnsureSwitch,
+    /// The whole set of flows of the integration bridge is this one.
+    EnsureFlows(FlowSet),
+    /// DHCP answers as said, on a port of the integration bridge.
+    EnsureNetwork(NetworkDefinition),
+    /// Nothing of a network is left.
+    RemoveNetwork(NetworkId),
+    /// The image is in the cache, verified. Resumes where it stopped.
+    EnsureImage(ImageDefinition),
+    /// Nothing of the image is in the cache, nor of a download that did not end.
+    RemoveImage(ImageId),
+    /// The volume is there in its size. A smaller one that nobody uses is grown; bytes are never lost.
+    EnsureVolume(VolumeDefinition),
+    /// Nothing of that incarnation of the volume is left.
+    RemoveVolume(VolumeKey),
+    /// The seed is there.
+    WriteSeed(SeedDefinition),
+    /// The seed is gone.
+    RemoveSeed(SeedKey),
+    /// The stored definition is this one; what runs is left as it is.
+    DefineVm(Box<VmDefinition>),
+    /// It runs as defined; `paused`: it is in memory and does not execute.
+    StartVm {
+        /// The VM.
+        id: VmId,
+        /// Leave it paused.
+        paused: bool,
+    },
+    /// The guest is asked to shut down (ACPI).
+    ShutdownVm(VmId),
+    /// It does not run; the guest is not asked.
+    DestroyVm(VmId),
+    /// It does not execute.
+    PauseVm(VmId),
+    /// It executes.
+    ResumeVm(VmId),
+    /// The guest is asked to restart (ACPI). One-shot: the ledger says "started" first.
+    RebootVm {
+        /// The VM.
+        id: VmId,
+        /// The stamp.
+        operation: TaskId,
+    },
+    /// The reset line is pulled. One-shot: the ledger says "started" first.
+    ResetVm {
+        /// The VM.
+        id: VmId,
+        /// The stamp.
+        operation: TaskId,
+    },
+    /// The stored definition is gone, with what the hypervisor keeps beside it (NVRAM, saved state).
+    UndefineVm(VmId),
+    /// The device of a running VM is on the integration bridge, with its marks.
+    EnsurePort(PortDefinition),
+    /// The bridge no longer names the port.
+    RemovePort(PortId),
+}
+
+/// What an action works on: the unit of back-off, of concurrency and of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    /// The integration bridge.
+    Switch,
+    /// Its flows.
+    Flows,
+    /// A network.
+    Network(NetworkId),
+    /// An image.
+    Image(ImageId),
+    /// A volume, in all its incarnations.
+    Volume(VolumeId),
+    /// A VM and its seeds.
+    Vm(VmId),
+    /// A port.
+    Port(PortId),
+}
+
+impl Action {
+    /// What it works on.
+    pub fn resource(&self) -> Resource {
+        match self {
+            Self::EnsureSwitch => Resource::Switch,
+            Self::EnsureFlows(_) => Resource::Flows,
+            Self::EnsureNetwork(n) => Resource::Network(n.id),
+            Self::RemoveNetwork(id) => Resource::Network(*id),
+            Self::EnsureImage(i) => Resource::Image(i.id),
+            Self::RemoveImage(id) => Resource::Image(*id),
+            Self::EnsureVolume(v) => Resource::Volume(v.key.id),
+            Self::RemoveVolume(key) => Resource::Volume(key.id),
+            Self::WriteSeed(s) => Resource::Vm(s.vm_id),
+            Self::RemoveSeed(key) => Resource::Vm(key.vm_id),
+            Self::DefineVm(d) => Resource::Vm(d.id),
+            Self::StartVm { id, .. }
+            | Self::ShutdownVm(id)
+            | Self::DestroyVm(id)
+            | Self::PauseVm(id)
+            | Self::ResumeVm(id)
+            | Self::RebootVm { id, .. }
+            | Self::ResetVm { id, .. }
+            | Self::UndefineVm(id) => Resource::Vm(*id),
+            Self::EnsurePort(p) => Resource::Port(p.port_id),
+            Self::RemovePort(id) => Resource::Port(*id),
+        }
+    }
+
+    /// What is going on while it is carried out, for people.
+    pub fn stage(&self) -> &'static str {
+        match self {
+            Self::EnsureSwitch => "making the bridge",
+            Self::EnsureFlows(_) => "setting flows",
+            Self::EnsureNetwork(_) => "setting up the network",
+            Self::RemoveNetwork(_) => "removing the network",
+            Self::EnsureImage(_) => "downloading image",
+            Self::RemoveImage(_) => "removing the image",
+            Self::EnsureVolume(_) => "making the volume",
+            Self::RemoveVolume(_) => "removing the volume",
+            Self::WriteSeed(_) => "writing the seed",
+            Self::RemoveSeed(_) => "removing the seed",
+            Self::DefineVm(_) => "defining",
+            Self::StartVm { .. } => "starting",
+            Self::ShutdownVm(_) => "shutting down",
+            Self::DestroyVm(_) => "forcing off",
+            Self::PauseVm(_) => "pausing",
+            Self::ResumeVm(_) => "resuming",
+            Self::RebootVm { .. } => "rebooting",
+            Self::ResetVm { .. } => "resetting",
+            Self::UndefineVm(_) => "removing the definition",
+            Self::EnsurePort(_) => "attaching the port",
+            Self::RemovePort(_) => "removing the port",
+        }
+    }
+}
+
+/// A network as it is to be set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetworkDefinition {
+    /// The network.
+    pub id: NetworkId,
+    /// How frames travel between hosts.
+    pub segment: Segment,
+    /// The segment's identifier.
+    pub vni: u32,
+    /// Address range.
+    pub cidr: Ipv4Net,
+    /// The router's address.
+    pub gateway: Ipv4Addr,
+    /// The address that DHCP answers from.
+    pub dhcp_server: Ipv4Addr,
+    /// Whether to answer DHCP.
+    pub dhcp: bool,
+    /// Name servers to tell guests.
+    pub dns: Vec<Ipv4Addr>,
+    /// Largest frame payload in bytes.
+    pub mtu: u16,
+    /// Who gets which address, by port id.
+    pub reservations: Vec<Reservation>,
+    /// Changes whenever anything above does. Keep it where [`super::NetworkSeen::hash`] can read it back.
+    #[serde(skip)]
+    pub hash: String,
+}
+
+/// Who gets which address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Reservation {
+    /// The port.
+    pub port_id: PortId,
+    /// Its MAC address.
+    pub mac: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The guest's host name.
+    pub hostname: Name,
+}
+
+/// An image as it is to be cached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageDefinition {
+    /// The image.
+    pub id: ImageId,
+    /// Format of the bytes.
+    pub format: ImageFormat,
+    /// Their SHA-256; other bytes are thrown away.
+    pub sha256: String,
+    /// Their length.
+    pub size_bytes: u64,
+}
+
+/// A volume as it is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeDefinition {
+    /// What names it.
+    pub key: VolumeKey,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// The cached image under it.
+    pub image: Option<ImageDefinition>,
+}
+
+/// What a VM's seed says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SeedDefinition {
+    /// The VM.
+    pub vm_id: VmId,
+    /// With the id it makes cloud-init's instance id, so that a redeployed guest sets itself up anew.
+    pub incarnation: i64,
+    /// Guest host name.
+    pub hostname: Name,
+    /// The user's user-data.
+    pub user_data: Option<String>,
+    /// Public SSH keys.
+    pub ssh_authorized_keys: Vec<String>,
+    /// Interfaces in order.
+    pub nics: Vec<SeedNic>,
+    /// Changes whenever anything above does; part of the seed's name on the host.
+    #[serde(skip)]
+    pub hash: String,
+}
+
+/// An interface as the guest is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SeedNic {
+    /// MAC address.
+    pub mac: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Prefix length of the network.
+    pub prefix_len: u8,
+    /// The router.
+    pub gateway: Ipv4Addr,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Largest frame payload in bytes.
+    pub mtu: u16,
+    /// Whether DHCP tells the guest all of this.
+    pub dhcp: bool,
+}
+
+impl SeedDefinition {
+    /// What names it on the host.
+    pub fn key(&self) -> SeedKey {
+        SeedKey { vm_id: self.vm_id, hash: self.hash.clone() }
+    }
+}
+
+/// A VM as it is to be defined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VmDefinition {
+    /// The VM; also its id on the hypervisor.
+    pub id: VmId,
+    /// Name and guest host name. Not unique on a host: projects share hosts.
+    pub name: Name,
+    /// Goes into the stamp.
+    #[serde(skip)]
+    pub generation: Generation,
+    /// Goes into the stamp.
+    #[serde(skip)]
+    pub epoch: Epoch,
+    /// Goes into the stamp.
+    pub incarnation: i64,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Firmware.
+    pub firmware: Firmware,
+    /// Disks in order.
+    pub disks: Vec<DiskDefinition>,
+    /// Interfaces in order.
+    pub nics: Vec<NicDefinition>,
+    /// The seed, last of the disks and never booted from.
+    #[serde(skip)]
+    pub seed_hash: String,
+    /// Changes whenever anything above does that the guest would notice (the seed has its own hash).
+    #[serde(skip)]
+    pub hash: String,
+}
+
+/// A disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiskDefinition {
+    /// The disk's name in the VM.
+    pub name: Name,
+    /// What is behind it.
+    pub source: DiskSourceDefinition,
+    /// Position in the boot order, from 1; each stands once, disks that do not boot have none.
+    pub boot_order: Option<u32>,
+}
+
+/// What is behind a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskSourceDefinition {
+    /// A volume in a pool, writable.
+    Volume {
+        /// The volume.
+        id: VolumeId,
+        /// Its incarnation.
+        incarnation: i64,
+        /// Its pool.
+        pool: Name,
+    },
+    /// A cached image as optical disc, read-only.
+    Iso(ImageId),
+}
+
+/// An interface of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NicDefinition {
+    /// The port: the interface id that the switch reads back.
+    pub port_id: PortId,
+    /// The network.
+    pub network_id: NetworkId,
+    /// MAC address.
+    pub mac: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Largest frame payload in bytes.
+    pub mtu: u16,
+}
+
+/// A port that is to be put back on the bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortDefinition {
+    /// The port.
+    pub port_id: PortId,
+    /// The running VM whose device it is.
+    pub vm_id: VmId,
+    /// MAC address.
+    pub mac: String,
+}
+
+/// The whole set of flows of the integration bridge, as what they mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowSet {
+    /// Networks, by id.
+    pub networks: Vec<FlowNetwork>,
+    /// Ports that are on the bridge now, by id. All others of the bridge may say nothing.
+    pub ports: Vec<FlowPort>,
+    /// Changes whenever anything above does. Keep it where [`super::SwitchSeen`] can read it back.
+    #[serde(skip)]
+    pub hash: String,
+}
+
+/// A network in the flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowNetwork {
+    /// The network.
+    pub id: NetworkId,
+    /// How frames travel between hosts.
+    pub segment: Segment,
+    /// The segment's identifier; the register that keeps networks apart.
+    pub vni: u32,
+    /// Address range.
+    pub cidr: Ipv4Net,
+    /// The router's address.
+    pub gateway: Ipv4Addr,
+    /// The address that DHCP answers from; its port on the bridge belongs to the network.
+    pub dhcp_server: Ipv4Addr,
+    /// Whether DHCP answers.
+    pub dhcp: bool,
+}
+
+/// A guest's port in the flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowPort {
+    /// The port.
+    pub port_id: PortId,
+    /// Its network.
+    pub network_id: NetworkId,
+    /// The only MAC address it may send from.
+    pub mac: String,
+    /// The only address it may send from.
+    pub address: Ipv4Addr,
+}

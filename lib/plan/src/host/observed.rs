@@ -1,0 +1,256 @@
+//! What was seen on a host, in neutral words. A listing that failed never reads as "nothing there".
+
+use basalt_model::{
+    DateTime, Epoch, Generation, ImageId, Name, NetworkId, PortId, VmId, VolumeId,
+    hosts::{Foreign, HostFacts},
+    vms::ObservedPower,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that was seen on a host in one look.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// **All** virtual machines of the hypervisor by their id there, ours or not; the manifest says
+    /// which are ours.
+    pub vms: Section<VmId, VmSeen>,
+    /// Volumes in the pools whose file names are ours. One volume may be there in several incarnations.
+    pub volumes: Section<VolumeKey, VolumeSeen>,
+    /// Images in the cache. One that is still being fetched is not listed, or listed as not ready.
+    pub images: Section<ImageId, ImageSeen>,
+    /// Networks that were set up.
+    pub networks: Section<NetworkId, NetworkSeen>,
+    /// Ports that carry a port id: in the switch, or on a VM that runs.
+    pub ports: Section<PortId, PortSeen>,
+    /// Seeds that were written.
+    pub seeds: Section<SeedKey, ()>,
+    /// The integration bridge.
+    pub switch: SwitchSeen,
+    /// What carries none of our names (files in a pool, ports of the bridge): reported, never touched.
+    pub strays: Vec<Foreign>,
+    /// What the host can do.
+    pub capabilities: Capabilities,
+}
+
+/// One listing, and how far it can be trusted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Section<K: Ord, V> {
+    /// What was listed.
+    pub items: BTreeMap<K, V>,
+    /// Whether anything may be missing from it.
+    pub listing: Listing,
+}
+
+/// How far a listing can be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// What is not listed is not there.
+    Complete,
+    /// What is listed is there; of the rest nothing is known. Carries why.
+    Partial(String),
+    /// Nothing is known. Carries why.
+    Failed(String),
+}
+
+/// What a listing says of one thing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Seen<'a, V> {
+    /// It is there.
+    There(&'a V),
+    /// It is not there: the listing was complete.
+    Gone,
+    /// Nobody can say. Carries why.
+    Unknown(&'a str),
+}
+
+impl<K: Ord, V> Default for Section<K, V> {
+    fn default() -> Self {
+        Self { items: BTreeMap::new(), listing: Listing::Failed("it was not looked at yet".into()) }
+    }
+}
+
+impl<K: Ord, V> Section<K, V> {
+    /// A listing from which nothing is missing.
+    pub fn complete(items: impl IntoIterator<Item = (K, V)>) -> Self {
+        Self { items: items.into_iter().collect(), listing: Listing::Complete }
+    }
+
+    /// A listing from which something may be missing.
+    pub fn partial(items: impl IntoIterator<Item = (K, V)>, why: impl Into<String>) -> Self {
+        Self { items: items.into_iter().collect(), listing: Listing::Partial(why.into()) }
+    }
+
+    /// A listing that could not be had.
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self { items: BTreeMap::new(), listing: Listing::Failed(why.into()) }
+    }
+
+    /// What it says of one thing.
+    pub fn get(&self, key: &K) -> Seen<'_, V> {
+        match (self.items.get(key), &self.listing) {
+            (Some(_), Listing::Failed(why)) => Seen::Unknown(why),
+            (Some(value), _) => Seen::There(value),
+            (None, Listing::Complete) => Seen::Gone,
+            (None, Listing::Partial(why) | Listing::Failed(why)) => Seen::Unknown(why),
+        }
+    }
+
+    /// Why it is not complete.
+    pub fn problem(&self) -> Option<&str> {
+        match &self.listing {
+            Listing::Complete => None,
+            Listing::Partial(why) | Listing::Failed(why) => Some(why),
+        }
+    }
+}
+
+/// A virtual machine on the hypervisor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmSeen {
+    /// Its name on the hypervisor.
+    pub name: String,
+    /// Never `Absent`; `Crashed` only when nothing of it runs any more.
+    pub power: ObservedPower,
+    /// What the next start will use; `None` when it runs without a stored definition.
+    pub defined: Option<Stamp>,
+    /// What it was started with; `None` when it does not run.
+    pub running: Option<Stamp>,
+    /// When it was started, where that is known.
+    pub started_at: Option<DateTime>,
+    /// `kvm` or `tcg`, when it runs.
+    pub accelerator: Option<String>,
+    /// Networks that its definition or its running form is attached to.
+    pub networks: BTreeSet<NetworkId>,
+    /// Images that it has as optical discs.
+    pub isos: BTreeSet<ImageId>,
+}
+
+/// What we wrote into a definition, read back. A definition without our marks gives the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// The placement's epoch it was written for.
+    pub epoch: Epoch,
+    /// The generation it was written for.
+    pub generation: Generation,
+    /// The count of redeploys it was written for.
+    pub incarnation: i64,
+    /// [`super::VmDefinition::hash`].
+    pub definition_hash: String,
+    /// [`super::SeedDefinition::hash`].
+    pub seed_hash: String,
+}
+
+/// What names one made volume: a volume that is made anew lies beside the old one until that is unused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeKey {
+    /// The volume.
+    pub id: VolumeId,
+    /// Count of times it was made anew.
+    pub incarnation: i64,
+    /// The pool it is in.
+    pub pool: Name,
+}
+
+/// A volume in a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeSeen {
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// The cached image it lies over.
+    pub image_id: Option<ImageId>,
+    /// Names of the VMs, ours or not, whose definition or running form has it.
+    pub users: BTreeSet<String>,
+}
+
+/// An image in the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageSeen {
+    /// The digest that was verified when it was stored.
+    pub sha256: String,
+    /// Whether every byte is there and was verified.
+    pub ready: bool,
+}
+
+/// A network that was set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkSeen {
+    /// [`super::NetworkDefinition::hash`] that it was last set up with.
+    pub hash: String,
+    /// Whether its DHCP server answers with that configuration (true where none is wanted) and its
+    /// port on the bridge is there.
+    pub running: bool,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSeen {
+    /// The VM it belongs to.
+    pub vm_id: VmId,
+    /// Where it is.
+    pub state: PortState,
+}
+
+/// Where a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortState {
+    /// The device of a running VM is on the bridge, with its marks.
+    Attached,
+    /// The VM runs and has the device; the bridge lacks it.
+    Detached,
+    /// The bridge names it and no device is behind it.
+    Stale,
+}
+
+/// The integration bridge and its flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SwitchSeen {
+    /// It could not be asked. Carries why.
+    Unknown(String),
+    /// It is not there.
+    #[default]
+    Missing,
+    /// It is there.
+    Ready {
+        /// [`super::FlowSet::hash`] of the set that was last applied, if all of it still stands and
+        /// means the same ports; else `None`.
+        flows: Option<String>,
+    },
+}
+
+/// What names a seed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeedKey {
+    /// The VM.
+    pub vm_id: VmId,
+    /// [`super::SeedDefinition::hash`].
+    pub hash: String,
+}
+
+/// What the host can do: the part of its facts that decisions need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether OVMF is installed.
+    pub uefi: bool,
+    /// The accelerator that was seen to work: `kvm` or `tcg`.
+    pub accelerator: Option<String>,
+    /// Pools that are there now.
+    pub pools: BTreeSet<Name>,
+    /// Bridges that are there now.
+    pub bridges: BTreeSet<String>,
+    /// Hardware threads.
+    pub threads: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+impl From<&HostFacts> for Capabilities {
+    fn from(facts: &HostFacts) -> Self {
+        Self {
+            uefi: facts.uefi,
+            accelerator: facts.accelerator().map(|a| a.kind.clone()),
+            pools: facts.pools.iter().map(|p| p.name.clone()).collect(),
+            bridges: facts.bridges.iter().map(|b| b.name.clone()).collect(),
+            threads: facts.threads,
+            memory_bytes: facts.memory_bytes,
+        }
+    }
+}
