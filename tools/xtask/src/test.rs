@@ -1,0 +1,65 @@
+//! `cargo xtask test`: everything, in one command, with cargo-nextest (one process a test) and then the doc tests.
+
+use anyhow::Result;
+
+use crate::checkout::{Checkout, succeeds, which};
+use crate::packages::ensure_packages;
+
+/// The runner that is installed where none is.
+const NEXTEST_VERSION: &str = "0.9.143";
+
+/// Runs every test that the filters name; without filters, all of them and the doc tests.
+///
+/// # Errors
+/// When packages are missing and cannot be installed, or cargo cannot be started.
+pub fn run(checkout: &Checkout, args: &[String]) -> Result<bool> {
+    ensure_packages(&checkout.target)?;
+    if !unit_tests(checkout, args)? {
+        return Ok(false);
+    }
+    if !args.is_empty() {
+        return Ok(true);
+    }
+    doc_tests(checkout)
+}
+
+/// Everything but the doc tests.
+///
+/// # Errors
+/// When cargo cannot be started.
+pub fn unit_tests(checkout: &Checkout, args: &[String]) -> Result<bool> {
+    // Binaries first: the scenarios start them, and cargo does not build them for another crate's tests.
+    if !succeeds(&mut checkout.cargo(["build", "--locked", "--workspace", "--bins"]))? {
+        return Ok(false);
+    }
+    let tools = checkout.target.join("tools/bin");
+    if which("cargo-nextest", &tools).is_none() && !install_nextest(checkout)? {
+        eprintln!(
+            "cargo-nextest could not be installed; falling back to cargo test, which does not part the tests"
+        );
+        let mut command =
+            checkout.cargo(["test", "--locked", "--workspace", "--all-targets", "--no-fail-fast"]);
+        return succeeds(command.args(args));
+    }
+    let mut command = checkout.cargo(["nextest", "run", "--locked", "--workspace", "--all-targets"]);
+    if std::env::var_os("CI").is_some() {
+        command.args(["--profile", "ci"]);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(std::iter::once(tools));
+    command.env("PATH", std::env::join_paths(folders)?);
+    succeeds(command.args(args))
+}
+
+/// The examples in the documentation, of crates that have any.
+///
+/// # Errors
+/// When cargo cannot be started.
+pub fn doc_tests(checkout: &Checkout) -> Result<bool> {
+    succeeds(&mut checkout.cargo(["test", "--locked", "--workspace", "--doc", "--quiet"]))
+}
+
+fn install_nextest(checkout: &Checkout) -> Result<bool> {
+    println!("Installing cargo-nextest {NEXTEST_VERSION} into the build folder (once)");
+    crate::deny::install_tool(checkout, "cargo-nextest", NEXTEST_VERSION, &[])
+}
