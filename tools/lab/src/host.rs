@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::config::{self, Agent, Endpoints};
 use crate::control::{self, HostStatus, Request, Response, Verb};
 use crate::guest_http::{self, Page};
-use crate::host_init::{AGENT, CONTROL_SOCKET, InitConfig, LIBVIRTD, PRIVATE_DIRS};
+use crate::host_init::{AGENT, CONTROL_SOCKET, InitConfig, LIBVIRTD, PRIVATE_DIRS, QEMU_ACCOUNT};
 use crate::layout::Layout;
 use crate::leftovers::HOST_PREFIX;
 use crate::netns::{NetNs, Switch};
@@ -24,8 +24,6 @@ use crate::supervisor::write_pid_file;
 
 const POWER_ON_LIMIT: Duration = Duration::from_secs(30);
 const POWER_CUT_LIMIT: Duration = Duration::from_secs(10);
-/// Debian's account for QEMU.
-const QEMU_ACCOUNT: &str = "libvirt-qemu";
 
 /// What makes one host different from another.
 #[derive(Clone, Debug)]

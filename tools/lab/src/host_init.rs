@@ -3,22 +3,25 @@
 //! It is process 1 of its PID namespace: when it is killed, the kernel kills every process of the host at once,
 //! as a power cut does. QEMU processes are orphaned to it by libvirtd, so they outlive a killed libvirtd or agent.
 
-use std::collections::HashSet;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
 };
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::WaitOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{self, Request, Response};
-use crate::process::{Stat, all_pids, run};
+use crate::process::{Account, run};
 use crate::supervisor::{Service, ServiceSpec};
 
 /// The control socket, seen from inside the host.
@@ -28,8 +31,10 @@ pub const OVS_VSWITCHD: &str = "ovs-vswitchd";
 pub const LIBVIRTD: &str = "libvirtd";
 pub const AGENT: &str = "basalt-agent";
 
+/// Debian's account for QEMU.
+pub const QEMU_ACCOUNT: &str = "libvirt-qemu";
+const KVM_DEVICE: &str = "/dev/kvm";
 const START_LIMIT: Duration = Duration::from_secs(20);
-const REAP_EVERY: Duration = Duration::from_millis(250);
 const OVS_DATABASE: &str = "/etc/openvswitch/conf.db";
 const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
@@ -64,23 +69,46 @@ pub struct InitConfig {
     pub agent_env: Vec<(String, String)>,
 }
 
-/// Becomes the host. Returns only with an error.
+/// Becomes the host: process 1, which only collects what is orphaned to it, above a second process that
+/// keeps the services. Returns only with an error, or when the second process ended.
 pub fn run_host(config_file: &Path) -> Result<()> {
-    let text = fs::read(config_file).with_context(|| format!("cannot read {}", config_file.display()))?;
-    let config: InitConfig = serde_json::from_slice(&text).context("unreadable host configuration")?;
     if std::process::id() != 1 {
         bail!("host-init makes mounts of its own and must be process 1 of new namespaces");
     }
+    let config = read(config_file)?;
     enter_private_mounts(&config.host_dir)?;
     rustix::system::sethostname(config.name.as_bytes()).context("sethostname")?;
+    let program = std::env::current_exe()?;
+    let services = Command::new(program).args(["host-services", "--config"]).arg(config_file).spawn()?;
+    reap_until_end_of(services.id())
+}
+
+/// Collects every child as soon as it ends. It must be at once: libvirt waits for the QEMU it probes with to
+/// vanish, and that QEMU is an orphan.
+fn reap_until_end_of(services: u32) -> Result<()> {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if u32::try_from(pid.as_raw_pid()) == Ok(services) => {
+                bail!("the host's services ended: {status:?}");
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait"),
+        }
+    }
+}
+
+fn read(config_file: &Path) -> Result<InitConfig> {
+    let text = fs::read(config_file).with_context(|| format!("cannot read {}", config_file.display()))?;
+    serde_json::from_slice(&text).context("unreadable host configuration")
+}
+
+/// The second process of a host: keeps its services and answers its control socket. Returns only with an error.
+pub fn run_services(config_file: &Path) -> Result<()> {
+    let config = read(config_file)?;
     let services = Arc::new(Services::supervise(&config)?);
     control::serve(Path::new(CONTROL_SOCKET), {
         let services = Arc::clone(&services);
         move |request| services.answer(&request)
-    })?;
-    std::thread::Builder::new().name("reaper".to_owned()).spawn({
-        let services = Arc::clone(&services);
-        move || reap_orphans(&services)
     })?;
     services.start(&config)?;
     println!("host {} is up", config.name);
@@ -99,7 +127,27 @@ fn enter_private_mounts(host_dir: &Path) -> Result<()> {
     // The old /sys shows the network cards of the machine's own namespace.
     unmount("/sys", UnmountFlags::DETACH).context("old /sys")?;
     mount("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
-        .context("new /sys")
+        .context("new /sys")?;
+    own_kvm_device()
+}
+
+/// Gives the host a `/dev/kvm` as a packaged system has it: open to the group `kvm`.
+///
+/// libvirt distrusts its memory of what QEMU can do whenever QEMU's account cannot open the device although
+/// root can, and then probes every program anew at every step, for seconds.
+fn own_kvm_device() -> Result<()> {
+    let Ok(machine) = fs::metadata(KVM_DEVICE) else { return Ok(()) };
+    let devices = Path::new("/run/devices");
+    fs::create_dir_all(devices)?;
+    // A file system of its own, because the one below may forbid devices.
+    mount("tmpfs", devices, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, None)
+        .context("device directory")?;
+    let own = devices.join("kvm");
+    mknodat(CWD, &own, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, machine.rdev())
+        .context("mknod kvm")?;
+    chown(&own, Some(0), Some(Account::named(QEMU_ACCOUNT)?.gid))?;
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o660))?;
+    mount_bind(&own, KVM_DEVICE).context("mounting the host's own /dev/kvm")
 }
 
 fn bind(source: &Path, target: &Path) -> Result<()> {
@@ -201,28 +249,4 @@ fn prepare_ovs_database() -> Result<()> {
         run("ovsdb-tool", &["create", OVS_DATABASE, OVS_SCHEMA])?;
     }
     Ok(())
-}
-
-/// Collects the exit codes of processes that were orphaned to process 1.
-///
-/// A child of our own is collected by whoever started it, and at once; so only what stayed a zombie over
-/// two looks, and is no supervised service, is an orphan.
-fn reap_orphans(services: &Services) {
-    let mut seen: HashSet<u32> = HashSet::new();
-    loop {
-        std::thread::sleep(REAP_EVERY);
-        let own: HashSet<u32> = services.all().filter_map(Service::pid).collect();
-        let dead: HashSet<u32> = all_pids()
-            .into_iter()
-            .filter(|pid| !own.contains(pid))
-            .filter(|pid| Stat::read(*pid).is_some_and(|s| s.state == 'Z' && s.parent == 1))
-            .collect();
-        for pid in dead.intersection(&seen) {
-            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
-                // Gone already is as good.
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-            }
-        }
-        seen = dead;
-    }
 }

@@ -64,6 +64,12 @@ enum CliVerb {
         #[arg(long)]
         config: PathBuf,
     },
+    /// The second process of a namespace host; the first starts it.
+    #[command(hide = true)]
+    HostServices {
+        #[arg(long)]
+        config: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -116,9 +122,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    if let CliVerb::HostInit { config } = &cli.verb {
-        host_init::run_host(config)?;
-        return Ok(ExitCode::FAILURE);
+    match &cli.verb {
+        CliVerb::HostInit { config } => return host_init::run_host(config).map(|()| ExitCode::FAILURE),
+        CliVerb::HostServices { config } => {
+            return host_init::run_services(config).map(|()| ExitCode::FAILURE);
+        }
+        _ => {}
     }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
@@ -135,7 +144,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         CliVerb::PowerCut { host } => drop(ask(&data_dir, &Request::PowerCut { host })?),
         CliVerb::PowerOn { host } => drop(ask(&data_dir, &Request::PowerOn { host })?),
         CliVerb::Exec { host, argv } => return exec(&data_dir, &host, &argv),
-        CliVerb::HostInit { .. } => {}
+        CliVerb::HostInit { .. } | CliVerb::HostServices { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }
