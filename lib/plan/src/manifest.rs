@@ -1,0 +1,325 @@
+//! The manifest of a host: what it must have, and how the stored rows come to say so.
+//!
+//! [`vm`], [`volume`], [`image`] and [`network`] make one item each; [`project`] makes all that one
+//! VM needs. [`difference`] compares what is wanted on one host with the rows that stand there:
+//!
+//! ```text
+//!             wanted                no longer wanted,            the host reported
+//!                                   and nothing there uses it    it gone
+//!   (no row) ───────► present row ───────────────────────► absent row ─────────► (no row)
+//!                        ▲                                    │
+//!                        └──────────── wanted again ──────────┘   with a higher epoch
+//! ```
+//!
+//! An item's age is `(epoch, generation)`, compared in that order; it only ever grows while the row
+//! stands, so a receiver that refuses the past can never be led back. Removal goes from users to
+//! used: a VM first, then its volumes, then images and networks. An absent row no longer says what
+//! it used, so whoever computes what is wanted keeps wanting what [`held_by_vm`] and
+//! [`held_by_volume`] name while the user's row stands; one stuck removal then holds up only its own.
+
+use basalt_model::{
+    Epoch, Generation, ImageId, Metadata, Name, NetworkId, VolumeId,
+    images::{ImageObserved, ImageSpec, ImageState},
+    networks::NetworkSpec,
+    vms::{Operation, VmDisk, VmNic, VmSpec},
+    volumes::VolumeSpec,
+};
+use basalt_wire::agent::manifest::{
+    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, SeedBody,
+    VmBody, VolumeBody,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A VM as the truth has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Vm<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a VmSpec,
+    /// Count of redeploys.
+    pub incarnation: i64,
+    /// The last one-shot verb that was asked for.
+    pub operation: Option<&'a Operation>,
+    /// Disks with what is behind them.
+    pub disks: &'a [VmDisk],
+    /// Interfaces with their addresses.
+    pub nics: &'a [VmNic],
+}
+
+/// A volume as the truth has it, with the pool that was chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Volume<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a VolumeSpec,
+    /// The pool it was given on its host.
+    pub pool: &'a Name,
+    /// The image under it.
+    pub image_id: Option<ImageId>,
+    /// Count of times it is to be made anew.
+    pub incarnation: i64,
+}
+
+/// An image as the truth has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a ImageSpec,
+    /// What the image service reported.
+    pub observed: &'a ImageObserved,
+}
+
+/// A network as the truth has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Network<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a NetworkSpec,
+    /// The segment's identifier.
+    pub vni: u32,
+}
+
+/// The item of a VM at the epoch of its placement.
+pub fn vm(vm: Vm<'_>, epoch: Epoch) -> Item {
+    let disks = vm
+        .disks
+        .iter()
+        .filter_map(|disk| {
+            let source = match (disk.volume_id, disk.iso_image_id) {
+                (Some(volume), _) => DiskBodySource::Volume(volume),
+                (None, Some(image)) => DiskBodySource::Iso(image),
+                (None, None) => return None,
+            };
+            Some(DiskBody { name: disk.name.clone(), source, boot_order: disk.boot_order })
+        })
+        .collect();
+    let nics = vm
+        .nics
+        .iter()
+        .map(|nic| NicBody {
+            port_id: nic.port_id,
+            network_id: nic.network_id,
+            mac: nic.mac.clone(),
+            address: nic.address,
+        })
+        .collect();
+    let body = VmBody {
+        name: vm.metadata.name.clone(),
+        power: vm.spec.power,
+        cpus: vm.spec.cpus,
+        memory_bytes: vm.spec.memory_bytes,
+        firmware: vm.spec.firmware,
+        incarnation: vm.incarnation,
+        disks,
+        nics,
+        seed: SeedBody {
+            user_data: vm.spec.cloud_init.user_data.clone(),
+            ssh_authorized_keys: vm.spec.cloud_init.ssh_authorized_keys.clone(),
+        },
+        stop_grace_seconds: vm.spec.stop_grace_seconds,
+        operation: vm.operation.cloned(),
+    };
+    Item {
+        kind: ItemKind::Vm,
+        id: vm.metadata.id,
+        generation: vm.metadata.generation,
+        epoch,
+        desired: Desired::Vm(Box::new(body)),
+    }
+}
+
+/// The item of a volume.
+pub fn volume(volume: Volume<'_>) -> Item {
+    let body = VolumeBody {
+        name: volume.metadata.name.clone(),
+        pool: volume.pool.clone(),
+        size_bytes: volume.spec.size_bytes,
+        image_id: volume.image_id,
+        incarnation: volume.incarnation,
+    };
+    unplaced(ItemKind::Volume, volume.metadata, Desired::Volume(body))
+}
+
+/// The item of an image; none until its bytes were verified.
+pub fn image(image: Image<'_>) -> Option<Item> {
+    let sha256 = match (image.observed.state, &image.observed.sha256) {
+        (ImageState::Ready | ImageState::Deleting, Some(sha256)) => sha256.clone(),
+        _ => return None,
+    };
+    let body = ImageBody { format: image.spec.format, sha256, size_bytes: image.observed.size_bytes };
+    Some(unplaced(ItemKind::Image, image.metadata, Desired::Image(body)))
+}
+
+/// The item of a network.
+pub fn network(network: Network<'_>) -> Item {
+    let spec = network.spec;
+    let body = NetworkBody {
+        name: network.metadata.name.clone(),
+        segment: spec.segment.clone(),
+        vni: network.vni,
+        cidr: spec.cidr,
+        gateway: spec.gateway(),
+        dhcp_server: spec.dhcp_server(),
+        dhcp: spec.dhcp,
+        dns: spec.dns.clone(),
+        mtu: spec.mtu,
+    };
+    unplaced(ItemKind::Network, network.metadata, Desired::Network(body))
+}
+
+fn unplaced(kind: ItemKind, metadata: &Metadata, desired: Desired) -> Item {
+    Item { kind, id: metadata.id, generation: metadata.generation, epoch: Epoch(0), desired }
+}
+
+/// Everything that one VM needs on its host, used things first.
+pub fn project<'a>(
+    machine: Vm<'a>,
+    epoch: Epoch,
+    volumes: impl IntoIterator<Item = Volume<'a>>,
+    images: impl IntoIterator<Item = Image<'a>>,
+    networks: impl IntoIterator<Item = Network<'a>>,
+) -> Vec<Item> {
+    let mut items: Vec<Item> = networks.into_iter().map(network).collect();
+    items.extend(images.into_iter().filter_map(image));
+    items.extend(volumes.into_iter().map(volume));
+    items.push(vm(machine, epoch));
+    items.sort_by_key(Item::key);
+    items.dedup_by_key(|i| i.key());
+    items
+}
+
+/// What a host reported of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// The generation that the host realises.
+    pub generation: Generation,
+    /// The epoch it acted on.
+    pub epoch: Epoch,
+    /// Nothing of it is left there.
+    pub gone: bool,
+}
+
+/// One change of a host's manifest rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Insert or replace the row: a present item, or an absent one.
+    Put(Item),
+    /// The host reported it gone: the row goes, if it is still this old.
+    Remove {
+        /// Which row.
+        key: ItemKey,
+        /// Its generation when this was decided.
+        generation: Generation,
+        /// Its epoch when this was decided.
+        epoch: Epoch,
+    },
+}
+
+impl Edit {
+    /// Which row it changes.
+    pub fn key(&self) -> ItemKey {
+        match self {
+            Edit::Put(item) => item.key(),
+            Edit::Remove { key, .. } => *key,
+        }
+    }
+}
+
+/// What a VM keeps on a host for as long as its own row stands there.
+pub fn held_by_vm(disks: &[VmDisk], nics: &[VmNic]) -> Vec<ItemKey> {
+    let volumes =
+        disks.iter().filter_map(|d| d.volume_id).map(|v| ItemKey { kind: ItemKind::Volume, id: v.0 });
+    let discs =
+        disks.iter().filter_map(|d| d.iso_image_id).map(|i| ItemKey { kind: ItemKind::Image, id: i.0 });
+    let networks = nics.iter().map(|n| ItemKey { kind: ItemKind::Network, id: n.network_id.0 });
+    volumes.chain(discs).chain(networks).collect()
+}
+
+/// What a volume keeps on a host for as long as its own row stands there.
+pub fn held_by_volume(image: Option<ImageId>) -> Option<ItemKey> {
+    image.map(|i| ItemKey { kind: ItemKind::Image, id: i.0 })
+}
+
+/// How to bring the rows of one host to what is wanted there. Empty when they say it already.
+///
+/// `desired` is everything wanted on the host, `stored` the rows that stand, `facts` what the host
+/// reported. Applying the answer and asking again gives nothing until facts or wishes change.
+pub fn difference<'a>(
+    desired: &BTreeMap<ItemKey, &'a Item>,
+    stored: &BTreeMap<ItemKey, &'a Item>,
+    facts: &BTreeMap<ItemKey, Fact>,
+) -> Vec<Edit> {
+    let mut edits: Vec<Edit> = desired
+        .iter()
+        .filter_map(|(key, want)| put(want, stored.get(key).copied(), facts.get(key)))
+        .collect();
+    let in_use = used(desired, stored);
+    for (key, row) in stored.iter().rev().filter(|(k, _)| !desired.contains_key(*k)) {
+        edits.extend(withdraw(row, facts.get(key), in_use.contains(key)));
+    }
+    edits
+}
+
+fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>) -> Option<Edit> {
+    let mut item = want.clone();
+    match stored {
+        Some(row) if row.is_absent() => item.epoch = item.epoch.max(Epoch(row.epoch.0 + 1)),
+        Some(row) => {
+            item.epoch = item.epoch.max(row.epoch);
+            let older = (item.epoch, item.generation) < (row.epoch, row.generation);
+            if older || item == *row {
+                return None;
+            }
+        }
+        // The host may still remember a life of this item whose row is gone.
+        None => {
+            if let Some(fact) = fact.filter(|f| f.gone) {
+                item.epoch = item.epoch.max(Epoch(fact.epoch.0 + 1));
+            }
+        }
+    }
+    Some(Edit::Put(item))
+}
+
+fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool) -> Option<Edit> {
+    if row.is_absent() {
+        let gone = fact.is_some_and(|f| f.gone && (f.epoch, f.generation) >= (row.epoch, row.generation));
+        return gone.then(|| Edit::Remove { key: row.key(), generation: row.generation, epoch: row.epoch });
+    }
+    // One generation more than the item that it replaces: a "gone" that was said of that one does not count.
+    let absent =
+        Item { generation: Generation(row.generation.0 + 1), desired: Desired::Absent, ..row.clone() };
+    (!in_use).then_some(Edit::Put(absent))
+}
+
+/// Items that wanted and standing bodies name: they stay while their users stay.
+fn used(desired: &BTreeMap<ItemKey, &Item>, stored: &BTreeMap<ItemKey, &Item>) -> BTreeSet<ItemKey> {
+    stored.values().chain(desired.values()).flat_map(|item| names(item)).collect()
+}
+
+/// The items that an item names.
+pub fn names(item: &Item) -> Vec<ItemKey> {
+    let volume = |id: VolumeId| ItemKey { kind: ItemKind::Volume, id: id.0 };
+    let image = |id: ImageId| ItemKey { kind: ItemKind::Image, id: id.0 };
+    let network = |id: NetworkId| ItemKey { kind: ItemKind::Network, id: id.0 };
+    match &item.desired {
+        Desired::Absent | Desired::Network(_) | Desired::Image(_) => Vec::new(),
+        Desired::Volume(body) => body.image_id.map(image).into_iter().collect(),
+        Desired::Vm(body) => {
+            let disks = body.disks.iter().map(|d| match d.source {
+                DiskBodySource::Volume(id) => volume(id),
+                DiskBodySource::Iso(id) => image(id),
+            });
+            disks.chain(body.nics.iter().map(|n| network(n.network_id))).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;
