@@ -144,7 +144,7 @@ async fn an_upload_in_pieces_becomes_a_blob_by_its_digest_and_an_event() {
         );
     }
     let digest = hex::encode(Sha256::digest(&data));
-    assert_eq!(door.blobs(), [digest.clone()]);
+    assert_eq!(door.blobs(), std::slice::from_ref(&digest));
     assert_eq!(door.events()[0]["outcome"]["sha256"], digest);
     assert_eq!(door.patch(&at, data.len(), vec![]).await.problem().code, "finished");
 }

@@ -70,7 +70,7 @@ pub(crate) fn within(
 
 /// Pushes an error unless `value` is a whole number of `step`s.
 pub(crate) fn multiple_of(errors: &mut Vec<FieldError>, field: String, value: u64, step: u64) {
-    if value % step != 0 {
+    if !value.is_multiple_of(step) {
         errors.push(FieldError::new(
             field,
             "not_aligned",

@@ -1,3 +1,16 @@
-//! The command line: basalt get, describe, create, apply, watch, explain.
+//! The `basalt` command.
 
-fn main() {}
+use basalt_cli::{args::Arguments, run};
+use clap::Parser;
+use std::process::ExitCode;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", failure.text());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Talks to the gateway as any user does.
+
+use crate::{Failure, config::Config};
+use basalt_model::{TaskId, tasks::Task};
+use basalt_wire::rest::Problem;
+use reqwest::{Certificate, Method, RequestBuilder, Response};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::{fs, time::Duration};
+
+/// A connection to one gateway.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+/// A bare HTTPS client that trusts one authority (or the system's, when none is given).
+pub fn https(ca_pem: Option<&[u8]>) -> Result<reqwest::Client, Failure> {
+    // Harmless when a provider is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
+    if let Some(pem) = ca_pem {
+        let ca = Certificate::from_pem(pem).map_err(|e| Failure::Usage(format!("CA file: {e}")))?;
+        builder = builder.tls_certs_only([ca]);
+    }
+    builder.build().map_err(|e| Failure::Other(e.to_string()))
+}
+
+impl Client {
+    /// A client from the user's configuration.
+    pub fn new(config: &Config) -> Result<Self, Failure> {
+        if config.url.is_empty() {
+            return Err(Failure::Usage(
+                "no gateway is known; log in first: basalt login --url https://…:9443".into(),
+            ));
+        }
+        let ca = match &config.ca_file {
+            Some(path) => {
+                Some(fs::read(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?)
+            }
+            None => None,
+        };
+        let url = config.url.trim_end_matches('/').to_owned();
+        Ok(Self { http: https(ca.as_deref())?, url, token: config.token.clone() })
+    }
+
+    /// The plain HTTPS client beneath, for doors other than the gateway's.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }
+    }
+
+    /// `GET`.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        decode(send(self.request(Method::GET, path).timeout(Duration::from_secs(90))).await?).await
+    }
+
+    /// `GET` whose body is read as it comes.
+    pub async fn stream(&self, path: &str) -> Result<Response, Failure> {
+        check(send(self.request(Method::GET, path)).await?).await
+    }
+
+    /// `GET` that answers `None` for 404.
+    pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+        match self.get(path).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Failure::Problem(p)) if p.status == 404 => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// `POST` with a JSON body.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, Failure> {
+        let request = self.request(Method::POST, path).json(body).timeout(Duration::from_secs(60));
+        decode(send(request).await?).await
+    }
+
+    /// `POST` without a body.
+    pub async fn call<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        decode(send(self.request(Method::POST, path).timeout(Duration::from_secs(60))).await?).await
+    }
+
+    /// `PUT` that succeeds only at a generation.
+    pub async fn put<B: Serialize>(&self, path: &str, body: &B, generation: i64) -> Result<Value, Failure> {
+        let request = self.request(Method::PUT, path).json(body).timeout(Duration::from_secs(60));
+        decode(send(request.header("if-match", format!("\"{generation}\""))).await?).await
+    }
+
+    /// `DELETE`.
+    pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        decode(send(self.request(Method::DELETE, path).timeout(Duration::from_secs(60))).await?).await
+    }
+
+    /// Follows a task to its end; `progress` hears of every change.
+    pub async fn follow(
+        &self,
+        id: TaskId,
+        timeout: Duration,
+        mut progress: impl FnMut(&Task),
+    ) -> Result<Task, Failure> {
+        let path = format!("/v1/tasks/{id}?wait_seconds=1");
+        let follow = async {
+            loop {
+                let task: Task = self.get(&path).await?;
+                progress(&task);
+                if task.state.is_terminal() {
+                    return Ok::<Task, Failure>(task);
+                }
+                // The server holds the answer until there is news; this bounds a server that does not.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let task = tokio::time::timeout(timeout, follow)
+            .await
+            .map_err(|_| Failure::TimedOut(format!("task {id} did not end in {} s", timeout.as_secs())))??;
+        match task.state {
+            basalt_model::tasks::TaskState::Completed => Ok(task),
+            _ => Err(Failure::Task(Box::new(task))),
+        }
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, Failure> {
+    request.send().await.map_err(|e| Failure::Unreachable(chain(&e)))
+}
+
+/// The whole chain of causes: reqwest's own sentence hides the reason.
+pub fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Turns an error answer into a failure.
+pub async fn check(response: Response) -> Result<Response, Failure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let bytes = response.bytes().await.map_err(|e| Failure::Unreachable(chain(&e)))?;
+    let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(&bytes).chars().take(300).collect::<String>();
+        Problem::new(status.as_u16(), "unknown", status.canonical_reason().unwrap_or("Error"), text)
+    });
+    Err(Failure::Problem(Box::new(problem)))
+}
+
+async fn decode<T: DeserializeOwned>(response: Response) -> Result<T, Failure> {
+    let bytes = check(response).await?.bytes().await.map_err(|e| Failure::Unreachable(chain(&e)))?;
+    // An answer without content reads as null.
+    Ok(serde_json::from_slice(if bytes.is_empty() { b"null" } else { &bytes })?)
+}
