@@ -28,8 +28,14 @@ pub fn run(checkout: &Checkout, args: &[String]) -> Result<bool> {
 /// # Errors
 /// When cargo cannot be started.
 pub fn unit_tests(checkout: &Checkout, args: &[String]) -> Result<bool> {
-    // Binaries first: the scenarios start them, and cargo does not build them for another crate's tests.
-    if !succeeds(&mut checkout.cargo(["build", "--locked", "--workspace", "--bins"]))? {
+    let scope: &[&str] = if names_packages(args) { &[] } else { &["--workspace"] };
+    // The scenarios start binaries of other crates, which cargo does not build for a test. In one build with the
+    // tests, because what only tests depend on changes features, and the whole tree would be built twice.
+    let mut build = checkout.cargo(["build", "--locked", "--workspace", "--bins", "--tests", "--examples"]);
+    if scope.is_empty() {
+        build = checkout.cargo(["build", "--locked", "--workspace", "--bins"]);
+    }
+    if !succeeds(&mut build)? {
         return Ok(false);
     }
     let tools = checkout.target.join("tools/bin");
@@ -37,18 +43,22 @@ pub fn unit_tests(checkout: &Checkout, args: &[String]) -> Result<bool> {
         eprintln!(
             "cargo-nextest could not be installed; falling back to cargo test, which does not part the tests"
         );
-        let mut command =
-            checkout.cargo(["test", "--locked", "--workspace", "--all-targets", "--no-fail-fast"]);
-        return succeeds(command.args(args));
+        let mut command = checkout.cargo(["test", "--locked", "--no-fail-fast"]);
+        return succeeds(command.args(scope).args(args));
     }
-    let mut command = checkout.cargo(["nextest", "run", "--locked", "--workspace", "--all-targets"]);
+    let mut command = checkout.cargo(["nextest", "run", "--locked"]);
     if std::env::var_os("CI").is_some() {
         command.args(["--profile", "ci"]);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(std::iter::once(tools));
     command.env("PATH", std::env::join_paths(folders)?);
-    succeeds(command.args(args))
+    succeeds(command.args(scope).args(args))
+}
+
+/// True when the caller chose crates, so that not all of them are meant.
+fn names_packages(args: &[String]) -> bool {
+    args.iter().any(|arg| arg.starts_with("-p") || arg.starts_with("--package"))
 }
 
 /// The examples in the documentation, of crates that have any.
@@ -61,5 +71,7 @@ pub fn doc_tests(checkout: &Checkout) -> Result<bool> {
 
 fn install_nextest(checkout: &Checkout) -> Result<bool> {
     println!("Installing cargo-nextest {NEXTEST_VERSION} into the build folder (once)");
-    crate::deny::install_tool(checkout, "cargo-nextest", NEXTEST_VERSION, &[])
+    // Without the part that would update itself.
+    let lean = ["--no-default-features", "--features", "default-no-update"];
+    crate::deny::install_tool(checkout, "cargo-nextest", NEXTEST_VERSION, &lean)
 }

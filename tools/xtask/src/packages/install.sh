@@ -28,6 +28,6 @@ mkdir -p "${cluster%/*}"
 printf '%s\ncreate_main_cluster = off\n' "$marker" >"$cluster"
 
 export DEBIAN_FRONTEND=noninteractive
-# --no-remove: rather fail than take a package away from the machine.
+# Its input is not this script, which the shell is still reading. --no-remove: rather fail than take a package away from the machine.
 apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold \
-	install -y --no-install-recommends --no-remove --allow-downgrades "$@"
+	install -y --no-install-recommends --no-remove --allow-downgrades "$@" </dev/null
