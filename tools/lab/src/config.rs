@@ -72,7 +72,7 @@ impl StateDirs {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
         }
         let key: [u8; 32] = rand::random();
-        fs::write(&self.token_key_file, format!("k1 {}\n", hex::encode(key))).context("token key")
+        fs::write(&self.token_key_file, format!("1 {}\n", hex::encode(key))).context("token key")
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
         let first = fs::read_to_string(&state.token_key_file).unwrap();
         state.ensure_token_key().unwrap();
         assert_eq!(first, fs::read_to_string(&state.token_key_file).unwrap());
-        assert_eq!(first.trim_end().len(), "k1 ".len() + 64);
+        assert_eq!(first.trim_end().len(), "1 ".len() + 64);
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Builder {
         self
     }
 
-    /// `RUST_LOG` of the parts.
+    /// `BASALT_LOG` of the parts.
     pub fn log_filter(mut self, filter: impl Into<String>) -> Self {
         self.log_filter = filter.into();
         self
@@ -179,7 +179,7 @@ impl Builder {
     fn part(&self, lab: &Lab, name: &str, program: PathBuf, config: &Path) -> ServiceSpec {
         ServiceSpec::new(name, program, lab.layout.log_file(name))
             .args(["--config".as_ref(), config.as_os_str()])
-            .env("RUST_LOG", &self.log_filter)
+            .env("BASALT_LOG", &self.log_filter)
             .pid_file(lab.layout.pid_file(name))
             .stop_with(Signal::TERM, Duration::from_secs(10))
     }
@@ -190,7 +190,7 @@ impl Builder {
             number,
             lab_program: self.lab_program.clone(),
             agent_program: self.program(AGENT_PROGRAM),
-            agent_env: vec![("RUST_LOG".to_owned(), self.log_filter.clone())],
+            agent_env: vec![("BASALT_LOG".to_owned(), self.log_filter.clone())],
         }
     }
 }
