@@ -18,7 +18,7 @@ const CRATES: [&str; 5] =
 /// The profile whose binaries the lab runs. The unoptimised one: the first build is what a newcomer waits for.
 const PROFILE_FOLDER: &str = "debug";
 
-/// Does not return when all goes well: the process becomes `basalt-lab <verb> --bin-dir <folder> <args>`.
+/// Does not return when all goes well: the process becomes `basalt-lab <verb> <args>`.
 ///
 /// # Errors
 /// When packages are missing and cannot be installed, or the lab's binary cannot be started.
@@ -35,7 +35,7 @@ pub fn run(checkout: &Checkout, verb: &str, args: &[String]) -> Result<bool> {
         timed("packages", || ensure_packages(&checkout.target))?;
         timed("build", || build(checkout))?;
     }
-    start(&lab, &bin_dir, verb, args)
+    start(checkout, &lab, &bin_dir, verb, args)
 }
 
 fn announce() {
@@ -63,10 +63,14 @@ fn build(checkout: &Checkout) -> Result<()> {
     Ok(())
 }
 
-fn start(lab: &Path, bin_dir: &Path, verb: &str, args: &[String]) -> Result<bool> {
+fn start(checkout: &Checkout, lab: &Path, bin_dir: &Path, verb: &str, args: &[String]) -> Result<bool> {
     let mut command = lab_command(lab)?;
-    command.arg(verb).arg("--bin-dir").arg(bin_dir).args(args);
-    let error = command.exec();
+    // The lab keeps its data folder where it is started, and every verb must find the same one.
+    command.current_dir(&checkout.root).arg(verb);
+    if verb == "up" {
+        command.arg("--bin-dir").arg(bin_dir);
+    }
+    let error = command.args(args).exec();
     Err(error).with_context(|| format!("starting {}", lab.display()))
 }
 
