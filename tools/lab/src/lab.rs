@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::config::{Database, Endpoints, Gateway, ImageService, StateDirs, write_toml};
 use crate::control::{self, LabStatus, Request, Response};
+use crate::guest_image::{self, GuestImage, Step};
 use crate::host::{Host, HostOptions};
 use crate::layout::Layout;
 use crate::leftovers;
@@ -73,9 +74,16 @@ pub struct Builder {
     hosts: Vec<String>,
     ports: Ports,
     log_filter: String,
+    cache_dir: Option<PathBuf>,
 }
 
 impl Builder {
+    /// Where packages and built images are kept; by default in the data directory. Labs may share one.
+    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.cache_dir = Some(dir.into());
+        self
+    }
+
     /// Where `basalt-gateway`, `basalt-image-service` and `basalt-agent` lie; those that are missing are left out.
     pub fn bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.bin_dir = dir.into();
@@ -132,6 +140,7 @@ impl Builder {
             postgres,
             switch,
             state: StateDirs::of(&layout),
+            cache_dir: self.cache_dir.clone().unwrap_or_else(|| layout.cache_dir()),
             layout,
             _lock: lock,
         };
@@ -235,6 +244,7 @@ pub struct Lab {
     endpoints: Endpoints,
     switch: Switch,
     state: StateDirs,
+    cache_dir: PathBuf,
     layout: Layout,
     _lock: File,
 }
@@ -251,11 +261,17 @@ impl Lab {
             hosts: vec!["h1".to_owned()],
             ports: Ports::default(),
             log_filter: "info".to_owned(),
+            cache_dir: None,
         }
     }
 
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The small guest image, made now if there is none. Takes seconds the first time.
+    pub fn guest_image(&self, progress: &mut dyn FnMut(Step)) -> Result<GuestImage> {
+        guest_image::ensure(&self.cache_dir, progress)
     }
 
     pub fn state_dirs(&self) -> &StateDirs {

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod control;
 pub mod guest_http;
+pub mod guest_image;
 pub mod host;
 pub mod host_init;
 mod lab;

@@ -58,6 +58,8 @@ enum CliVerb {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         argv: Vec<String>,
     },
+    /// Make the small guest image, unless it is there, and print where it lies.
+    GuestImage,
     /// The first process of a namespace host; `up` starts it.
     #[command(hide = true)]
     HostInit {
@@ -144,6 +146,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         CliVerb::PowerCut { host } => drop(ask(&data_dir, &Request::PowerCut { host })?),
         CliVerb::PowerOn { host } => drop(ask(&data_dir, &Request::PowerOn { host })?),
         CliVerb::Exec { host, argv } => return exec(&data_dir, &host, &argv),
+        CliVerb::GuestImage => guest_image(&data_dir)?,
         CliVerb::HostInit { .. } | CliVerb::HostServices { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -301,6 +304,15 @@ fn print_service(out: &mut impl Write, indent: &str, service: &ServiceStatus) ->
     let name = format!("{indent}{}", service.name);
     let exit = service.last_exit.as_deref().unwrap_or("-");
     writeln!(out, "{name:<24} {state:<9} {pid:>8} {:>8}  {exit}", service.restarts)?;
+    Ok(())
+}
+
+fn guest_image(data_dir: &Path) -> Result<()> {
+    let cache = Layout::create(data_dir)?.cache_dir();
+    let image = basalt_lab::guest_image::ensure(&cache, &mut |step| {
+        eprintln!("[{}/{}] {}", step.done, step.total, step.now);
+    })?;
+    println!("{}", image.path.display());
     Ok(())
 }
 
