@@ -90,7 +90,7 @@ fn walk(root: &Path) -> Result<Vec<String>> {
             let path = entry?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if path.is_dir() {
-                if !["target", "node_modules", ".git"].contains(&name.as_str()) {
+                if !["target", "node_modules", ".git", ".basalt"].contains(&name.as_str()) {
                     folders.push(path);
                 }
             } else if let Ok(relative) = path.strip_prefix(root) {
