@@ -1,9 +1,34 @@
 //! The engine: transactions in, revisions out.
 
-use crate::{Builder, Collection, Key, NodeId, Revision, Snapshot, SnapshotReader, Subscribe, Subscription, Transaction, Value};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A sealed graph and its current state. `Send`; all writing goes through `&mut`.
-pub struct Graph {}
+use crate::handle::NodeId;
+use crate::logic::{Env, Logic};
+use crate::state::{AnyDelta, AnyState, State, state_of};
+use crate::stream::{Published, Subscriber};
+use crate::watch::AnyWatch;
+use crate::{
+    Builder, Collection, Commit, Key, Revision, Snapshot, SnapshotReader, Subscribe, Subscription,
+    Transaction, Value,
+};
+
+/// A sealed graph and its current state. `Send + Sync`; all writing goes through `&mut`.
+pub struct Graph {
+    pub(crate) id: u64,
+    pub(crate) revision: Revision,
+    /// Everything below is by node, in order of declaration, which is topological.
+    pub(crate) names: Vec<String>,
+    pub(crate) states: Vec<Arc<dyn AnyState>>,
+    pub(crate) watches: Vec<Box<dyn AnyWatch>>,
+    pub(crate) logics: Vec<Box<dyn Logic>>,
+    dirty: Vec<Vec<u32>>,
+    deltas: Vec<Option<Arc<dyn AnyDelta>>>,
+    unsynced: BTreeSet<u32>,
+    pub(crate) synced: Arc<[bool]>,
+    subscribers: Vec<Subscriber>,
+    latest: Option<Arc<Mutex<Snapshot>>>,
+}
 
 /// Work counters of one collection since it was sealed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,8 +41,12 @@ pub struct Counters {
     pub dirty: u64,
     /// Rows now.
     pub rows: usize,
-    /// Source keys in error now.
+    /// Keys in error now.
     pub errors: usize,
+    /// Access paths of this collection that somebody has read and depends on.
+    pub paths: usize,
+    /// Recorded reads of those paths: one per path and reader.
+    pub edges: usize,
 }
 
 /// One disagreement between the incremental state and a recomputation from the inputs.
@@ -29,86 +58,237 @@ pub struct Difference {
     pub recomputed: String,
 }
 
-/// Why a row is what it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
-    pub collection: String,
-    pub key: String,
-    /// The revision that last changed the row, when there is one.
-    pub changed_at: Option<Revision>,
-    /// The revision of the last run for this key.
-    pub ran_at: Option<Revision>,
-    /// What the last run read, one sentence per access path.
-    pub reads: Vec<String>,
-    /// The changes that caused the last run, followed down to inputs.
-    pub causes: Vec<String>,
-    /// Other source keys that claim the same key and are hidden.
-    pub hidden: Vec<String>,
-    pub error: Option<String>,
+/// The parts a builder hands over.
+pub(crate) struct Parts {
+    pub(crate) id: u64,
+    pub(crate) names: Vec<String>,
+    pub(crate) states: Vec<Arc<dyn AnyState>>,
+    pub(crate) watches: Vec<Box<dyn AnyWatch>>,
+    pub(crate) logics: Vec<Box<dyn Logic>>,
+    pub(crate) unsynced: BTreeSet<u32>,
 }
 
 impl Graph {
     pub fn builder() -> Builder {
-        unimplemented!()
+        Builder::new()
+    }
+
+    /// Compute what needs no input, at revision 0; `checked` are the logics an oracle's copy is compared with.
+    pub(crate) fn start(parts: Parts, staged: Option<&Graph>) -> Self {
+        let nodes = parts.logics.len();
+        let mut graph = Self {
+            id: parts.id,
+            revision: 0,
+            names: parts.names,
+            states: parts.states,
+            watches: parts.watches,
+            logics: parts.logics,
+            dirty: vec![Vec::new(); nodes],
+            deltas: (0..nodes).map(|_| None).collect(),
+            unsynced: parts.unsynced,
+            synced: Arc::from(vec![true; nodes]),
+            subscribers: Vec::new(),
+            latest: None,
+        };
+        if let Some(original) = staged {
+            for (logic, state) in graph.logics.iter_mut().zip(&original.states) {
+                logic.stage_all(state);
+            }
+        }
+        graph.propagate(0, staged.map(|original| original.logics.as_slice()));
+        graph.refresh_synced();
+        graph
     }
 
     pub fn revision(&self) -> Revision {
-        unimplemented!()
+        self.revision
     }
 
     /// Begin a transaction over any inputs.
     pub fn transaction(&mut self) -> Transaction<'_> {
-        Transaction { graph: self }
+        Transaction { graph: self, touched: BTreeSet::new(), synced: BTreeSet::new() }
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        unimplemented!()
+        Snapshot::new(self.id, self.revision, self.states.clone(), Arc::clone(&self.synced))
     }
 
     /// A handle with which other threads take the latest snapshot.
     pub fn reader(&mut self) -> SnapshotReader {
-        unimplemented!()
+        let now = self.snapshot();
+        let latest = self.latest.get_or_insert_with(|| Arc::new(Mutex::new(now)));
+        SnapshotReader { latest: Arc::clone(latest) }
     }
 
-    pub fn subscribe(&mut self, _what: &Subscribe) -> Subscription {
-        unimplemented!()
+    pub fn subscribe(&mut self, what: &Subscribe) -> Subscription {
+        self.subscribers.retain(Subscriber::is_live);
+        let mut now =
+            Published { graph: self.id, deltas: Vec::new(), snapshot: self.snapshot(), newly_synced: false };
+        if Subscriber::wants_initial(what) {
+            now.deltas = (0u32..).zip(self.states.iter().map(|state| state.as_delta())).collect();
+        }
+        let (subscriber, subscription) = Subscriber::new(what, &now);
+        self.subscribers.push(subscriber);
+        subscription
     }
 
     /// Whether every input is synced.
     pub fn is_synced(&self) -> bool {
-        unimplemented!()
+        self.unsynced.is_empty()
     }
 
     /// Names of the inputs that are not synced.
     pub fn unsynced(&self) -> Vec<&str> {
-        unimplemented!()
+        self.unsynced.iter().map(|node| self.names[*node as usize].as_str()).collect()
     }
 
     /// The oracle: recompute everything from the inputs, and report what differs. Empty means right.
+    ///
+    /// A key in error keeps its last good rows, which the inputs do not tell; the recomputation takes those as given.
     pub fn verify(&self) -> Vec<Difference> {
-        unimplemented!()
-    }
-
-    pub fn explain<K: Key, V: Value>(&self, _collection: &Collection<K, V>, _key: &K) -> Explanation {
-        unimplemented!()
+        let parts = Parts {
+            id: self.id,
+            names: Vec::new(),
+            states: self.states.iter().map(|state| state.fresh()).collect(),
+            watches: self.watches.iter().map(|watch| watch.fresh()).collect(),
+            logics: self.logics.iter().map(|logic| logic.fresh()).collect(),
+            unsynced: BTreeSet::new(),
+        };
+        let recomputed = Self::start(parts, Some(self));
+        let mut differences = Vec::new();
+        for (node, state) in self.states.iter().enumerate() {
+            state.compare(recomputed.states[node].as_ref(), &self.names[node], &mut differences);
+        }
+        differences
     }
 
     /// Counters per collection, in order of declaration.
     pub fn counters(&self) -> Vec<(&str, Counters)> {
-        unimplemented!()
+        let all = self.names.iter().zip(&self.logics).zip(self.states.iter().zip(&self.watches));
+        all.map(|((name, logic), (state, watch))| {
+            let (paths, edges) = watch.size();
+            let counters = Counters {
+                rows: state.len(),
+                errors: state.errors().len(),
+                paths,
+                edges,
+                ..logic.counters()
+            };
+            (name.as_str(), counters)
+        })
+        .collect()
     }
 
-    pub fn name(&self, _collection: NodeId) -> Option<&str> {
-        unimplemented!()
+    /// Counters of one collection.
+    pub fn counters_of<K: Key, V: Value>(&self, collection: &Collection<K, V>) -> Counters {
+        self.check(collection.id);
+        self.counters()[collection.id.node as usize].1
     }
 
-    /// Everything, as JSON: rows, errors, reads, revision, sync. Deterministic.
-    pub fn dump(&self) -> String {
-        unimplemented!()
+    /// The name a collection was declared with.
+    pub fn name(&self, collection: NodeId) -> Option<&str> {
+        (collection.graph == self.id).then(|| self.names.get(collection.node as usize).map(String::as_str))?
     }
 
-    /// The graph in DOT.
-    pub fn dot(&self) -> String {
-        unimplemented!()
+    pub(crate) fn state<K: Key, V: Value>(&self, collection: &Collection<K, V>) -> &State<K, V> {
+        self.check(collection.id);
+        state_of(&self.states[collection.id.node as usize])
+    }
+
+    pub(crate) fn logic(&self, id: NodeId) -> &dyn Logic {
+        self.check(id);
+        self.logics[id.node as usize].as_ref()
+    }
+
+    pub(crate) fn logic_mut(&mut self, id: NodeId) -> &mut dyn Logic {
+        self.check(id);
+        self.logics[id.node as usize].as_mut()
+    }
+
+    pub(crate) fn check(&self, id: NodeId) {
+        assert!(id.graph == self.id, "a graph was used with a handle of another graph");
+    }
+
+    pub(crate) fn abort(&mut self, node: u32) {
+        self.logics[node as usize].abort();
+    }
+
+    pub(crate) fn commit(&mut self, touched: &BTreeSet<u32>, synced: &BTreeSet<u32>) -> Commit {
+        let newly = synced.iter().filter(|node| self.unsynced.remove(node)).count() > 0;
+        if touched.is_empty() && !newly {
+            return Commit { revision: self.revision, changed: 0, runs: 0 };
+        }
+        let (changed, runs) = self.propagate(self.revision + 1, None);
+        let deltas: Vec<_> =
+            (0u32..).zip(&mut self.deltas).filter_map(|(node, delta)| Some((node, delta.take()?))).collect();
+        if deltas.is_empty() && !newly {
+            return Commit { revision: self.revision, changed, runs };
+        }
+        self.revision += 1;
+        let was_synced = self.synced.iter().all(|synced| *synced);
+        if newly || !was_synced {
+            self.refresh_synced();
+        }
+        let newly_synced = !was_synced && self.unsynced.is_empty();
+        self.publish(deltas, newly_synced);
+        Commit { revision: self.revision, changed, runs }
+    }
+
+    fn publish(&mut self, deltas: Vec<(u32, Arc<dyn AnyDelta>)>, newly_synced: bool) {
+        self.subscribers.retain(Subscriber::is_live);
+        if self.subscribers.is_empty() && self.latest.is_none() {
+            return;
+        }
+        let snapshot = self.snapshot();
+        if let Some(latest) = &self.latest {
+            *latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
+        }
+        let published = Published { graph: self.id, deltas, snapshot, newly_synced };
+        for subscriber in &self.subscribers {
+            subscriber.publish(&published);
+        }
+    }
+
+    /// Bring every collection up to date, in order: each sees only finished earlier ones. Gives rows changed and runs made.
+    fn propagate(&mut self, revision: Revision, checked: Option<&[Box<dyn Logic>]>) -> (usize, usize) {
+        let mut changed = 0;
+        let mut runs = 0;
+        for node in 0..self.logics.len() {
+            let logic = &mut self.logics[node];
+            self.deltas[node] = None;
+            if self.dirty[node].is_empty() && !logic.is_due(&self.deltas[..node]) {
+                continue;
+            }
+            let before = logic.counters().runs;
+            let env = Env {
+                graph: self.id,
+                node: u32::try_from(node).expect("a graph has fewer than 2^32 collections"),
+                revision,
+                states: &mut self.states[..=node],
+                watches: &mut self.watches[..=node],
+                deltas: &self.deltas[..node],
+                dirty: &mut self.dirty,
+                checked: checked.map(|logics| logics[node].as_ref()),
+            };
+            let delta = logic.process(env);
+            changed += delta.as_ref().map_or(0, |delta| delta.len());
+            runs += usize::try_from(logic.counters().runs - before).unwrap_or(usize::MAX);
+            self.deltas[node] = delta;
+        }
+        (changed, runs)
+    }
+
+    /// A collection is synced when every input below it is: those that drive it and those its runs have read.
+    fn refresh_synced(&mut self) {
+        if self.unsynced.is_empty() {
+            self.synced = Arc::from(vec![true; self.logics.len()]);
+            return;
+        }
+        let mut synced: Vec<bool> = Vec::with_capacity(self.logics.len());
+        for (node, logic) in (0u32..).zip(&self.logics) {
+            let mut below = logic.sources().into_iter().chain(logic.read_nodes());
+            synced.push(!self.unsynced.contains(&node) && below.all(|node| synced[node as usize]));
+        }
+        self.synced = Arc::from(synced);
     }
 }

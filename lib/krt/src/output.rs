@@ -27,13 +27,16 @@ impl<V: Value> One for Result<Option<V>, Failure> {
     }
 }
 
+/// Rows, each with its key.
+pub type Keyed<M> = Vec<(<M as Many>::Key, <M as Many>::Value)>;
+
 /// The result of a transform that makes any number of rows with keys of its own: `Vec<(K, V)>`, `BTreeMap<K, V>`,
 /// or a `Result` of either with [`Failure`].
 pub trait Many {
     type Key: Key;
     type Value: Value;
 
-    fn into_many(self) -> Result<Vec<(Self::Key, Self::Value)>, Failure>;
+    fn into_many(self) -> Result<Keyed<Self>, Failure>;
 }
 
 impl<K: Key, V: Value> Many for Vec<(K, V)> {
@@ -58,7 +61,7 @@ impl<M: Many> Many for Result<M, Failure> {
     type Key = M::Key;
     type Value = M::Value;
 
-    fn into_many(self) -> Result<Vec<(M::Key, M::Value)>, Failure> {
+    fn into_many(self) -> Result<Keyed<M>, Failure> {
         self?.into_many()
     }
 }

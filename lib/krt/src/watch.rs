@@ -1,0 +1,491 @@
+//! Who read what: per collection, the access paths that transforms have read and the (collection, key) pairs that read them.
+//!
+//! A path is interned to a slot number while anybody depends on it, so an edge costs eight bytes on either side. A change
+//! is looked up by path with both its old and its new row; it never walks the readers of other paths.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::state::guarded;
+use crate::{Change, Key, Revision, Value};
+
+/// A reader: the collection it belongs to and the slot of its source key there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reader {
+    pub(crate) node: u32,
+    pub(crate) slot: u32,
+}
+
+/// A recorded read: the collection read and the slot of the path there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Read {
+    pub(crate) node: u32,
+    pub(crate) path: u32,
+}
+
+/// Where a commit collects what its changes made dirty: slots of source keys, per collection.
+pub(crate) struct Fired<'a> {
+    pub(crate) revision: Revision,
+    pub(crate) dirty: &'a mut [Vec<u32>],
+}
+
+/// Does a change matter to a read that looked through a predicate or a projection?
+pub(crate) type Matters<K, V> = Arc<dyn Fn(&K, Option<&V>, Option<&V>) -> bool + Send + Sync>;
+
+/// A set that is a short vector until it grows.
+enum Readers {
+    Few(Vec<Reader>),
+    Many(BTreeSet<Reader>),
+}
+
+const FEW: usize = 48;
+
+impl Readers {
+    fn insert(&mut self, reader: Reader) {
+        match self {
+            Self::Few(few) => {
+                let Err(at) = few.binary_search(&reader) else { return };
+                if few.len() < FEW {
+                    few.insert(at, reader);
+                } else {
+                    let mut many: BTreeSet<Reader> = few.drain(..).collect();
+                    many.insert(reader);
+                    *self = Self::Many(many);
+                }
+            }
+            Self::Many(many) => {
+                many.insert(reader);
+            }
+        }
+    }
+
+    fn remove(&mut self, reader: Reader) {
+        match self {
+            Self::Few(few) => {
+                if let Ok(at) = few.binary_search(&reader) {
+                    few.remove(at);
+                }
+            }
+            Self::Many(many) => {
+                many.remove(&reader);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    fn mark(&self, dirty: &mut [Vec<u32>]) {
+        let mut push = |reader: &Reader| dirty[reader.node as usize].push(reader.slot);
+        match self {
+            Self::Few(few) => few.iter().for_each(&mut push),
+            Self::Many(many) => many.iter().for_each(&mut push),
+        }
+    }
+}
+
+/// What is read of a collection.
+pub(crate) enum Path<K, V> {
+    Key(K),
+    Exists(K),
+    Project(K, Matters<K, V>),
+    Scan,
+    ScanWhere(Matters<K, V>),
+    Index { index: u32, value: Box<dyn AnyKey>, kind: IndexRead<K, V> },
+}
+
+pub(crate) enum IndexRead<K, V> {
+    Rows,
+    Count,
+    Where(Matters<K, V>),
+}
+
+/// A key without its type.
+pub(crate) trait AnyKey: Any + Debug + Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl<K: Key> AnyKey for K {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+pub(crate) struct Entry<K, V> {
+    readers: Readers,
+    /// The last revision in which the path changed (`MAX`: never), and the key that did it.
+    fired: Revision,
+    fired_key: Option<K>,
+    path: Path<K, V>,
+}
+
+impl<K: Key, V: Value> Entry<K, V> {
+    fn fire(&mut self, key: &K, fired: &mut Fired<'_>) {
+        // All changes of a collection are taken in before any of its readers runs: one mark per revision is enough.
+        if self.fired == fired.revision {
+            return;
+        }
+        self.fired = fired.revision;
+        self.fired_key = Some(key.clone());
+        self.readers.mark(fired.dirty);
+    }
+}
+
+/// Slots with a free list.
+pub(crate) struct Entries<K, V> {
+    slots: Vec<Option<Entry<K, V>>>,
+    free: Vec<u32>,
+}
+
+impl<K: Key, V: Value> Entries<K, V> {
+    fn insert(&mut self, path: Path<K, V>) -> u32 {
+        let entry = Entry { readers: Readers::Few(Vec::new()), fired: Revision::MAX, fired_key: None, path };
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(entry);
+                slot
+            }
+            None => {
+                self.slots.push(Some(entry));
+                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 access paths are read at once")
+            }
+        }
+    }
+
+    fn fire(&mut self, slot: u32, key: &K, fired: &mut Fired<'_>) {
+        if let Some(entry) = &mut self.slots[slot as usize] {
+            entry.fire(key, fired);
+        }
+    }
+
+    fn fire_if(&mut self, slot: u32, change: &Change<K, V>, fired: &mut Fired<'_>) {
+        let Some(entry) = &mut self.slots[slot as usize] else { return };
+        let (Path::Project(_, matters)
+        | Path::ScanWhere(matters)
+        | Path::Index { kind: IndexRead::Where(matters), .. }) = &entry.path
+        else {
+            return;
+        };
+        // A predicate that panics decides nothing: run, and let the run report it.
+        let matters =
+            guarded(|| matters(&change.key, change.old.as_deref(), change.new.as_deref())).unwrap_or(true);
+        if matters {
+            entry.fire(&change.key, fired);
+        }
+    }
+}
+
+#[derive(Default)]
+struct KeyPaths {
+    value: Option<u32>,
+    exists: Option<u32>,
+    projections: BTreeSet<u32>,
+}
+
+#[derive(Default)]
+struct ValuePaths {
+    rows: Option<u32>,
+    count: Option<u32>,
+    filtered: BTreeSet<u32>,
+}
+
+/// The paths read through one index.
+pub(crate) struct IndexWatch<I> {
+    values: BTreeMap<I, ValuePaths>,
+}
+
+impl<I: Key> IndexWatch<I> {
+    pub(crate) fn new() -> Self {
+        Self { values: BTreeMap::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// A row under `value` changed; `moved` when it entered or left.
+    pub(crate) fn changed<K: Key, V: Value>(
+        &self,
+        value: &I,
+        moved: bool,
+        change: &Change<K, V>,
+        entries: &mut Entries<K, V>,
+        fired: &mut Fired<'_>,
+    ) {
+        let Some(paths) = self.values.get(value) else { return };
+        // A row that appears or goes changes the number even where its old or new self has the same index value.
+        let moved = moved || change.old.is_none() != change.new.is_none();
+        if let Some(slot) = paths.rows {
+            entries.fire(slot, &change.key, fired);
+        }
+        if let Some(slot) = paths.count.filter(|_| moved) {
+            entries.fire(slot, &change.key, fired);
+        }
+        for slot in &paths.filtered {
+            entries.fire_if(*slot, change, fired);
+        }
+    }
+}
+
+pub(crate) trait AnyIndexWatch: Any + Send + Sync {
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+    fn fresh(&self) -> Box<dyn AnyIndexWatch>;
+    fn release(&mut self, value: &dyn Any, slot: u32);
+}
+
+impl<I: Key> AnyIndexWatch for IndexWatch<I> {
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn fresh(&self) -> Box<dyn AnyIndexWatch> {
+        Box::new(Self::new())
+    }
+
+    fn release(&mut self, value: &dyn Any, slot: u32) {
+        let Some(value) = value.downcast_ref::<I>() else { return };
+        let Some(paths) = self.values.get_mut(value) else { return };
+        paths.rows = paths.rows.filter(|held| *held != slot);
+        paths.count = paths.count.filter(|held| *held != slot);
+        paths.filtered.remove(&slot);
+        if paths.rows.is_none() && paths.count.is_none() && paths.filtered.is_empty() {
+            self.values.remove(value);
+        }
+    }
+}
+
+/// The access paths read of one collection.
+pub(crate) struct Watch<K, V> {
+    keys: BTreeMap<K, KeyPaths>,
+    scan: Option<u32>,
+    filtered: BTreeSet<u32>,
+    indexes: Vec<Box<dyn AnyIndexWatch>>,
+    index_names: Vec<String>,
+    entries: Entries<K, V>,
+}
+
+impl<K: Key, V: Value> Watch<K, V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            keys: BTreeMap::new(),
+            scan: None,
+            filtered: BTreeSet::new(),
+            indexes: Vec::new(),
+            index_names: Vec::new(),
+            entries: Entries { slots: Vec::new(), free: Vec::new() },
+        }
+    }
+
+    pub(crate) fn add_index<I: Key>(&mut self, name: &str) {
+        self.indexes.push(Box::new(IndexWatch::<I>::new()));
+        self.index_names.push(name.to_owned());
+    }
+
+    pub(crate) fn parts(&mut self) -> (&mut [Box<dyn AnyIndexWatch>], &mut Entries<K, V>) {
+        (&mut self.indexes, &mut self.entries)
+    }
+
+    /// Fire the paths that do not go through an index.
+    pub(crate) fn row_changed(&mut self, change: &Change<K, V>, fired: &mut Fired<'_>) {
+        if !self.keys.is_empty()
+            && let Some(paths) = self.keys.get(&change.key)
+        {
+            if let Some(slot) = paths.value {
+                self.entries.fire(slot, &change.key, fired);
+            }
+            if let Some(slot) = paths.exists.filter(|_| change.old.is_none() != change.new.is_none()) {
+                self.entries.fire(slot, &change.key, fired);
+            }
+            for slot in &paths.projections {
+                self.entries.fire_if(*slot, change, fired);
+            }
+        }
+        if let Some(slot) = self.scan {
+            self.entries.fire(slot, &change.key, fired);
+        }
+        for slot in &self.filtered {
+            self.entries.fire_if(*slot, change, fired);
+        }
+    }
+
+    pub(crate) fn read_key(&mut self, key: &K) -> u32 {
+        if let Some(slot) = self.keys.get(key).and_then(|paths| paths.value) {
+            return slot;
+        }
+        let slot = self.entries.insert(Path::Key(key.clone()));
+        self.keys.entry(key.clone()).or_default().value = Some(slot);
+        slot
+    }
+
+    pub(crate) fn read_exists(&mut self, key: &K) -> u32 {
+        if let Some(slot) = self.keys.get(key).and_then(|paths| paths.exists) {
+            return slot;
+        }
+        let slot = self.entries.insert(Path::Exists(key.clone()));
+        self.keys.entry(key.clone()).or_default().exists = Some(slot);
+        slot
+    }
+
+    pub(crate) fn read_projection(&mut self, key: &K, matters: Matters<K, V>) -> u32 {
+        let slot = self.entries.insert(Path::Project(key.clone(), matters));
+        self.keys.entry(key.clone()).or_default().projections.insert(slot);
+        slot
+    }
+
+    pub(crate) fn read_scan(&mut self) -> u32 {
+        match self.scan {
+            Some(slot) => slot,
+            None => {
+                let slot = self.entries.insert(Path::Scan);
+                self.scan = Some(slot);
+                slot
+            }
+        }
+    }
+
+    pub(crate) fn read_scan_where(&mut self, matters: Matters<K, V>) -> u32 {
+        let slot = self.entries.insert(Path::ScanWhere(matters));
+        self.filtered.insert(slot);
+        slot
+    }
+
+    pub(crate) fn read_index<I: Key>(&mut self, index: u32, value: &I, kind: IndexRead<K, V>) -> u32 {
+        let watch = self.indexes[index as usize].as_any_mut().downcast_mut::<IndexWatch<I>>();
+        let watch = watch.expect("an index handle's types are those it was declared with");
+        let held = watch.values.get(value).and_then(|paths| match kind {
+            IndexRead::Rows => paths.rows,
+            IndexRead::Count => paths.count,
+            IndexRead::Where(_) => None,
+        });
+        if let Some(slot) = held {
+            return slot;
+        }
+        let paths = watch.values.entry(value.clone()).or_default();
+        let mut insert =
+            |kind| self.entries.insert(Path::Index { index, value: Box::new(value.clone()), kind });
+        match kind {
+            IndexRead::Rows => *paths.rows.insert(insert(kind)),
+            IndexRead::Count => *paths.count.insert(insert(kind)),
+            IndexRead::Where(_) => {
+                let slot = insert(kind);
+                paths.filtered.insert(slot);
+                slot
+            }
+        }
+    }
+}
+
+/// A [`Watch`] without its types.
+pub(crate) trait AnyWatch: Any + Send + Sync {
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+    fn fresh(&self) -> Box<dyn AnyWatch>;
+    fn add_reader(&mut self, path: u32, reader: Reader);
+    /// Take a reader off a path; a path without readers is forgotten. Also forgets a path that was never given one.
+    fn remove_reader(&mut self, path: u32, reader: Reader);
+    fn describe(&self, path: u32) -> String;
+    /// How a path reads: `key`, `index services_by_namespace`, `scan` …
+    fn kind(&self, path: u32) -> String;
+    /// The key whose change fired the path in this revision.
+    fn fired(&self, path: u32, revision: Revision) -> Option<Arc<dyn AnyKey>>;
+    /// Paths held and edges to readers.
+    fn size(&self) -> (usize, usize);
+}
+
+impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn fresh(&self) -> Box<dyn AnyWatch> {
+        let mut fresh = Self::new();
+        fresh.indexes = self.indexes.iter().map(|index| index.fresh()).collect();
+        fresh.index_names.clone_from(&self.index_names);
+        Box::new(fresh)
+    }
+
+    fn add_reader(&mut self, path: u32, reader: Reader) {
+        if let Some(entry) = &mut self.entries.slots[path as usize] {
+            entry.readers.insert(reader);
+        }
+    }
+
+    fn remove_reader(&mut self, path: u32, reader: Reader) {
+        let Some(entry) = &mut self.entries.slots[path as usize] else { return };
+        entry.readers.remove(reader);
+        if entry.readers.len() > 0 {
+            return;
+        }
+        let Some(entry) = self.entries.slots[path as usize].take() else { return };
+        self.entries.free.push(path);
+        match &entry.path {
+            Path::Key(key) | Path::Exists(key) | Path::Project(key, _) => {
+                let Some(paths) = self.keys.get_mut(key) else { return };
+                paths.value = paths.value.filter(|held| *held != path);
+                paths.exists = paths.exists.filter(|held| *held != path);
+                paths.projections.remove(&path);
+                if paths.value.is_none() && paths.exists.is_none() && paths.projections.is_empty() {
+                    self.keys.remove(key);
+                }
+            }
+            Path::Scan => self.scan = None,
+            Path::ScanWhere(_) => {
+                self.filtered.remove(&path);
+            }
+            Path::Index { index, value, .. } => {
+                self.indexes[*index as usize].release(value.as_ref().as_any(), path)
+            }
+        }
+    }
+
+    fn describe(&self, path: u32) -> String {
+        let Some(entry) = &self.entries.slots[path as usize] else { return String::new() };
+        match &entry.path {
+            Path::Key(key) => format!("key {key:?}"),
+            Path::Exists(key) => format!("exists {key:?}"),
+            Path::Project(key, _) => format!("part of {key:?}"),
+            Path::Scan => "scan".to_owned(),
+            Path::ScanWhere(_) => "scan where".to_owned(),
+            Path::Index { value, .. } => format!("{} = {value:?}", self.kind(path)),
+        }
+    }
+
+    fn kind(&self, path: u32) -> String {
+        let Some(entry) = &self.entries.slots[path as usize] else { return String::new() };
+        match &entry.path {
+            Path::Key(_) => "key".to_owned(),
+            Path::Exists(_) => "exists".to_owned(),
+            Path::Project(..) => "part".to_owned(),
+            Path::Scan => "scan".to_owned(),
+            Path::ScanWhere(_) => "scan where".to_owned(),
+            Path::Index { index, kind, .. } => {
+                let name = &self.index_names[*index as usize];
+                match kind {
+                    IndexRead::Rows => format!("index {name}"),
+                    IndexRead::Count => format!("count {name}"),
+                    IndexRead::Where(_) => format!("index {name} where"),
+                }
+            }
+        }
+    }
+
+    fn fired(&self, path: u32, revision: Revision) -> Option<Arc<dyn AnyKey>> {
+        let entry = self.entries.slots[path as usize].as_ref().filter(|entry| entry.fired == revision)?;
+        entry.fired_key.clone().map(|key| Arc::new(key) as Arc<dyn AnyKey>)
+    }
+
+    fn size(&self) -> (usize, usize) {
+        let mut paths = 0;
+        let mut edges = 0;
+        for entry in self.entries.slots.iter().flatten() {
+            paths += 1;
+            edges += entry.readers.len();
+        }
+        (paths, edges)
+    }
+}
