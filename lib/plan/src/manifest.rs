@@ -265,7 +265,8 @@ pub fn difference<'a>(
     edits
 }
 
-fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>) -> Option<Edit> {
+/// How the row of a wanted item changes, if it does.
+pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>) -> Option<Edit> {
     let mut item = want.clone();
     match stored {
         Some(row) if row.is_absent() => item.epoch = item.epoch.max(Epoch(row.epoch.0 + 1)),
@@ -286,7 +287,8 @@ fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>) -> Option<Edit> 
     Some(Edit::Put(item))
 }
 
-fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool) -> Option<Edit> {
+/// How the row of an item that is no longer wanted changes, if it does. `in_use`: an item that stands names it.
+pub fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool) -> Option<Edit> {
     if row.is_absent() {
         let gone = fact.is_some_and(|f| f.gone && (f.epoch, f.generation) >= (row.epoch, row.generation));
         return gone.then(|| Edit::Remove { key: row.key(), generation: row.generation, epoch: row.epoch });

@@ -15,6 +15,7 @@ use basalt_wire::rest::{PlacementCandidate, PlacementExplanation};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 /// What a cached image is worth, in thousandths of a host's capacity.
@@ -66,7 +67,7 @@ pub struct HostView {
     /// Its state now.
     pub state: HostState,
     /// What its agent found out.
-    pub facts: Option<HostFacts>,
+    pub facts: Option<Arc<HostFacts>>,
     /// What the VMs placed there were promised.
     pub claimed: Demand,
     /// Volume sizes promised, by pool, in bytes.

@@ -51,11 +51,15 @@ fn host(n: u128) -> HostView {
         labels: Labels::default(),
         spec: HostSpec { cpu_overcommit_percent: 100, ..HostSpec::default() },
         state: HostState::Ready,
-        facts: Some(facts(8, 9 * GIB)),
+        facts: Some(Arc::new(facts(8, 9 * GIB))),
         claimed: Demand::default(),
         pool_claims: BTreeMap::new(),
         cached_images: BTreeSet::new(),
     }
+}
+
+fn facts_of(host: &mut HostView) -> &mut HostFacts {
+    Arc::make_mut(host.facts.as_mut().unwrap())
 }
 
 fn request() -> Request {
@@ -83,18 +87,18 @@ fn pl1_every_filter_rejects_with_its_own_code() {
         ("host_removed", false, |_, h| h.state = HostState::Removed),
         ("host_enrolling", false, |_, h| (h.state, h.facts) = (HostState::Enrolling, None)),
         ("labels_missing", false, |r, _| r.rules.host_labels = [("disk", "ssd")].into_iter().collect()),
-        ("accelerator_missing", false, |_, h| h.facts.as_mut().unwrap().accelerators[0].usable = false),
+        ("accelerator_missing", false, |_, h| facts_of(h).accelerators[0].usable = false),
         ("uefi_missing", true, |r, _| r.firmware = Firmware::Uefi),
         ("host_too_small_cpus", true, |r, _| r.cpus = 9),
         ("insufficient_cpus", false, |_, h| h.claimed.cpus = 7),
         ("host_too_small_memory", true, |r, _| r.memory_bytes = 8 * GIB + 1),
         ("insufficient_memory", false, |_, h| h.claimed.memory_bytes = 8 * GIB - 1),
         ("pool_missing", true, |r, _| r.volumes[0].pool = Some(name("fast"))),
-        ("no_pool", true, |_, h| h.facts.as_mut().unwrap().pools.clear()),
+        ("no_pool", true, |_, h| facts_of(h).pools.clear()),
         ("pool_too_small", true, |r, _| r.volumes[0].size_bytes = 101 * GIB),
         ("insufficient_storage", false, |_, h| h.pool_claims = [(name("default"), 91 * GIB)].into()),
-        ("insufficient_storage", false, |_, h| h.facts.as_mut().unwrap().pools[0].available_bytes = GIB),
-        ("integration_bridge_missing", true, |_, h| h.facts.as_mut().unwrap().bridges.clear()),
+        ("insufficient_storage", false, |_, h| facts_of(h).pools[0].available_bytes = GIB),
+        ("integration_bridge_missing", true, |_, h| facts_of(h).bridges.clear()),
         ("uplink_missing", true, |r, _| r.segments = vec![Segment::Flat { uplink: "br-ex".into() }]),
     ];
     for (code, never, change) in table {
@@ -152,7 +156,7 @@ fn pl1_a_cached_image_decides_between_like_hosts_but_not_against_a_much_emptier_
 #[test]
 fn pl1_volumes_go_to_the_pool_with_the_most_room_counting_their_siblings() {
     let mut h = host(1);
-    h.facts.as_mut().unwrap().pools = vec![pool("a", 30 * GIB), pool("b", 25 * GIB)];
+    facts_of(&mut h).pools = vec![pool("a", 30 * GIB), pool("b", 25 * GIB)];
     let volume = |n: &str| VolumeRequest { name: name(n), size_bytes: 10 * GIB, pool: None, bound: None };
     let r = Request { volumes: vec![volume("x"), volume("y"), volume("z"), volume("w")], ..request() };
     let Verdict::Fits { pools, .. } = choose(&r, [&h]).verdict else { panic!() };
