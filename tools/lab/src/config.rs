@@ -88,6 +88,12 @@ struct Dir {
 }
 
 #[derive(Serialize)]
+struct Pki {
+    dir: PathBuf,
+    server_names: Vec<String>,
+}
+
+#[derive(Serialize)]
 struct Image {
     url: String,
     public_url: String,
@@ -99,7 +105,7 @@ struct Image {
 pub struct Gateway {
     database: Database,
     listen: GatewayListen,
-    pki: Dir,
+    pki: Pki,
     image: Image,
     state: Dir,
 }
@@ -109,7 +115,14 @@ impl Gateway {
         Self {
             database,
             listen: GatewayListen { users: endpoints.users, agents: endpoints.agents },
-            pki: Dir { dir: state.pki.clone() },
+            pki: Pki {
+                dir: state.pki.clone(),
+                server_names: vec![
+                    "localhost".to_owned(),
+                    endpoints.users.ip().to_string(),
+                    endpoints.agents.ip().to_string(),
+                ],
+            },
             image: Image {
                 url: format!("https://{}", endpoints.image_agents),
                 public_url: format!("https://{}", endpoints.image_users),
