@@ -35,8 +35,16 @@ pub fn run(checkout: &Checkout) -> Result<bool> {
 }
 
 fn clippy(checkout: &Checkout) -> Result<bool> {
-    let mut command =
-        checkout.cargo(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    let mut command = checkout.cargo([
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--keep-going",
+        "--",
+        "--deny",
+        "warnings",
+    ]);
     succeeds(&mut command)
 }
 
