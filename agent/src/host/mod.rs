@@ -4,6 +4,15 @@
 //! ([`Host::act`]). It chooses nothing, remembers nothing that it could not read back from the host
 //! after a restart, and never touches what no action names.
 
+pub mod facts;
+pub mod images;
+pub mod libvirt;
+pub mod machine;
+pub mod ovs;
+pub mod program;
+pub mod seed;
+pub mod storage;
+
 use crate::Error;
 use basalt_model::{ImageId, hosts::HostFacts};
 use basalt_plan::host::{Action, Observed};

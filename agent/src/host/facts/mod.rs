@@ -1,0 +1,86 @@
+//! Facts of the host: what it is, and what it can really do (H2).
+
+pub mod accelerators;
+pub mod cpu;
+
+use basalt_model::hosts::{BridgeFacts, NumaNode};
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Directories where distributions put OVMF.
+const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_CODE_4M.fd"];
+
+/// Changes with every boot of the host. The kernel's boot id is the machine's; a host in a namespace boots when
+/// its first process starts, so that one's start time is part of it.
+pub fn boot_id() -> String {
+    let kernel = read("/proc/sys/kernel/random/boot_id");
+    format!("{}-{}", kernel.trim(), first_process_start().unwrap_or_default())
+}
+
+fn first_process_start() -> Option<u64> {
+    let stat = read("/proc/1/stat");
+    // The name in parentheses may hold anything; field 22 counts from the first.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The kernel's release.
+pub fn kernel() -> String {
+    read("/proc/sys/kernel/osrelease").trim().to_owned()
+}
+
+/// Memory in bytes.
+pub fn memory_bytes() -> u64 {
+    kibibytes(&read("/proc/meminfo"), "MemTotal:")
+}
+
+/// Whether OVMF is installed.
+pub fn has_uefi() -> bool {
+    OVMF.iter().any(|file| Path::new(file).exists())
+}
+
+/// NUMA nodes, by number.
+pub fn numa() -> Vec<NumaNode> {
+    let mut nodes = Vec::new();
+    for entry in fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(id) = name.strip_prefix("node").and_then(|n| n.parse().ok()) else { continue };
+        let memory = read(entry.path().join("meminfo"));
+        let threads = cpu::count_list(&read(entry.path().join("cpulist")));
+        nodes.push(NumaNode { id, threads, memory_bytes: kibibytes(&memory, "MemTotal:") });
+    }
+    nodes.sort_by_key(|node: &NumaNode| node.id);
+    nodes
+}
+
+/// Bridges as facts.
+pub fn bridges(seen: &BTreeMap<String, String>, integration: &str) -> Vec<BridgeFacts> {
+    let facts = |(name, datapath): (&String, &String)| BridgeFacts {
+        name: name.clone(),
+        datapath: datapath.clone(),
+        integration: name == integration,
+    };
+    seen.iter().map(facts).collect()
+}
+
+fn kibibytes(text: &str, field: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.split_once(field).map(|(_, rest)| rest));
+    let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
+    number.unwrap_or_default() * 1024
+}
+
+/// A file of the kernel; one that is not there is empty.
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h2_memory_and_boot_id_are_read() {
+        assert!(memory_bytes() > 1 << 26);
+        assert_eq!(kibibytes("Node 0 MemTotal:       2048 kB\n", "MemTotal:"), 2 * 1024 * 1024);
+        assert!(boot_id().len() > 36, "{}", boot_id());
+        assert_eq!(boot_id(), boot_id());
+    }
+}

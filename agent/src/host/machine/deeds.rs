@@ -1,0 +1,137 @@
+//! What is done on the machine: each action looks first, so that done twice it leaves what once leaves.
+
+use super::Parts;
+use crate::{
+    Error,
+    config::Datapath,
+    host::{
+        With, images,
+        libvirt::{Backing, Definition, Disk, Format, VolumeDisk, tap_name},
+        seed,
+        storage::{qcow2, volumes},
+    },
+};
+use basalt_model::{CapabilityReason, Name, VmId, VolumeId, vms::Firmware};
+use basalt_plan::host::{Action, DiskSourceDefinition, PortDefinition, SeedKey, VmDefinition, VolumeKey};
+use std::{fs, path::Path};
+
+/// A guest's serial log is cut at its next start when it grew beyond this, in bytes.
+const SERIAL_LOG_LIMIT: u64 = 4 * 1024 * 1024;
+/// What is kept of it then, in bytes.
+const SERIAL_LOG_KEPT: u64 = 1024 * 1024;
+
+impl Parts {
+    pub(super) async fn act(&self, action: &Action, with: &With) -> Result<(), Error> {
+        match action {
+            Action::EnsureSwitch => self.switch.ensure().await,
+            Action::EnsureFlows(set) => self.switch.apply(set).await,
+            Action::EnsureNetwork(network) => self.networks.ensure(network).await,
+            Action::RemoveNetwork(id) => self.networks.remove(*id).await,
+            Action::EnsureImage(image) => images::ensure(&self.pools, image, with, &*self.clock).await,
+            Action::RemoveImage(id) => images::remove(&self.pools, *id),
+            Action::EnsureVolume(volume) => volumes::ensure(&self.pools, volume).await,
+            Action::RemoveVolume(key) => volumes::remove(&self.pools, key),
+            Action::WriteSeed(definition) => seed::write(&self.pools, definition),
+            Action::RemoveSeed(key) => seed::remove(&self.pools, key),
+            Action::DefineVm(vm) => self.define(vm).await,
+            Action::StartVm { id, paused } => self.start(*id, *paused).await,
+            Action::ShutdownVm(id) => Ok(self.libvirt.shutdown(*id).await?),
+            Action::DestroyVm(id) => Ok(self.libvirt.destroy(*id).await?),
+            Action::PauseVm(id) => Ok(self.libvirt.suspend(*id).await?),
+            Action::ResumeVm(id) => Ok(self.libvirt.resume(*id).await?),
+            Action::RebootVm { id, .. } => Ok(self.libvirt.reboot(*id).await?),
+            Action::ResetVm { id, .. } => Ok(self.libvirt.reset(*id).await?),
+            Action::UndefineVm(id) => self.undefine(*id).await,
+            Action::EnsurePort(port) => self.attach(port).await,
+            Action::RemovePort(id) => self.switch.remove_port(*id).await,
+        }
+    }
+
+    async fn define(&self, vm: &VmDefinition) -> Result<(), Error> {
+        if vm.firmware == Firmware::Uefi && !crate::host::facts::has_uefi() {
+            return Err(Error::refused(CapabilityReason::new(
+                "no_uefi",
+                "spec.firmware",
+                "this host has no UEFI firmware for guests",
+                "install the package ovmf on the host, or use bios",
+            )));
+        }
+        let disks = vm.disks.iter().map(|disk| self.disk(&disk.source)).collect::<Result<_, _>>()?;
+        let definition = Definition {
+            vm: vm.clone(),
+            accelerator: self.accelerator().await?,
+            disks,
+            seed: seed::path(&self.pools, &SeedKey { vm_id: vm.id, hash: vm.seed_hash.clone() })?,
+            bridge: self.switch.bridge().to_owned(),
+            offloads: self.datapath == Datapath::System,
+            serial_log: self.serial_log(vm.id),
+        };
+        Ok(self.libvirt.define(definition.render()?).await?)
+    }
+
+    fn disk(&self, source: &DiskSourceDefinition) -> Result<Disk, Error> {
+        match source {
+            DiskSourceDefinition::Volume { id, incarnation, pool } => self.volume(*id, *incarnation, pool),
+            DiskSourceDefinition::Iso(image) => match images::find(self.pools.first()?, *image)? {
+                Some(path) => Ok(Disk::Iso(path)),
+                None => Err(Error::host("defining", format!("image {image} is not in the cache"))),
+            },
+        }
+    }
+
+    fn volume(&self, id: VolumeId, incarnation: i64, pool: &Name) -> Result<Disk, Error> {
+        let pool = self.pools.here(pool)?;
+        let path = volumes::path(pool, &VolumeKey { id, incarnation, pool: pool.name.clone() });
+        let head = qcow2::read(&path).map_err(|e| Error::state(&path, e))?;
+        let backing = head.backing.map(|file| {
+            // The name was written by us when the overlay was made; its suffix is its format.
+            let format = if file.ends_with(".raw") { Format::Raw } else { Format::Qcow2 };
+            Backing { path: file.into(), format }
+        });
+        // Guests show at most 20 characters; the end of a UUIDv7 is the part that differs.
+        let hex = id.0.simple().to_string();
+        let serial = hex[hex.len() - 20..].to_owned();
+        Ok(Disk::Volume(VolumeDisk { path, backing, serial, direct_io: pool.direct_io() }))
+    }
+
+    async fn start(&self, id: VmId, paused: bool) -> Result<(), Error> {
+        let log = self.serial_log(id);
+        cut_log(&log).map_err(|e| Error::state(&log, e))?;
+        // A power cut leaves rows without devices, and libvirt then fails to attach the new ones.
+        self.switch.purge_stale(id).await?;
+        Ok(self.libvirt.start(id, paused).await?)
+    }
+
+    async fn undefine(&self, id: VmId) -> Result<(), Error> {
+        self.libvirt.undefine(id).await?;
+        let log = self.serial_log(id);
+        crate::host::storage::files::remove(&log)
+    }
+
+    async fn attach(&self, port: &PortDefinition) -> Result<(), Error> {
+        let domain = self.libvirt.domain(port.vm_id).await?;
+        let nics = domain.map(|d| d.nics).unwrap_or_default();
+        let wanted = port.port_id.to_string();
+        let Some(nic) = nics.iter().find(|nic| nic.interface_id == wanted) else {
+            let why = format!("VM {} runs no device {}", port.vm_id, tap_name(port.port_id));
+            return Err(Error::host("attaching a port", why));
+        };
+        self.switch.ensure_port(&nic.tap, port.port_id, port.vm_id, &port.mac).await
+    }
+}
+
+/// Keeps the end of a log that grew too long. QEMU appends, so a running guest's log may be cut too.
+fn cut_log(log: &Path) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = match fs::File::open(log) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if file.metadata()?.len() <= SERIAL_LOG_LIMIT {
+        return Ok(());
+    }
+    let mut kept = Vec::new();
+    file.seek(SeekFrom::End(-i64::try_from(SERIAL_LOG_KEPT).unwrap_or(0)))?;
+    file.read_to_end(&mut kept)?;
+    fs::write(log, kept)
+}

@@ -1,0 +1,291 @@
+//! What is seen of the machine. Each listing stands for itself: one that fails takes no other with it.
+
+use super::Parts;
+use crate::{
+    Error,
+    host::{
+        facts, images,
+        libvirt::{Domain, DomainState, Marks},
+        ovs::{PortRow, SwitchView},
+        seed,
+        storage::volumes,
+    },
+};
+use basalt_model::{
+    CapabilityReason, DateTime, PortId, VmId,
+    hosts::{Foreign, HostFacts, Versions},
+    vms::ObservedPower,
+};
+use basalt_plan::host::{Capabilities, Observed, PortSeen, PortState, Section, SwitchSeen, VmSeen};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Parts {
+    pub(super) async fn observe(&self) -> Observed {
+        let (domains, view) = tokio::join!(self.libvirt.domains(), self.switch.look());
+        let facts = self.facts_with(&view).await;
+        let mut strays = Vec::new();
+        let switch = match &view {
+            Err(error) => SwitchSeen::Unknown(error.to_string()),
+            Ok(view) if !view.ready => SwitchSeen::Missing,
+            Ok(view) => SwitchSeen::Ready { flows: self.switch.standing(view).await },
+        };
+        let networks = match &view {
+            Err(error) => Section::failed(error.to_string()),
+            Ok(view) => section(self.networks.look(view)),
+        };
+        let ports = match (&domains, &view) {
+            (Ok(domains), Ok(view)) => {
+                strays.extend(stray_ports(view, domains));
+                Section::complete(ports(domains, view, self.switch.bridge()))
+            }
+            (Err(error), _) => Section::failed(error.to_string()),
+            (_, Err(error)) => Section::failed(error.to_string()),
+        };
+        let volumes = match &domains {
+            Err(error) => Section::failed(format!("who uses them is not known: {error}")),
+            Ok(domains) => {
+                let listing = volumes::list(&self.pools, &users(domains));
+                strays.extend(listing.strays);
+                match listing.problems.is_empty() {
+                    true => Section::complete(listing.volumes),
+                    false => Section::partial(listing.volumes, listing.problems.join("; ")),
+                }
+            }
+        };
+        let vms = match &domains {
+            Err(error) => Section::failed(error.to_string()),
+            Ok(domains) => Section::complete(domains.iter().map(|d| (VmId(d.uuid), vm(d)))),
+        };
+        Observed {
+            vms,
+            volumes,
+            images: section(images::list(&self.pools)),
+            networks,
+            ports,
+            seeds: section(
+                seed::list(&self.pools).map(|keys| keys.into_iter().map(|key| (key, ())).collect()),
+            ),
+            switch,
+            strays,
+            capabilities: Capabilities::from(&facts),
+        }
+    }
+
+    pub(super) async fn facts(&self) -> HostFacts {
+        let view = self.switch.look().await;
+        let mut facts = self.facts_with(&view).await;
+        match self.libvirt.version().await {
+            Ok(version) => facts.versions.libvirt = version,
+            Err(error) => facts.problems.push(problem("libvirt", &error.into(), "start libvirtd")),
+        }
+        facts
+    }
+
+    async fn facts_with(&self, view: &Result<SwitchView, Error>) -> HostFacts {
+        let cpu = facts::cpu::look();
+        let (pools, mut problems) = self.pools.facts();
+        let mut versions = Versions {
+            agent: env!("CARGO_PKG_VERSION").into(),
+            kernel: facts::kernel(),
+            ..Versions::default()
+        };
+        let mut accelerators = Vec::new();
+        match self.fixed().await {
+            Ok(fixed) => {
+                (versions.qemu, versions.openvswitch) = (fixed.qemu, fixed.openvswitch);
+                accelerators = fixed.accelerators;
+            }
+            Err(error) => problems.push(problem("qemu", &error, "install QEMU and Open vSwitch on the host")),
+        }
+        let bridges = match view {
+            Ok(view) => facts::bridges(&view.bridges, self.switch.bridge()),
+            Err(error) => {
+                problems.push(problem("openvswitch", error, "start ovsdb-server and ovs-vswitchd"));
+                Vec::new()
+            }
+        };
+        HostFacts {
+            hostname: self.hostname.clone(),
+            boot_id: facts::boot_id(),
+            cpu_model: cpu.model,
+            cpu_features: cpu.features,
+            cores: cpu.cores,
+            threads: cpu.threads,
+            memory_bytes: facts::memory_bytes(),
+            numa: facts::numa(),
+            accelerators,
+            uefi: facts::has_uefi(),
+            pools,
+            bridges,
+            versions,
+            foreign: Vec::new(),
+            problems,
+        }
+    }
+}
+
+fn problem(service: &str, error: &Error, remedy: &'static str) -> CapabilityReason {
+    CapabilityReason::new(
+        "service_away",
+        format!("host/{service}"),
+        format!("{service} does not answer"),
+        remedy,
+    )
+    .with_evidence(error.to_string())
+}
+
+fn section<K: Ord, V>(listed: Result<BTreeMap<K, V>, Error>) -> Section<K, V> {
+    match listed {
+        Ok(items) => Section::complete(items),
+        Err(error) => Section::failed(error.to_string()),
+    }
+}
+
+fn vm(domain: &Domain) -> VmSeen {
+    let marks = || domain.live.iter().chain(&domain.defined);
+    let stamp = |marks: &Option<Marks>| {
+        marks.as_ref().filter(|m| m.vm_id.0 == domain.uuid).map(|m| m.stamp.clone()).unwrap_or_default()
+    };
+    VmSeen {
+        name: domain.name.clone(),
+        power: match domain.state {
+            DomainState::Running => ObservedPower::Running,
+            DomainState::Paused => ObservedPower::Paused,
+            DomainState::Stopping => ObservedPower::Stopping,
+            // QEMU holds it and cannot go on; only a person or a reset helps.
+            DomainState::Broken => ObservedPower::Unknown,
+            DomainState::Off => ObservedPower::Stopped,
+            DomainState::Crashed => ObservedPower::Crashed,
+        },
+        defined: domain.persistent.then(|| stamp(&domain.defined)),
+        running: domain.is_active().then(|| stamp(&domain.live)),
+        started_at: domain.is_active().then(|| started_at(&domain.name)).flatten(),
+        accelerator: domain.is_active().then(|| domain.accelerator.clone()),
+        networks: marks().flat_map(|m| m.networks.iter().copied()).collect::<BTreeSet<_>>(),
+        isos: marks().flat_map(|m| m.isos.iter().copied()).collect::<BTreeSet<_>>(),
+    }
+}
+
+/// libvirt writes QEMU's number into a file when it starts it, and never again.
+fn started_at(name: &str) -> Option<DateTime> {
+    let file = std::fs::metadata(format!("/run/libvirt/qemu/{name}.pid")).ok()?;
+    Some(file.modified().ok()?.into())
+}
+
+/// Names of the domains that have a file as a disk.
+fn users(domains: &[Domain]) -> BTreeMap<std::path::PathBuf, BTreeSet<String>> {
+    let mut users: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for domain in domains {
+        for file in &domain.files {
+            users.entry(file.clone()).or_default().insert(domain.name.clone());
+        }
+    }
+    users
+}
+
+/// Guests' ports: those of the switch, and those that running domains have and the switch lacks.
+pub(super) fn ports(domains: &[Domain], view: &SwitchView, bridge: &str) -> BTreeMap<PortId, PortSeen> {
+    let mut ports = BTreeMap::new();
+    for row in &view.ports {
+        let (Some(port_id), Some(vm_id)) = (row.port_id(), row.vm_id()) else { continue };
+        let state = if row.number.is_some() { PortState::Attached } else { PortState::Stale };
+        ports.insert(port_id, PortSeen { vm_id, state });
+    }
+    for domain in domains {
+        for nic in domain.nics.iter().filter(|nic| nic.bridge == bridge) {
+            let Ok(port_id) = nic.interface_id.parse::<PortId>() else { continue };
+            let row = view.ports.iter().find(|row| row.name == nic.tap);
+            let vm_id = VmId(domain.uuid);
+            let marked = |row: &PortRow| {
+                row.port_id() == Some(port_id) && row.external_ids.get("attached-mac") == Some(&nic.mac)
+            };
+            let state = match row {
+                Some(row) if row.number.is_none() => PortState::Stale,
+                Some(row) if marked(row) => PortState::Attached,
+                // A row without our marks is put right in the same way as a missing one.
+                _ => PortState::Detached,
+            };
+            // A row of a former life of the port must not hide what the running VM lacks.
+            ports.insert(port_id, PortSeen { vm_id, state });
+        }
+    }
+    ports
+}
+
+/// Ports of the bridge that are nobody's: neither a guest's, nor a network's.
+fn stray_ports(view: &SwitchView, domains: &[Domain]) -> Vec<Foreign> {
+    let taps: BTreeSet<&str> =
+        domains.iter().flat_map(|d| d.nics.iter().map(|nic| nic.tap.as_str())).collect();
+    let stray = |row: &&PortRow| {
+        row.port_id().is_none() && row.network_id().is_none() && !taps.contains(row.name.as_str())
+    };
+    let foreign = |row: &PortRow| Foreign {
+        kind: "port".into(),
+        name: row.name.clone(),
+        id: row.external_ids.get("iface-id").cloned().unwrap_or_default(),
+        detail: row.error.clone().unwrap_or_default(),
+    };
+    view.ports.iter().filter(stray).map(foreign).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::libvirt::LiveNic;
+    use basalt_plan::host::Stamp;
+    use uuid::Uuid;
+
+    fn domain(port: u128, tap: &str) -> Domain {
+        Domain {
+            uuid: Uuid::from_u128(1),
+            name: "basalt-x".into(),
+            state: DomainState::Running,
+            persistent: false,
+            autostart: false,
+            live: None,
+            defined: None,
+            accelerator: "tcg".into(),
+            nics: vec![LiveNic {
+                tap: tap.into(),
+                mac: "02:00:00:00:00:01".into(),
+                bridge: "br-int".into(),
+                interface_id: Uuid::from_u128(port).to_string(),
+            }],
+            files: BTreeSet::new(),
+            serial: None,
+        }
+    }
+
+    fn row(name: &str, number: Option<u32>, port: u128) -> PortRow {
+        let ids = [
+            ("iface-id", Uuid::from_u128(port).to_string()),
+            ("vm-id", Uuid::from_u128(1).to_string()),
+            ("attached-mac", "02:00:00:00:00:01".to_owned()),
+        ];
+        let external_ids = ids.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        PortRow { name: name.into(), number, error: None, external_ids }
+    }
+
+    fn state(rows: Vec<PortRow>, domains: &[Domain]) -> Option<PortState> {
+        let view = SwitchView { ports: rows, ready: true, ..SwitchView::default() };
+        ports(domains, &view, "br-int").get(&PortId(Uuid::from_u128(9))).map(|p| p.state)
+    }
+
+    #[test]
+    fn n2_a_port_that_the_bridge_lost_or_has_without_a_device_is_seen() {
+        let running = [domain(9, "tap9")];
+        assert_eq!(state(vec![row("tap9", Some(4), 9)], &running), Some(PortState::Attached));
+        assert_eq!(state(vec![], &running), Some(PortState::Detached));
+        assert_eq!(state(vec![row("tap9", None, 9)], &running), Some(PortState::Stale));
+        assert_eq!(state(vec![row("tap9", None, 9)], &[]), Some(PortState::Stale));
+        let mut unmarked = row("tap9", Some(4), 9);
+        unmarked.external_ids.clear();
+        assert_eq!(state(vec![unmarked], &running), Some(PortState::Detached));
+    }
+
+    #[test]
+    fn h5_a_domain_without_marks_has_the_default_stamp() {
+        let seen = vm(&domain(9, "tap9"));
+        assert_eq!((seen.defined, seen.running), (None, Some(Stamp::default())));
+    }
+}

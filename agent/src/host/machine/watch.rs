@@ -1,0 +1,65 @@
+//! Looking out for news: the switch's database speaks up, libvirt and the flows are asked cheaply.
+//!
+//! libvirt's events need an event loop in C; asking for states once a second costs less than a millisecond
+//! for each fifty domains and cannot be lost with a connection.
+
+use super::Parts;
+use crate::host::ovs;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+
+/// How often domains are asked for their states.
+const STATES_EVERY: Duration = Duration::from_secs(1);
+/// How often ports and flows are compared with what was applied, and servers looked for.
+const SWITCH_EVERY: Duration = Duration::from_secs(3);
+/// News within this time are one.
+const SETTLE: Duration = Duration::from_millis(50);
+
+pub(super) fn start(parts: Arc<Parts>, watchers: &mut JoinSet<()>) -> watch::Receiver<u64> {
+    let (sender, receiver) = watch::channel(0);
+    let news = Arc::new(Notify::new());
+    watchers.spawn(ovs::news::watch(parts.switch.clone(), Arc::clone(&news)));
+    watchers.spawn(states(Arc::clone(&parts), Arc::clone(&news)));
+    watchers.spawn(switch(parts, Arc::clone(&news)));
+    watchers.spawn(async move {
+        loop {
+            news.notified().await;
+            tokio::time::sleep(SETTLE).await;
+            sender.send_modify(|count| *count += 1);
+        }
+    });
+    receiver
+}
+
+async fn states(parts: Arc<Parts>, news: Arc<Notify>) {
+    let mut last = None;
+    loop {
+        let now = parts.libvirt.states().await.map_err(|error| error.to_string());
+        if last.as_ref() != Some(&now) {
+            news.notify_one();
+            last = Some(now);
+        }
+        tokio::time::sleep(STATES_EVERY).await;
+    }
+}
+
+async fn switch(parts: Arc<Parts>, news: Arc<Notify>) {
+    let mut last = None;
+    loop {
+        let now = match parts.switch.look().await {
+            Ok(view) => {
+                let networks = parts.networks.look(&view).map_err(|error| error.to_string());
+                Ok((parts.switch.standing(&view).await, networks, view.ready))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if last.as_ref() != Some(&now) {
+            news.notify_one();
+            last = Some(now);
+        }
+        tokio::time::sleep(SWITCH_EVERY).await;
+    }
+}

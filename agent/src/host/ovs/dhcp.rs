@@ -1,0 +1,235 @@
+//! DHCP of networks: one dnsmasq for each, on an internal port of the integration bridge.
+//!
+//! dnsmasq detaches itself, so it outlives a killed agent; it is found again by its PID file and its command
+//! line. A changed reservation is a SIGHUP, a changed network a restart. Everything lies under a directory
+//! that a reboot empties, as it empties the ports:
+//!
+//! ```text
+//! <dir>/<network id>/{dnsmasq.conf,hosts,leases,dnsmasq.pid,network.json}
+//! ```
+
+use super::{Switch, SwitchView, flows};
+use crate::{Error, host::program::Program};
+use basalt_model::NetworkId;
+use basalt_plan::host::{NetworkDefinition, NetworkSeen};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{Error as IoError, ErrorKind},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long a lease lasts; addresses never move, so it only says how soon a guest notices a changed option.
+const LEASE: &str = "1h";
+
+/// The networks that were set up on this host.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    dir: PathBuf,
+    switch: Switch,
+}
+
+/// What a network was last set up with.
+#[derive(Debug, Serialize, Deserialize)]
+struct SetUp {
+    hash: String,
+    interface: String,
+    dhcp: bool,
+}
+
+/// The internal port of a network: at most 15 characters for the largest VNI.
+pub fn interface(vni: u32) -> String {
+    format!("dhcp{vni}")
+}
+
+/// dnsmasq's configuration of a network.
+pub fn configuration(network: &NetworkDefinition, dir: &Path) -> String {
+    let mut text = String::from("# Written by the agent; changes are overwritten.\n");
+    let mut line = |line: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{line}");
+    };
+    line("port=0".into());
+    line("no-resolv\nno-hosts\nno-ping\ndhcp-authoritative".into());
+    line(format!("interface={}\nexcept-interface=lo\nbind-dynamic", interface(network.vni)));
+    line(format!("dhcp-range={},static,{},{LEASE}", network.cidr.network(), network.cidr.netmask()));
+    line(format!("dhcp-option=option:router,{}", network.gateway));
+    line(format!("dhcp-option=option:mtu,{}", network.mtu));
+    let servers: Vec<String> = network.dns.iter().map(ToString::to_string).collect();
+    // An option without a value is not sent; unsaid, dnsmasq would name itself.
+    line(match servers.is_empty() {
+        true => "dhcp-option=option:dns-server".into(),
+        false => format!("dhcp-option=option:dns-server,{}", servers.join(",")),
+    });
+    for (option, file) in
+        [("dhcp-hostsfile", "hosts"), ("dhcp-leasefile", "leases"), ("pid-file", "dnsmasq.pid")]
+    {
+        line(format!("{option}={}", dir.join(file).display()));
+    }
+    text
+}
+
+/// The file of reservations.
+pub fn reservations(network: &NetworkDefinition) -> String {
+    let lines =
+        network.reservations.iter().map(|r| format!("{},{},{},{LEASE}\n", r.mac, r.address, r.hostname));
+    lines.collect()
+}
+
+impl Networks {
+    /// Networks kept under a directory.
+    pub fn new(dir: &Path, switch: Switch) -> Self {
+        Self { dir: dir.to_owned(), switch }
+    }
+
+    fn dir_of(&self, id: NetworkId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// DHCP answers as said, on a port of the bridge.
+    pub async fn ensure(&self, network: &NetworkDefinition) -> Result<(), Error> {
+        let (dir, interface) = (self.dir_of(network.id), interface(network.vni));
+        let mac = flows::server_mac(network.vni);
+        self.switch.ensure_server(&interface, network.id, &mac, network.mtu).await?;
+        self.address(network, &interface).await?;
+        make_dir(&dir)?;
+        let configuration = configuration(network, &dir);
+        let reservations = reservations(network);
+        let (file, hosts) = (dir.join("dnsmasq.conf"), dir.join("hosts"));
+        let reconfigured = write_if_changed(&file, &configuration)?;
+        let reserved = write_if_changed(&hosts, &reservations)?;
+        let running = dnsmasq(&dir);
+        match running {
+            Some(process) if !network.dhcp || reconfigured => {
+                stop(&dir, &process).await?;
+                if network.dhcp {
+                    start(&file).await?;
+                }
+            }
+            Some(process) if reserved => signal(&process, Signal::HUP)?,
+            None if network.dhcp => start(&file).await?,
+            _ => {}
+        }
+        let set_up = SetUp { hash: network.hash.clone(), interface, dhcp: network.dhcp };
+        let json = serde_json::to_string(&set_up).map_err(|e| Error::host("keeping a network's marks", e))?;
+        write_if_changed(&dir.join("network.json"), &json).map(drop)
+    }
+
+    async fn address(&self, network: &NetworkDefinition, interface: &str) -> Result<(), Error> {
+        let address = format!("{}/{}", network.dhcp_server, network.cidr.prefix_len());
+        let broadcast = network.cidr.broadcast().to_string();
+        let ip = |args: &[&str]| Program::new("ip").args(args).limit(Duration::from_secs(5));
+        ip(&["address", "replace", &address, "broadcast", &broadcast, "dev", interface]).run().await?;
+        ip(&["link", "set", "dev", interface, "up"]).run().await?;
+        // The userspace datapath reads the port as raw packets: a checksum left to hardware would stay wrong.
+        let offloads = Program::new("ethtool").args(["-K", interface, "tx", "off"]);
+        offloads.limit(Duration::from_secs(5)).run().await.map(drop)
+    }
+
+    /// Nothing of a network is left.
+    pub async fn remove(&self, id: NetworkId) -> Result<(), Error> {
+        let dir = self.dir_of(id);
+        if let Some(process) = dnsmasq(&dir) {
+            stop(&dir, &process).await?;
+        }
+        self.switch.remove_server(id).await?;
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::state(dir, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The networks that were set up, and whether they still work. Ports of networks without a directory are
+    /// networks too, so that a half-removed one is seen.
+    pub fn look(&self, view: &SwitchView) -> Result<BTreeMap<NetworkId, NetworkSeen>, Error> {
+        let mut seen: BTreeMap<_, _> =
+            view.ports.iter().filter_map(|p| Some((p.network_id()?, NetworkSeen::default()))).collect();
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(seen),
+            other => other.map_err(|e| Error::state(&self.dir, e))?,
+        };
+        let routed = routed_interfaces();
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::state(&self.dir, e))?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let known = fs::read(entry.path().join("network.json")).ok();
+            let set_up = known.and_then(|json| serde_json::from_slice::<SetUp>(&json).ok());
+            let network = set_up.map_or_else(NetworkSeen::default, |set_up| {
+                let port = view.ports.iter().any(|p| p.network_id() == Some(id) && p.number.is_some());
+                let answers = !set_up.dhcp || dnsmasq(&entry.path()).is_some();
+                NetworkSeen {
+                    running: port && answers && routed.contains(&set_up.interface),
+                    hash: set_up.hash,
+                }
+            });
+            seen.insert(id, network);
+        }
+        Ok(seen)
+    }
+}
+
+/// Interfaces that are up and have an address: each has a route to its own network.
+fn routed_interfaces() -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// The dnsmasq that serves a network's directory, held so that its number cannot become another's.
+fn dnsmasq(dir: &Path) -> Option<OwnedFd> {
+    let pid: i32 = fs::read_to_string(dir.join("dnsmasq.pid")).ok()?.trim().parse().ok()?;
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let wanted = format!("--conf-file={}", dir.join("dnsmasq.conf").display());
+    line.split(|b| *b == 0).any(|arg| arg == wanted.as_bytes()).then_some(process)
+}
+
+async fn start(configuration: &Path) -> Result<(), Error> {
+    let option = format!("--conf-file={}", configuration.display());
+    Program::new("dnsmasq").arg(option).limit(Duration::from_secs(10)).run().await.map(drop)
+}
+
+fn signal(process: &OwnedFd, signal: Signal) -> Result<(), Error> {
+    match pidfd_send_signal(process, signal) {
+        // It ended in between.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(Error::host("signalling dnsmasq", error)),
+    }
+}
+
+/// Ends a network's dnsmasq and waits until it is gone, so that the next can have its address. One that ended
+/// and was not collected yet has no command line any more.
+async fn stop(dir: &Path, process: &OwnedFd) -> Result<(), Error> {
+    for kind in [Signal::TERM, Signal::KILL] {
+        signal(process, kind)?;
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            if dnsmasq(dir).is_none() {
+                return Ok(());
+            }
+        }
+    }
+    Err(Error::host("stopping dnsmasq", "it does not end"))
+}
+
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    // dnsmasq drops its rights, and reads the reservations again after that.
+    fs::create_dir_all(dir).map_err(|e| Error::state(dir, e))
+}
+
+/// Writes a file as a whole, unless it says this already.
+fn write_if_changed(path: &Path, text: &str) -> Result<bool, Error> {
+    if fs::read_to_string(path).is_ok_and(|now| now == text) {
+        return Ok(false);
+    }
+    let new = path.with_extension("new");
+    let write = || -> Result<(), IoError> {
+        fs::write(&new, text)?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|e| Error::state(path, e)).map(|()| true)
+}

@@ -1,0 +1,17 @@
+//! Open vSwitch: the integration bridge, its ports, its flows, and DHCP on it.
+//!
+//! ```text
+//!  guest ── tap… ─┐                 ┌─ dhcp<vni>: internal port with the network's DHCP address, dnsmasq on it
+//!                 ├── br-int ───────┤
+//!  guest ── tap… ─┘  flows: tables 0 → 10 → 20 → 30
+//! ```
+
+pub mod dhcp;
+pub mod flows;
+pub mod news;
+pub mod switch;
+pub mod table;
+
+pub use dhcp::Networks;
+pub use flows::PortNumbers;
+pub use switch::{PortRow, Switch, SwitchView};

@@ -1,0 +1,331 @@
+//! The integration bridge: made, looked at, its ports put back, its flows replaced as a whole.
+//!
+//! One look is one run of `ovs-vsctl`; whether the flows still stand is answered by the switch itself
+//! (`ovs-ofctl diff-flows` against what was applied), so wiped, added and altered flows are all noticed.
+
+use super::{
+    flows::{self, PortNumbers},
+    table::Table,
+};
+use crate::{Error, host::program::Program};
+use basalt_model::{NetworkId, PortId, VmId};
+use basalt_plan::host::FlowSet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long `ovs-vsctl` waits for the database or for ovs-vswitchd, in seconds.
+const PATIENCE_SECONDS: u32 = 8;
+/// `external_ids` key of a port on which a network's DHCP answers.
+const NETWORK_KEY: &str = "basalt-network";
+
+/// The integration bridge of a host.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    bridge: String,
+    datapath: String,
+    /// Where the switch's sockets are, if not in their usual place.
+    sockets: Option<PathBuf>,
+    /// Where the applied flows are kept.
+    state: PathBuf,
+}
+
+/// One port of the integration bridge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortRow {
+    /// The device's name.
+    pub name: String,
+    /// OpenFlow number; `None` while no device is behind it.
+    pub number: Option<u32>,
+    /// What is wrong with it.
+    pub error: Option<String>,
+    /// Marks.
+    pub external_ids: BTreeMap<String, String>,
+}
+
+impl PortRow {
+    /// The guest's port that it carries.
+    pub fn port_id(&self) -> Option<PortId> {
+        self.external_ids.get("iface-id")?.parse().ok()
+    }
+
+    /// The VM that it belongs to.
+    pub fn vm_id(&self) -> Option<VmId> {
+        self.external_ids.get("vm-id")?.parse().ok()
+    }
+
+    /// The network whose DHCP answers on it.
+    pub fn network_id(&self) -> Option<NetworkId> {
+        self.external_ids.get(NETWORK_KEY)?.parse().ok()
+    }
+}
+
+/// What the switch has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwitchView {
+    /// All bridges with their datapath.
+    pub bridges: BTreeMap<String, String>,
+    /// Whether the integration bridge is there as it must be.
+    pub ready: bool,
+    /// Ports of the integration bridge, without the bridge's own.
+    pub ports: Vec<PortRow>,
+}
+
+impl SwitchView {
+    /// OpenFlow numbers of all ports that have one.
+    pub fn numbers(&self) -> PortNumbers {
+        let mut numbers = PortNumbers::default();
+        for port in &self.ports {
+            let Some(number) = port.number else { continue };
+            if let Some(id) = port.network_id() {
+                numbers.servers.insert(id, number);
+            } else if let Some(id) = port.port_id() {
+                numbers.guests.insert(id, number);
+            }
+        }
+        numbers
+    }
+
+    fn read(tables: &[Table], bridge: &str, datapath: &str) -> Result<Self, Error> {
+        let [bridges, ports, interfaces] = tables else {
+            return Err(Error::host(
+                "reading ovs-vsctl's answer",
+                format!("{} tables instead of 3", tables.len()),
+            ));
+        };
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let mut view = Self {
+            bridges: bridges.rows().map(|b| (text(b.text("name")), text(b.text("datapath_type")))).collect(),
+            ..Self::default()
+        };
+        let Some(ours) = bridges.rows().find(|b| b.text("name") == Some(bridge)) else { return Ok(view) };
+        let speaks = ours.set("protocols").iter().any(|p| p.as_str() == Some("OpenFlow15"));
+        let same = ours.text("datapath_type") == Some(datapath);
+        view.ready = speaks && same && ours.text("fail_mode") == Some("secure");
+        let members = ours.uuids("ports");
+        let wanted: Vec<&str> = ports
+            .rows()
+            .filter(|p| {
+                p.uuid("_uuid").is_some_and(|id| members.contains(&id)) && p.text("name") != Some(bridge)
+            })
+            .flat_map(|p| p.uuids("interfaces"))
+            .collect();
+        for row in interfaces.rows().filter(|i| i.uuid("_uuid").is_some_and(|id| wanted.contains(&id))) {
+            view.ports.push(PortRow {
+                name: text(row.text("name")),
+                number: row.number("ofport").and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
+                error: row.text("error").map(str::to_owned),
+                external_ids: row.map("external_ids"),
+            });
+        }
+        view.ports.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(view)
+    }
+}
+
+/// What was applied last.
+#[derive(Debug, Serialize, Deserialize)]
+struct Applied {
+    hash: String,
+    numbers: PortNumbers,
+    networks: Vec<NetworkId>,
+}
+
+impl Switch {
+    /// A bridge by name; `state` is a directory for what was applied, emptied by a reboot.
+    pub fn new(bridge: &str, datapath: &str, state: &Path) -> Self {
+        Self {
+            bridge: bridge.to_owned(),
+            datapath: datapath.to_owned(),
+            sockets: None,
+            state: state.to_owned(),
+        }
+    }
+
+    /// A switch whose sockets are in a directory of their own.
+    #[must_use]
+    pub fn with_sockets(mut self, dir: &Path) -> Self {
+        self.sockets = Some(dir.to_owned());
+        self
+    }
+
+    /// The bridge's name.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    pub(super) fn program(&self, program: &str) -> Program {
+        let program = Program::new(program).limit(Duration::from_secs(u64::from(PATIENCE_SECONDS) + 4));
+        match &self.sockets {
+            Some(dir) => program.env("OVS_RUNDIR", dir).env("OVS_DBDIR", dir).env("OVS_LOGDIR", dir),
+            None => program,
+        }
+    }
+
+    fn vsctl(&self) -> Program {
+        self.program("ovs-vsctl").arg(format!("--timeout={PATIENCE_SECONDS}"))
+    }
+
+    fn ofctl(&self) -> Program {
+        self.program("ovs-ofctl").args(["-O", "OpenFlow15", "--timeout=8"])
+    }
+
+    /// Looks at bridges and ports.
+    pub async fn look(&self) -> Result<SwitchView, Error> {
+        let args = [
+            "--format=json",
+            "--",
+            "--columns=name,datapath_type,fail_mode,protocols,ports",
+            "list",
+            "Bridge",
+            "--",
+            "--columns=_uuid,name,interfaces",
+            "list",
+            "Port",
+            "--",
+            "--columns=_uuid,name,ofport,error,external_ids",
+            "list",
+            "Interface",
+        ];
+        let printed = self.vsctl().args(args).run().await?;
+        SwitchView::read(&Table::read_all(&printed)?, &self.bridge, &self.datapath)
+    }
+
+    /// The version of Open vSwitch.
+    pub async fn version(&self) -> Result<String, Error> {
+        let printed = self.program("ovs-vsctl").arg("--version").run().await?;
+        let text = String::from_utf8_lossy(&printed);
+        Ok(text.lines().next().and_then(|line| line.split_whitespace().last()).unwrap_or_default().to_owned())
+    }
+
+    /// The bridge is there: it forwards nothing without flows and speaks what the flows need.
+    pub async fn ensure(&self) -> Result<(), Error> {
+        let datapath = format!("datapath_type={}", self.datapath);
+        self.vsctl()
+            .args(["--may-exist", "add-br", &self.bridge, "--", "set", "bridge", &self.bridge, &datapath])
+            .args(["fail_mode=secure", "protocols=OpenFlow13,OpenFlow15"])
+            .run()
+            .await
+            .map(drop)
+    }
+
+    /// A guest's device is on the bridge, with the marks that libvirt gives it.
+    pub async fn ensure_port(&self, tap: &str, port_id: PortId, vm_id: VmId, mac: &str) -> Result<(), Error> {
+        let broken = self.look().await?.ports.iter().any(|p| p.name == tap && p.number.is_none());
+        let mut program = self.vsctl();
+        if broken {
+            // The row was made for a device that is gone; only a new row is opened anew.
+            program = program.args(["--if-exists", "del-port", &self.bridge, tap, "--"]);
+        }
+        program
+            .args(["--may-exist", "add-port", &self.bridge, tap, "--", "set", "interface", tap])
+            .arg(format!("external_ids:iface-id=\"{port_id}\""))
+            .arg(format!("external_ids:attached-mac=\"{mac}\""))
+            .arg(format!("external_ids:vm-id=\"{vm_id}\""))
+            .arg("external_ids:iface-status=active")
+            .run()
+            .await
+            .map(drop)
+    }
+
+    /// The bridge names the guest's port no more.
+    pub async fn remove_port(&self, port_id: PortId) -> Result<(), Error> {
+        self.remove(|port| port.port_id() == Some(port_id)).await
+    }
+
+    /// Rows of a VM that no device is behind would keep libvirt from attaching a new one.
+    pub async fn purge_stale(&self, vm_id: VmId) -> Result<(), Error> {
+        self.remove(|port| port.vm_id() == Some(vm_id) && port.number.is_none()).await
+    }
+
+    pub(super) async fn remove_server(&self, id: NetworkId) -> Result<(), Error> {
+        self.remove(|port| port.network_id() == Some(id)).await
+    }
+
+    async fn remove(&self, which: impl Fn(&PortRow) -> bool) -> Result<(), Error> {
+        for port in self.look().await?.ports.iter().filter(|port| which(port)) {
+            self.vsctl().args(["--if-exists", "del-port", &self.bridge, &port.name]).run().await?;
+        }
+        Ok(())
+    }
+
+    /// An internal port on which a network's DHCP answers.
+    pub(super) async fn ensure_server(
+        &self,
+        name: &str,
+        id: NetworkId,
+        mac: &str,
+        mtu: u16,
+    ) -> Result<(), Error> {
+        self.vsctl()
+            .args([
+                "--may-exist",
+                "add-port",
+                &self.bridge,
+                name,
+                "--",
+                "set",
+                "interface",
+                name,
+                "type=internal",
+            ])
+            .arg(format!("mac=\"{mac}\""))
+            .arg(format!("mtu_request={mtu}"))
+            .arg(format!("external_ids:{NETWORK_KEY}=\"{id}\""))
+            .run()
+            .await
+            .map(drop)
+    }
+
+    /// Replaces all flows of the bridge by a set, in one transaction; flows that are in both go on untouched.
+    pub async fn apply(&self, set: &FlowSet) -> Result<(), Error> {
+        let numbers = self.look().await?.numbers().of(set);
+        if let Some(port) = set.ports.iter().find(|p| !numbers.guests.contains_key(&p.port_id)) {
+            return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.port_id)));
+        }
+        let text = flows::render(set, &numbers).join("\n") + "\n";
+        let networks = set.networks.iter().map(|n| n.id).collect();
+        let applied = Applied { hash: set.hash.clone(), numbers, networks };
+        let file = self.flows_file();
+        let failed = |e: std::io::Error| Error::state(&file, e);
+        std::fs::create_dir_all(&self.state).map_err(failed)?;
+        // Until the new set stands, nothing is said to stand.
+        remove_if_there(&self.applied_file()).map_err(failed)?;
+        std::fs::write(&file, text).map_err(failed)?;
+        self.ofctl().args(["--bundle", "replace-flows", &self.bridge]).arg(&file).run().await?;
+        let json = serde_json::to_vec(&applied).map_err(|e| Error::host("keeping the flows' marks", e))?;
+        std::fs::write(self.applied_file(), json).map_err(failed)
+    }
+
+    /// The hash of the set that was applied last, if all of it still stands and means the same ports.
+    pub async fn standing(&self, view: &SwitchView) -> Option<String> {
+        let applied: Applied = serde_json::from_slice(&std::fs::read(self.applied_file()).ok()?).ok()?;
+        let now = view.numbers();
+        let guests = applied.numbers.guests.iter().all(|(id, number)| now.guests.get(id) == Some(number));
+        let servers =
+            applied.networks.iter().all(|id| now.servers.get(id) == applied.numbers.servers.get(id));
+        if !guests || !servers {
+            return None;
+        }
+        let diff = self.ofctl().args(["diff-flows", &self.bridge]).arg(self.flows_file()).end().await.ok()?;
+        diff.status.success().then_some(applied.hash)
+    }
+
+    fn flows_file(&self) -> PathBuf {
+        self.state.join("applied.flows")
+    }
+
+    fn applied_file(&self) -> PathBuf {
+        self.state.join("applied.json")
+    }
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

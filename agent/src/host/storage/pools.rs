@@ -1,0 +1,197 @@
+//! Directory pools: whether they are there, how much room they have, what they cannot do.
+//!
+//! A pool that was once here carries a mark. When the mark is missing, its file system is away: the empty
+//! mount point under it is not filled, and its volumes count as unknown rather than as gone (ST1).
+
+use super::files;
+use crate::{Error, config::PoolConfig};
+use basalt_model::{
+    CapabilityReason, MIB, Name,
+    pools::{PoolFacts, PoolKind},
+};
+use rustix::fs::{Mode, OFlags, open, statvfs};
+use std::path::{Path, PathBuf};
+
+/// The mark in a pool.
+const MARK: &str = ".basalt-pool";
+/// Small writes are no news.
+const ROUNDING: u64 = 64 * MIB;
+
+/// One pool that is declared for this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: Name,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// The pools that are declared for this host.
+#[derive(Clone, Debug)]
+pub struct Pools {
+    pools: Vec<Pool>,
+    /// Where it is remembered which pools were once here.
+    known: PathBuf,
+}
+
+impl Pool {
+    /// Where its volumes are.
+    pub fn volumes(&self) -> PathBuf {
+        self.path.join("volumes")
+    }
+
+    /// Where cached images are.
+    pub fn images(&self) -> PathBuf {
+        self.path.join("images")
+    }
+
+    /// Where seeds are.
+    pub fn seeds(&self) -> PathBuf {
+        self.path.join("seeds")
+    }
+
+    /// Bytes of the file system: all, and free for an ordinary user.
+    pub fn room(&self) -> Result<(u64, u64), Error> {
+        let stat = statvfs(&self.path).map_err(|e| Error::state(&self.path, e))?;
+        Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+    }
+
+    /// Refuses what does not fit.
+    pub fn require_room(&self, subject: &str, bytes: u64) -> Result<(), Error> {
+        let (_, free) = self.room()?;
+        if bytes <= free {
+            return Ok(());
+        }
+        let reason = CapabilityReason::new(
+            "insufficient_storage",
+            subject,
+            format!("pool {} lacks room", self.name),
+            "free space in the pool, enlarge it, or choose another pool",
+        );
+        Err(Error::refused(
+            reason.with_evidence(format!("{bytes} bytes needed, {free} free in {}", self.path.display())),
+        ))
+    }
+
+    /// Whether the file system takes IO that bypasses the page cache; tmpfs of older kernels does not.
+    pub fn direct_io(&self) -> bool {
+        let probe = self.path.join(MARK);
+        open(probe, OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).is_ok()
+    }
+
+    fn facts(&self) -> Result<PoolFacts, Error> {
+        let (capacity_bytes, free) = self.room()?;
+        let pool = format!("pool/{}", self.name);
+        let lacks = |code: &'static str, message: &str, remedy: &str| {
+            CapabilityReason::new(code, pool.clone(), message, remedy)
+        };
+        let mut lacks = vec![lacks(
+            "shared",
+            "the directory belongs to this host alone",
+            "use a pool that several hosts mount",
+        )];
+        if !self.direct_io() {
+            lacks.push(CapabilityReason::new(
+                "direct_io",
+                pool,
+                "its file system takes no direct IO, so guests write through the host's cache",
+                "put the pool on ext4, xfs or btrfs",
+            ));
+        }
+        Ok(PoolFacts {
+            name: self.name.clone(),
+            kind: PoolKind::Directory,
+            path: self.path.display().to_string(),
+            capacity_bytes,
+            available_bytes: free / ROUNDING * ROUNDING,
+            lacks,
+        })
+    }
+}
+
+impl Pools {
+    /// The pools of a configuration; `state` keeps which of them were once here.
+    pub fn new(configs: &[PoolConfig], state: &Path) -> Self {
+        let pool = |c: &PoolConfig| Pool { name: c.name.clone(), path: c.path.clone() };
+        Self { pools: configs.iter().map(pool).collect(), known: state.join("pools") }
+    }
+
+    /// All that are declared.
+    pub fn declared(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// A declared pool that is here now.
+    pub fn here(&self, name: &Name) -> Result<&Pool, Error> {
+        let declared = self.pools.iter().find(|p| p.name == *name);
+        let pool = declared.ok_or_else(|| {
+            Error::refused(CapabilityReason::new(
+                "pool_missing",
+                format!("pool/{name}"),
+                "this host declares no such pool",
+                "add the pool to agent.toml, or choose another pool",
+            ))
+        })?;
+        self.open(pool).map(|()| pool)
+    }
+
+    /// The pool that keeps the image cache and the seeds: the first.
+    pub fn first(&self) -> Result<&Pool, Error> {
+        let first = self.pools.first().ok_or_else(|| {
+            Error::refused(CapabilityReason::new(
+                "no_pool",
+                "host",
+                "this host declares no pool",
+                "add a [[pool]] to agent.toml and start the agent again",
+            ))
+        })?;
+        self.open(first).map(|()| first)
+    }
+
+    /// Makes a pool's directories at its first use; later only looks whether it is here.
+    fn open(&self, pool: &Pool) -> Result<(), Error> {
+        let (mark, known) = (pool.path.join(MARK), self.known.join(pool.name.as_str()));
+        if mark.exists() {
+            if !known.exists() {
+                self.remember(&known)?;
+            }
+            return Ok(());
+        }
+        if known.exists() {
+            return Err(Error::host(
+                format!("pool {}", pool.name),
+                format!("{} is not there: the file system is away or was emptied", mark.display()),
+            ));
+        }
+        for dir in [&pool.path, &pool.volumes(), &pool.images(), &pool.seeds()] {
+            files::ensure_dir(dir)?;
+        }
+        files::write(&mark, format!("{}\n", pool.name).as_bytes(), 0o644)?;
+        self.remember(&known)
+    }
+
+    fn remember(&self, known: &Path) -> Result<(), Error> {
+        std::fs::create_dir_all(&self.known).map_err(|e| Error::state(&self.known, e))?;
+        files::write(known, b"", 0o600)
+    }
+
+    /// What every pool has, and why some could not be looked at.
+    pub fn facts(&self) -> (Vec<PoolFacts>, Vec<CapabilityReason>) {
+        let (mut facts, mut problems) = (Vec::new(), Vec::new());
+        for pool in &self.pools {
+            match self.open(pool).and_then(|()| pool.facts()) {
+                Ok(fact) => facts.push(fact),
+                Err(error) => problems.push(
+                    CapabilityReason::new(
+                        "pool_away",
+                        format!("pool/{}", pool.name),
+                        "the pool cannot be used now",
+                        "mount its file system, or remove the pool from agent.toml",
+                    )
+                    .with_evidence(error.to_string()),
+                ),
+            }
+        }
+        (facts, problems)
+    }
+}
