@@ -79,10 +79,20 @@ pub fn doc_tests(checkout: &Checkout) -> Result<bool> {
     succeeds(checkout.cargo(["test", "--locked", "--doc"]).args(packages))
 }
 
-/// True when a documentation comment opens a code block.
+/// True when a documentation comment holds a code block that rustdoc would run; drawings are marked `text`.
 fn has_example(text: &str) -> bool {
-    text.lines()
-        .any(|line| line.trim_start().starts_with("/// ```") || line.trim_start().starts_with("//! ```"))
+    let mut open = false;
+    for line in text.lines().map(str::trim_start) {
+        let Some(doc) = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) else { continue };
+        if let Some(language) = doc.trim().strip_prefix("```") {
+            let runs = ["", "rust", "no_run", "should_panic", "compile_fail", "edition2024"];
+            if !open && language.split(',').all(|word| runs.contains(&word.trim())) {
+                return true;
+            }
+            open = !open;
+        }
+    }
+    false
 }
 
 fn install_nextest(checkout: &Checkout) -> Result<bool> {
@@ -90,4 +100,22 @@ fn install_nextest(checkout: &Checkout) -> Result<bool> {
     // Without the part that would update itself.
     let lean = ["--no-default-features", "--features", "default-no-update"];
     crate::deny::install_tool(checkout, "cargo-nextest", NEXTEST_VERSION, &lean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drawing_is_no_example() {
+        assert!(!has_example("//! ```text\n//! a -> b\n//! ```\nfn f() {}\n"));
+        assert!(has_example("//! ```text\n//! a -> b\n//! ```\n    /// ```\n    /// f();\n    /// ```\n"));
+        assert!(has_example("/// ```should_panic\n/// f();\n/// ```\n"));
+    }
+
+    #[test]
+    fn a_chosen_crate_narrows_the_scope() {
+        assert!(names_packages(&["-p".into(), "krt".into()]) && names_packages(&["--package=krt".into()]));
+        assert!(!names_packages(&["v3_".into()]));
+    }
 }
