@@ -78,7 +78,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "basalt-lab",
         folder: "tools/lab",
-        imports: &["basalt-wire", "basalt-model", "basalt-daemon"],
+        imports: &["basalt-wire", "basalt-model", "basalt-daemon", "basalt-cli"],
     },
     Row { name: "xtask", folder: "tools/xtask", imports: &[] },
     Row {
