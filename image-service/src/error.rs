@@ -98,69 +98,55 @@ impl Error {
         Problem::new(status, code, title, detail).with_reasons(vec![reason])
     }
 
-    fn words(&self) -> (u16, &'static str, &'static str, &'static str, &'static str) {
+    fn words(&self) -> Words {
         let again = "ask the gateway for a new token";
+        let header = "Authorization";
         match self {
-            Self::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => (
+            Self::NoToken => {
+                (401, "no_token", "No token", header, "send the token you were given as a bearer token")
+            }
+            Self::Token(_) | Self::WrongVerb => (403, "token_refused", "Token refused", header, again),
+            Self::TokenUsed => {
+                (403, "token_used", "Token used", header, "resume the session it opened, or get another")
+            }
+            Self::NoSession => (404, "no_session", "No such session", "session", again),
+            Self::NoBlob => (404, "no_blob", "No such blob", "blob", "upload the image again"),
+            Self::Refused(_) => (422, "image_refused", "Image refused", "image", "see the reason"),
+            other => other.storage_words().unwrap_or_else(|| other.upload_words()),
+        }
+    }
+
+    fn storage_words(&self) -> Option<Words> {
+        match self {
+            Self::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => Some((
                 507,
                 "storage_full",
                 "The store is full",
                 "storage",
                 "free room or wait; then resume the upload",
-            ),
-            Self::Io(_) | Self::Json(_) | Self::Config(_) => (
+            )),
+            Self::Io(_) | Self::Json(_) | Self::Config(_) => Some((
                 500,
                 "internal",
                 "Something went wrong inside",
                 "storage",
                 "try again; the log names the cause",
-            ),
-            Self::NoToken => (
-                401,
-                "no_token",
-                "No token",
-                "Authorization",
-                "send Authorization: Bearer with the token you were given",
-            ),
-            Self::Token(_) | Self::WrongVerb => {
-                (403, "token_refused", "Token refused", "Authorization", again)
-            }
-            Self::TokenUsed => (
-                403,
-                "token_used",
-                "Token used",
-                "Authorization",
-                "resume the session it opened, or ask the gateway for a new token",
-            ),
-            Self::NoSession => (404, "no_session", "No such session", "session", again),
-            Self::NoBlob => (404, "no_blob", "No such blob", "blob", "upload the image again"),
-            Self::Busy => (
-                423,
-                "busy",
-                "Upload is busy",
-                "session",
-                "wait until the other request has ended, then ask for the offset",
-            ),
+            )),
+            _ => None,
+        }
+    }
+
+    fn upload_words(&self) -> Words {
+        let resume = "ask for the offset with HEAD and go on from there";
+        let declare = "declare the image with the length of the file";
+        match self {
+            Self::Busy => (423, "busy", "Upload is busy", "session", resume),
             Self::Finished => (409, "finished", "Upload has ended", "session", "look at the image's state"),
-            Self::Offset { .. } => (
-                409,
-                "offset",
-                "Wrong offset",
-                "Upload-Offset",
-                "ask for the offset with HEAD and go on from there",
-            ),
-            Self::TooLong { .. } => {
-                (413, "too_long", "Too many bytes", "body", "declare the image with the length of the file")
-            }
-            Self::Length { .. } => (
-                413,
-                "length",
-                "Wrong length",
-                "Upload-Length",
-                "declare the image with the length of the file",
-            ),
+            Self::Offset { .. } => (409, "offset", "Wrong offset", "Upload-Offset", resume),
+            Self::TooLong { .. } => (413, "too_long", "Too many bytes", "body", declare),
+            Self::Length { .. } => (413, "length", "Wrong length", "Upload-Length", declare),
             Self::Header { .. } => {
-                (400, "header", "Header missing or malformed", "headers", "send it as a decimal number")
+                (400, "header", "Header malformed", "headers", "send it as a decimal number")
             }
             Self::ContentType => (
                 415,
@@ -172,14 +158,10 @@ impl Error {
             Self::Version => {
                 (412, "tus_version", "Wrong tus version", "Tus-Resumable", "send Tus-Resumable: 1.0.0")
             }
-            Self::Interrupted(_) => (
-                400,
-                "interrupted",
-                "Body ended early",
-                "body",
-                "ask for the offset with HEAD and go on from there",
-            ),
-            Self::Refused(_) => (422, "image_refused", "Image refused", "image", "see the reason"),
+            _ => (400, "interrupted", "Body ended early", "body", resume),
         }
     }
 }
+
+/// Status, code, title, subject, remedy.
+type Words = (u16, &'static str, &'static str, &'static str, &'static str);
