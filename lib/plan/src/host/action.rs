@@ -2,10 +2,8 @@
 
 use super::{SeedKey, VolumeKey};
 use basalt_model::{
-    Epoch, Generation, ImageId, Name, NetworkId, PortId, TaskId, VmId, VolumeId,
-    images::ImageFormat,
-    networks::Segment,
-    vms::Firmware,
+    Epoch, Generation, ImageId, Name, NetworkId, PortId, TaskId, VmId, VolumeId, images::ImageFormat,
+    networks::Segment, vms::Firmware,
 };
 use ipnet::Ipv4Net;
 use serde::Serialize;

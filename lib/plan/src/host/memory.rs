@@ -1,9 +1,12 @@
 //! What an agent remembers beside what it sees. Everything here may be lost: then reality and the
 //! gateway say it again, at the price of an outcome that is called unknown.
 
-use super::Resource;
-use basalt_model::{CapabilityReason, DateTime, Epoch, Generation, VmId, vms::Operation, vms::OperationReport};
-use basalt_wire::agent::ItemKey;
+use super::{Action, Note, Resource};
+use basalt_model::{
+    CapabilityReason, DateTime, Epoch, Generation, VmId, VolumeId,
+    vms::{Operation, OperationOutcome, OperationReport, OperationVerb},
+};
+use basalt_wire::agent::{ItemKey, ItemKind, Manifest};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,12 +18,16 @@ pub struct Memory {
     pub accepted: BTreeMap<ItemKey, (Epoch, Generation)>,
     /// The generation that was last realised of each item.
     pub realised: BTreeMap<ItemKey, Generation>,
+    /// The newest incarnation that was seen of each volume: what was there is never made silently again.
+    pub made: BTreeMap<VolumeId, i64>,
     /// Shutdowns that were asked for and did not end yet.
     pub stops: BTreeMap<VmId, StopRecord>,
     /// The last one-shot verb of each VM.
     pub operations: BTreeMap<VmId, OperationRecord>,
     /// Resources whose last action failed.
     pub back_off: BTreeMap<Resource, BackOff>,
+    /// When each VM was last started: one that dies at once is not started in a tight loop.
+    pub starts: BTreeMap<VmId, StartRecord>,
     /// Resources that are being worked on now, and the stage to show: nothing is planned for them.
     pub in_flight: BTreeMap<Resource, String>,
 }
@@ -36,6 +43,37 @@ pub struct StopRecord {
 
 /// Seconds after which a guest that still runs is asked again: it may not have listened yet.
 pub const SHUTDOWN_REPEAT_SECONDS: i64 = 10;
+
+/// A start that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartRecord {
+    /// When.
+    pub at: DateTime,
+    /// The generation it was for: a new intent starts at once.
+    pub generation: Generation,
+    /// Starts before this one that each came within [`QUICK_DEATH_SECONDS`] of the one before.
+    pub quick_deaths: u32,
+}
+
+/// A VM that has to be started again within so many seconds died quickly.
+pub const QUICK_DEATH_SECONDS: i64 = 60;
+
+impl StartRecord {
+    /// Another start.
+    pub fn after(before: Option<&Self>, generation: Generation, now: DateTime) -> Self {
+        let quick = before
+            .filter(|b| b.generation == generation && now < b.at + TimeDelta::seconds(QUICK_DEATH_SECONDS));
+        Self { at: now, generation, quick_deaths: quick.map_or(0, |b| b.quick_deaths.saturating_add(1)) }
+    }
+
+    /// When it may be started again: the first time at once, then 2, 4, 8 … at most 60 s after the last.
+    pub fn not_before(&self, generation: Generation) -> DateTime {
+        if self.generation != generation || self.quick_deaths == 0 {
+            return self.at;
+        }
+        self.at + TimeDelta::seconds((1_i64 << self.quick_deaths.min(6)).min(QUICK_DEATH_SECONDS - 1))
+    }
+}
 
 /// A one-shot verb, as the ledger knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,5 +112,98 @@ impl BackOff {
         // Between three quarters and all of the wait: never longer than the bound that people are told.
         let wait = wait * 3 / 4 + (wait as f64 / 4.0 * jitter.clamp(0.0, 1.0)) as i64;
         Self { failures, not_before: now + TimeDelta::milliseconds(wait), reason }
+    }
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is so now.
+    Done,
+    /// The host cannot do it, and nothing was done.
+    Refused(CapabilityReason),
+    /// It may or may not have happened.
+    Failed(CapabilityReason),
+}
+
+impl Memory {
+    /// Takes a manifest as the newest word. What it no longer names is forgotten.
+    pub fn accept(&mut self, manifest: &Manifest) {
+        let newest = |item: &basalt_wire::agent::Item| {
+            let before = self.accepted.get(&item.key()).copied().unwrap_or_default();
+            (item.key(), before.max((item.epoch, item.generation)))
+        };
+        self.accepted = manifest.items.iter().map(newest).collect();
+        let named = |kind: ItemKind, id: uuid::Uuid| self.accepted.contains_key(&ItemKey { kind, id });
+        self.realised.retain(|key, _| named(key.kind, key.id));
+        self.made.retain(|id, _| named(ItemKind::Volume, id.0));
+        self.stops.retain(|id, _| named(ItemKind::Vm, id.0));
+        self.operations.retain(|id, _| named(ItemKind::Vm, id.0));
+        self.starts.retain(|id, _| named(ItemKind::Vm, id.0));
+    }
+
+    /// Keeps what a plan found out.
+    pub fn note(&mut self, note: &Note) {
+        match note {
+            Note::Realised(key, generation) => drop(self.realised.insert(*key, *generation)),
+            Note::Made(id, incarnation) => drop(self.made.insert(*id, *incarnation)),
+            Note::StopEnded(id) => drop(self.stops.remove(id)),
+            Note::OperationEnded(id, record) => drop(self.operations.insert(*id, record.clone())),
+        }
+    }
+
+    /// What must be durable before an action is begun. Answers whether anything changed.
+    pub fn begin(&mut self, action: &Action, now: DateTime) -> bool {
+        let (id, operation, verb) = match action {
+            Action::ShutdownVm(id) => {
+                let record = self.stops.entry(*id).or_insert(StopRecord { first_at: now, last_at: now });
+                record.last_at = now;
+                return true;
+            }
+            Action::RebootVm { id, operation } => (id, operation, OperationVerb::Reboot),
+            Action::ResetVm { id, operation } => (id, operation, OperationVerb::Reset),
+            _ => return false,
+        };
+        let operation = Operation { id: *operation, verb };
+        self.operations.insert(*id, OperationRecord { operation, started_at: now, report: None });
+        true
+    }
+
+    /// How an action ended. `jitter` is a share of 1. Answers whether something durable changed.
+    pub fn end(
+        &mut self,
+        work: Resource,
+        action: &Action,
+        outcome: Outcome,
+        now: DateTime,
+        jitter: f64,
+    ) -> bool {
+        if let Action::RebootVm { id, operation } | Action::ResetVm { id, operation } = action {
+            let (outcome, message) = match outcome {
+                Outcome::Done => (OperationOutcome::Done, String::new()),
+                Outcome::Refused(reason) => (OperationOutcome::Failed, reason.to_string()),
+                Outcome::Failed(reason) => (OperationOutcome::Unknown, reason.to_string()),
+            };
+            if let Some(record) = self.operations.get_mut(id) {
+                record.report = Some(OperationReport { id: *operation, outcome, message });
+            }
+            return true;
+        }
+        match outcome {
+            Outcome::Done => {
+                self.back_off.remove(&work);
+                if let Action::StartVm { id, .. } = action {
+                    let generation = self.accepted.get(&ItemKey { kind: ItemKind::Vm, id: id.0 }).copied();
+                    let generation = generation.unwrap_or_default().1;
+                    let record = StartRecord::after(self.starts.get(id), generation, now);
+                    self.starts.insert(*id, record);
+                }
+            }
+            Outcome::Refused(reason) | Outcome::Failed(reason) => {
+                let back_off = BackOff::after(self.back_off.get(&work), reason, now, jitter);
+                self.back_off.insert(work, back_off);
+            }
+        }
+        false
     }
 }

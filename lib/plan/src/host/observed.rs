@@ -15,7 +15,7 @@ pub struct Observed {
     pub vms: Section<VmId, VmSeen>,
     /// Volumes in the pools whose file names are ours. One volume may be there in several incarnations.
     pub volumes: Section<VolumeKey, VolumeSeen>,
-    /// Images in the cache. One that is still being fetched is not listed, or listed as not ready.
+    /// Images in the cache. One of which only a part was fetched is listed as not ready.
     pub images: Section<ImageId, ImageSeen>,
     /// Networks that were set up.
     pub networks: Section<NetworkId, NetworkSeen>,
@@ -236,10 +236,6 @@ pub struct Capabilities {
     pub pools: BTreeSet<Name>,
     /// Bridges that are there now.
     pub bridges: BTreeSet<String>,
-    /// Hardware threads.
-    pub threads: u32,
-    /// Memory in bytes.
-    pub memory_bytes: u64,
 }
 
 impl From<&HostFacts> for Capabilities {
@@ -249,8 +245,6 @@ impl From<&HostFacts> for Capabilities {
             accelerator: facts.accelerator().map(|a| a.kind.clone()),
             pools: facts.pools.iter().map(|p| p.name.clone()).collect(),
             bridges: facts.bridges.iter().map(|b| b.name.clone()).collect(),
-            threads: facts.threads,
-            memory_bytes: facts.memory_bytes,
         }
     }
 }

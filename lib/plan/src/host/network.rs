@@ -1,0 +1,113 @@
+//! The bridge, its flows, networks and ports.
+
+use super::{
+    Action, Draft, Judgement, Listing, Look, PortDefinition, PortState, Resource, Seen, SwitchSeen, vm,
+};
+use basalt_model::{CapabilityReason, NetworkId, VmId, networks::Segment};
+use basalt_wire::agent::{ItemKind, ItemObserved, manifest::NetworkBody};
+
+/// The bridge is there before anything is attached to it. A host without networks keeps none.
+pub(super) fn switch(look: &Look<'_>, draft: &mut Draft) {
+    draft.switch_ready = matches!(look.observed.switch, SwitchSeen::Ready { .. });
+    let wanted = look.index.items().any(|i| i.kind == ItemKind::Network && !i.is_absent());
+    if wanted && look.observed.switch == SwitchSeen::Missing {
+        draft.work(look, Resource::Switch, vec![Action::EnsureSwitch]);
+    }
+}
+
+pub(super) fn present(look: &Look<'_>, draft: &Draft, id: NetworkId, body: &NetworkBody) -> Judgement {
+    let definition = look.index.network_definition(id, body);
+    let seen = look.observed.networks.get(&id);
+    let ready =
+        matches!(seen, Seen::There(n) if n.running && n.hash == definition.hash) && draft.switch_ready;
+    let flows_fail = look.memory.back_off.get(&Resource::Flows).map(|b| b.reason.clone());
+    let observed = ItemObserved::Network { ready: ready && flows_fail.is_none(), blocked: flows_fail };
+    let judgement = Judgement::new(observed).usable(ready).on(Resource::Network(id));
+    if let Some(reason) = uplink_missing(look, id, body) {
+        return judgement.block(reason);
+    }
+    match (&look.observed.switch, seen) {
+        (SwitchSeen::Unknown(why), _) => judgement.wait(format!("cannot ask the switch: {why}")),
+        (SwitchSeen::Missing, _) => {
+            let failed = look.memory.back_off.get(&Resource::Switch).map(|b| b.reason.clone());
+            let judgement = judgement.wait("waiting for the bridge");
+            failed.into_iter().fold(judgement, Judgement::block)
+        }
+        (_, Seen::Unknown(why)) => judgement.wait(format!("cannot list networks: {why}")),
+        _ if ready => judgement,
+        _ => judgement.act([Action::EnsureNetwork(definition)]),
+    }
+}
+
+fn uplink_missing(look: &Look<'_>, id: NetworkId, body: &NetworkBody) -> Option<CapabilityReason> {
+    let (Segment::Vlan { uplink, .. } | Segment::Flat { uplink }) = &body.segment else { return None };
+    (!look.observed.capabilities.bridges.contains(uplink)).then(|| {
+        CapabilityReason::new(
+            "uplink_missing",
+            format!("network/{id}"),
+            format!("this host has no bridge {uplink}"),
+            "make the uplink bridge on the host, or use a vxlan network",
+        )
+        .with_evidence(format!("bridges: {:?}", look.observed.capabilities.bridges))
+    })
+}
+
+pub(super) fn absent(look: &Look<'_>, id: NetworkId) -> Judgement {
+    let there =
+        Judgement::new(ItemObserved::Network { ready: false, blocked: None }).on(Resource::Network(id));
+    if let Some(why) = look.observed.vms.problem() {
+        return there.wait(format!("cannot tell who uses it: {why}"));
+    }
+    if let Some(user) = look.observed.vms.items.values().find(|v| v.networks.contains(&id)) {
+        return there.wait(format!("waiting until {} is gone", user.name));
+    }
+    match look.observed.networks.get(&id) {
+        Seen::Unknown(why) => there.wait(format!("cannot list networks: {why}")),
+        Seen::There(_) => there.act([Action::RemoveNetwork(id)]),
+        Seen::Gone => Judgement::new(ItemObserved::Gone).on(Resource::Network(id)),
+    }
+}
+
+/// Ports that left the bridge come back, and the flows are those of the ports that are on it.
+pub(super) fn ports(look: &Look<'_>, draft: &mut Draft) {
+    if !draft.switch_ready {
+        return;
+    }
+    for (vm_id, body) in look.index.vms() {
+        if !vm::is_live(look, vm_id) {
+            continue;
+        }
+        for nic in &body.nics {
+            if let Seen::There(port) = look.observed.ports.get(&nic.port_id)
+                && port.state == PortState::Detached
+            {
+                let definition = PortDefinition { port_id: nic.port_id, vm_id, mac: nic.mac.clone() };
+                draft.work(look, Resource::Port(nic.port_id), vec![Action::EnsurePort(definition)]);
+            }
+        }
+    }
+    flows(look, draft);
+}
+
+fn flows(look: &Look<'_>, draft: &mut Draft) {
+    let SwitchSeen::Ready { flows: standing } = &look.observed.switch else { return };
+    // The set is applied whole: a port that was only not listed would lose its flows.
+    if look.observed.ports.listing != Listing::Complete
+        || !look.index.items().any(|i| i.kind == ItemKind::Network)
+    {
+        return;
+    }
+    let wanted = look.index.flows(
+        |port| matches!(look.observed.ports.get(port), Seen::There(p) if p.state == PortState::Attached),
+    );
+    if standing.as_ref() != Some(&wanted.hash) {
+        draft.work(look, Resource::Flows, vec![Action::EnsureFlows(wanted)]);
+    }
+}
+
+/// Ports of a VM that does not run, which the bridge still names: they would stand in the way of a start.
+pub(super) fn stale_ports(look: &Look<'_>, id: VmId) -> Vec<Action> {
+    let ports = look.observed.ports.items.iter();
+    let stale = ports.filter(|(_, p)| p.vm_id == id && p.state == PortState::Stale);
+    stale.map(|(port, _)| Action::RemovePort(*port)).collect()
+}

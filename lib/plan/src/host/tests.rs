@@ -1,0 +1,5 @@
+//! Tables and properties of the host plan, on a host without faults ([`effect::World`]).
+
+mod fixture;
+mod properties;
+mod tables;
