@@ -80,13 +80,15 @@ impl Snapshot {
         AnyState::errors(self.state(source))
     }
 
-    /// The error of one *source* key of a derived collection. A key of another type than the transform's has none.
+    /// The error of one *source* key of a derived collection. A key of another type
+    /// than the transform's is a programming error and panics.
     pub fn error<K: Key, V: Value, S: Key>(
         &self,
         source: &Collection<K, V>,
         source_key: &S,
     ) -> Option<Arc<KeyError>> {
-        let errors = self.state(source).errors.as_any().downcast_ref::<Errors<S>>()?;
+        let errors = self.state(source).errors.as_any().downcast_ref::<Errors<S>>();
+        let errors = errors.expect("an error is asked for with a key of the type the transform runs over");
         errors.0.get(source_key).cloned()
     }
 

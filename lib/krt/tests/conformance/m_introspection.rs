@@ -1,0 +1,143 @@
+//! L: lifecycle, and M: introspection.
+
+use std::sync::Arc;
+
+use krt::{Collection, Graph, Index, Input};
+
+use crate::{delete, put, rows, sound};
+
+struct World {
+    graph: Graph,
+    vms: Input<u32, u32>,
+    images: Input<u32, String>,
+    ports: Input<u32, u32>,
+    by_vm: Index<u32, u32, u32>,
+    items: Collection<u32, String>,
+    upper: Collection<u32, String>,
+}
+
+fn world() -> World {
+    let mut builder = Graph::builder();
+    let vms = builder.input::<u32, u32>("vms");
+    let images = builder.input::<u32, String>("images");
+    let ports = builder.input::<u32, u32>("ports");
+    let by_vm = builder.index("ports_by_vm", &ports, |_, vm| [*vm]);
+    let items = builder.derive("items", &vms, move |ctx, vm, image| {
+        let ports = ctx.lookup(&by_vm, vm).count();
+        ctx.get(&images, image).map(|image| format!("{image}+{ports}"))
+    });
+    let upper = builder.map("upper", &items, |_, text| text.to_uppercase());
+    World { graph: builder.seal().unwrap(), vms, images, ports, by_vm, items, upper }
+}
+
+#[test]
+fn c156_explain_names_the_causing_change() {
+    let mut world = world();
+    put(&mut world.graph, &world.images, 5, "debian".to_owned());
+    put(&mut world.graph, &world.vms, 1, 5);
+    assert_eq!(world.graph.explain(&world.upper, &1).causes, ["vms 1"]);
+    put(&mut world.graph, &world.ports, 77, 1);
+    let explanation = world.graph.explain(&world.upper, &1);
+    assert_eq!(
+        (explanation.causes, explanation.changed_at, explanation.ran_at),
+        (vec!["ports 77".to_owned()], Some(3), Some(3))
+    );
+    let items = world.graph.explain(&world.items, &1);
+    assert_eq!(items.reads, ["images key 5", "ports index ports_by_vm = 1"]);
+    put(&mut world.graph, &world.images, 5, "alpine".to_owned());
+    assert_eq!(world.graph.explain(&world.upper, &1).causes, ["images 5"]);
+    delete(&mut world.graph, &world.ports, &77);
+    assert_eq!(world.graph.explain(&world.items, &1).causes, ["ports 77"], "a deleted row is named as well");
+    assert_eq!(world.graph.explain(&world.items, &9).ran_at, None);
+    assert_eq!(world.graph.snapshot().lookup(&world.by_vm, &1).count(), 0);
+}
+
+#[test]
+fn c156_explain_names_a_read_that_the_run_did_not_repeat() {
+    let mut builder = Graph::builder();
+    let first = builder.input::<u32, u32>("first");
+    let second = builder.input::<u32, u32>("second");
+    let one = builder.singleton("one", move |ctx| match ctx.get(&second, &1) {
+        Some(n) => Some(**n),
+        None => ctx.get(&first, &1).map(|n| **n),
+    });
+    let two = builder.singleton("two", move |ctx| match ctx.exists(&second, &1) {
+        true => Some(0),
+        false => ctx.get(&first, &1).map(|n| **n),
+    });
+    let mut graph = builder.seal().unwrap();
+    put(&mut graph, &first, 1, 1);
+    let mut tx = graph.transaction();
+    tx.put(&first, 1, 2);
+    tx.put(&second, 1, 2);
+    tx.commit();
+    assert_eq!(graph.explain(&one, &()).causes, ["first 1", "second 1"]);
+    assert_eq!(graph.explain(&two, &()).causes, ["first 1", "second 1"]);
+}
+
+#[test]
+fn c155_c159_the_dump_has_everything() {
+    let mut world = world();
+    put(&mut world.graph, &world.images, 5, "de\"bian".to_owned());
+    put(&mut world.graph, &world.vms, 1, 5);
+    let dump = world.graph.dump();
+    for part in [
+        r#""revision":2"#,
+        r#""synced":true"#,
+        r#""name":"items","kind":"derive","from":["vms"]"#,
+        r#"{"key":"1","value":"\"de\\\"bian+0\"","changed_at":2}"#,
+        r#"{"key":"1","ran_at":2,"reads":["images key 5","ports index ports_by_vm = 1"]}"#,
+        r#""errors":[]"#,
+    ] {
+        assert!(dump.contains(part), "{part} is not in {dump}");
+    }
+}
+
+#[test]
+fn c157_the_graph_in_dot() {
+    let mut world = world();
+    put(&mut world.graph, &world.vms, 1, 5);
+    let dot = world.graph.dot();
+    for part in
+        ["digraph krt {", "n0 -> n3;", "n3 -> n4;", r#"n2 -> n3 [style=dashed, label="index ports_by_vm"];"#]
+    {
+        assert!(dot.contains(part), "{part} is not in {dot}");
+    }
+}
+
+#[test]
+fn c145_c152_dropping_a_graph_frees_its_rows_and_a_snapshot_may_outlive_it() {
+    let text = Arc::new("debian".to_owned());
+    for _ in 0..20 {
+        let mut world = world();
+        let mut tx = world.graph.transaction();
+        tx.put(&world.images, 5, Arc::clone(&text));
+        tx.commit();
+        put(&mut world.graph, &world.vms, 1, 5);
+        let snapshot = world.graph.snapshot();
+        drop(world.graph);
+        assert_eq!(snapshot.get(&world.items, &1).unwrap().as_str(), "debian+0");
+        drop(snapshot);
+        assert_eq!(Arc::strong_count(&text), 1);
+    }
+}
+
+#[test]
+fn c154_deleting_all_rows_leaves_nothing_behind() {
+    let mut world = world();
+    let mut tx = world.graph.transaction();
+    (0..500).for_each(|n| tx.put(&world.vms, n, n % 10));
+    (0..500).for_each(|n| tx.put(&world.ports, n, n));
+    (0..10).for_each(|n| tx.put(&world.images, n, n.to_string()));
+    tx.commit();
+    assert_eq!(rows(&world.graph, &world.upper).len(), 500);
+    let mut tx = world.graph.transaction();
+    tx.delete_where(&world.vms, |_, _| true);
+    tx.delete_where(&world.ports, |_, _| true);
+    tx.delete_where(&world.images, |_, _| true);
+    tx.commit();
+    for (name, counters) in world.graph.counters() {
+        assert_eq!((counters.rows, counters.paths, counters.edges, counters.errors), (0, 0, 0, 0), "{name}");
+    }
+    sound(&world.graph);
+}
