@@ -111,6 +111,19 @@ impl Host {
         Ok(())
     }
 
+    /// Whether the agent holds a certificate, and so needs no join token.
+    pub fn is_enrolled(&self) -> bool {
+        let state = self.dir().join("lib-basalt");
+        let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        let pools = state.join("pools");
+        let dirs = below(&state).filter(|path| path.is_dir() && *path != pools);
+        let files =
+            std::iter::once(state.clone()).chain(dirs).flat_map(|dir| below(&dir).collect::<Vec<_>>());
+        files
+            .filter(|path| path.extension().is_some_and(|e| e == "pem"))
+            .any(|path| fs::read_to_string(&path).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,6 +165,7 @@ impl Host {
         }
         let uuid = host_uuid(&dir)?;
         fs::write(dir.join("hosts"), config::hosts_file([(self.name(), self.address())]))?;
+        fs::create_dir_all(dir.join("log-libvirt/qemu"))?;
         let libvirt = dir.join("etc-libvirt");
         fs::write(libvirt.join("libvirtd.conf"), config::libvirtd_conf(uuid))?;
         fs::write(libvirt.join("qemu.conf"), config::qemu_conf(&Account::named(QEMU_ACCOUNT)?))?;

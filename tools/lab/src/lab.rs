@@ -166,8 +166,9 @@ impl Builder {
         let file = lab.layout.config_dir().join("gateway.toml");
         let database = Database { url: lab.postgres.gateway_url(), owner_url: lab.postgres.superuser_url() };
         write_toml(&file, &Gateway::new(&lab.endpoints, database, &lab.state))?;
-        let spec =
-            self.part(lab, GATEWAY, program, &file).sockets(vec![doors.users.clone(), doors.agents.clone()]);
+        let spec = self
+            .part(lab, GATEWAY, program, &["serve"], &file)
+            .sockets(vec![doors.users.clone(), doors.agents.clone()]);
         Service::supervise(spec).map(Some)
     }
 
@@ -179,14 +180,15 @@ impl Builder {
         write_toml(&file, &ImageService::new(&lab.endpoints, &lab.state))?;
         // It runs where the gateway's agents' door is; its own doors it inherits from both sides.
         let spec = self
-            .part(lab, IMAGE_SERVICE, program, &file)
+            .part(lab, IMAGE_SERVICE, program, &[], &file)
             .sockets(vec![doors.image_users.clone(), doors.image_agents.clone()])
             .netns(lab.switch.netns().path());
         Service::supervise(spec).map(Some)
     }
 
-    fn part(&self, lab: &Lab, name: &str, program: PathBuf, config: &Path) -> ServiceSpec {
+    fn part(&self, lab: &Lab, name: &str, program: PathBuf, verb: &[&str], config: &Path) -> ServiceSpec {
         ServiceSpec::new(name, program, lab.layout.log_file(name))
+            .args(verb)
             .args(["--config".as_ref(), config.as_os_str()])
             .env("BASALT_LOG", &self.log_filter)
             .pid_file(lab.layout.pid_file(name))

@@ -206,6 +206,10 @@ fn up_detached(data_dir: &Path, args: &UpArgs) -> Result<()> {
         Lab::reset(data_dir)?;
     }
     let layout = Layout::create(data_dir)?;
+    if let Ok(Response::Lab { status }) = control::ask(&layout.control_socket(), &Request::Status) {
+        println!("it is up already");
+        return print_status(&status);
+    }
     let log_path = layout.log_file("supervisor");
     let log = std::fs::File::create(&log_path)?;
     let mut command = Command::new("setsid");
