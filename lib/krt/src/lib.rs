@@ -64,6 +64,8 @@ mod introspect;
 mod logic;
 mod map;
 mod output;
+#[cfg(doctest)]
+pub mod refused;
 mod snapshot;
 mod state;
 mod stream;
@@ -115,3 +117,8 @@ impl<K: Clone, V> Clone for Change<K, V> {
         Self { key: self.key.clone(), old: self.old.clone(), new: self.new.clone() }
     }
 }
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
