@@ -44,11 +44,19 @@ pub fn boot_sector() -> [u8; 512] {
     sector
 }
 
-/// Boots a guest under one accelerator and says what was seen.
-pub async fn probe(accelerator: Accelerator, disk: &Path) -> Fact {
-    let (accel, cpu, limit) = match accelerator {
-        Accelerator::Kvm => ("kvm", "host", KVM_LIMIT),
-        Accelerator::Tcg => ("tcg", "qemu64", TCG_LIMIT),
+/// Longest that the probe's guest is waited for.
+pub fn limit(accelerator: Accelerator) -> Duration {
+    match accelerator {
+        Accelerator::Kvm => KVM_LIMIT,
+        Accelerator::Tcg => TCG_LIMIT,
+    }
+}
+
+/// Boots a guest from a disk under one accelerator and says what was seen.
+pub async fn probe(accelerator: Accelerator, disk: &Path, limit: Duration) -> Fact {
+    let (accel, cpu) = match accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Tcg => ("tcg", "qemu64"),
     };
     let disk =
         format!("driver=raw,read-only=on,node-name=disk,file.driver=file,file.filename={}", disk.display());
@@ -76,7 +84,7 @@ pub async fn all(state: &Path, boot_id: &str, qemu: &str) -> Result<Vec<Fact>, E
     let disk = disk(state)?;
     let mut facts = Vec::new();
     for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
-        facts.push(probe(accelerator, &disk).await);
+        facts.push(probe(accelerator, &disk, limit(accelerator)).await);
     }
     // A host on which nothing boots may just be overloaded: that is asked again.
     if facts.iter().any(|fact| fact.usable) {
@@ -87,10 +95,11 @@ pub async fn all(state: &Path, boot_id: &str, qemu: &str) -> Result<Vec<Fact>, E
     Ok(facts)
 }
 
-fn disk(state: &Path) -> Result<PathBuf, Error> {
+/// Writes the disk that the probe boots from.
+pub fn disk(state: &Path) -> Result<PathBuf, Error> {
     let disk = state.join("probe.img");
-    // A whole number of sectors that every firmware takes for a disk.
-    let mut bytes = vec![0; 64 * 512];
+    // The firmware counts in cylinders of half a mebibyte: a smaller disk has none, and is not booted from.
+    let mut bytes = vec![0; 1 << 20];
     bytes[..512].copy_from_slice(&boot_sector());
     files::write(&disk, &bytes, 0o600)?;
     Ok(disk)

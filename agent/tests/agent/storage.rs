@@ -1,0 +1,210 @@
+//! Pools, volumes and the image cache, with the real qemu-img.
+
+use crate::seed::pools;
+use basalt_agent::{
+    Error,
+    host::{
+        Download, Downloads, With, images,
+        program::Program,
+        storage::{Pools, qcow2, volumes},
+    },
+};
+use basalt_daemon::SystemClock;
+use basalt_model::{GIB, ImageId, MIB, VolumeId, images::ImageFormat};
+use basalt_plan::host::{ImageDefinition, VolumeDefinition, VolumeKey};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    sync::{Arc, Mutex},
+};
+use uuid::Uuid;
+
+fn volume(size_bytes: u64, image: Option<ImageDefinition>) -> VolumeDefinition {
+    let key =
+        VolumeKey { id: VolumeId(Uuid::from_u128(5)), incarnation: 1, pool: "default".parse().unwrap() };
+    VolumeDefinition { key, size_bytes, image }
+}
+
+fn list(pools: &Pools) -> volumes::Listing {
+    volumes::list(pools, &BTreeMap::new())
+}
+
+/// A service that hands out the same bytes, and breaks the first streams off after some of them.
+struct Service {
+    bytes: Vec<u8>,
+    breaks: Mutex<Vec<usize>>,
+    offsets: Mutex<Vec<u64>>,
+}
+
+impl Downloads for Service {
+    fn open(&self, _: ImageId, offset: u64) -> BoxFuture<'_, Result<Download, Error>> {
+        self.offsets.lock().unwrap().push(offset);
+        let rest = self.bytes[offset as usize..].to_vec();
+        let mut chunks: Vec<_> = rest.chunks(1000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        if let Some(after) = self.breaks.lock().unwrap().pop() {
+            chunks.truncate(after);
+            chunks.push(Err(Error::link("downloading an image", "the line broke")));
+        }
+        let size_bytes = self.bytes.len() as u64;
+        async move { Ok(Download { size_bytes, bytes: stream::iter(chunks).boxed() }) }.boxed()
+    }
+}
+
+fn with(bytes: Vec<u8>, breaks: Vec<usize>) -> (With, Arc<Service>) {
+    let service = Arc::new(Service { bytes, breaks: Mutex::new(breaks), offsets: Mutex::default() });
+    (With { progress: Arc::new(|_| {}), downloads: service.clone() }, service)
+}
+
+fn image(bytes: &[u8], format: ImageFormat) -> ImageDefinition {
+    let sha256 = hex::encode(Sha256::digest(bytes));
+    ImageDefinition { id: ImageId(Uuid::from_u128(9)), format, sha256, size_bytes: bytes.len() as u64 }
+}
+
+async fn qcow2_bytes(dir: &Path, options: &[&str]) -> Vec<u8> {
+    let file = dir.join("made.qcow2");
+    let program = Program::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).args(options);
+    program.arg(&file).arg("16M").run().await.unwrap();
+    std::fs::read(&file).unwrap()
+}
+
+fn code(result: Result<(), Error>) -> String {
+    match result {
+        Err(Error::Refused(reason)) => reason.code.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_on_where_it_stopped_and_ends_verified_and_read_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let bytes = qcow2_bytes(dir.path(), &[]).await;
+    let image = image(&bytes, ImageFormat::Qcow2);
+    let (with, service) = with(bytes.clone(), vec![3, 5]);
+    for _ in 0..2 {
+        assert!(matches!(images::ensure(&pools, &image, &with, &SystemClock).await, Err(Error::Link { .. })));
+        assert!(!images::list(&pools).unwrap()[&image.id].ready);
+    }
+    images::ensure(&pools, &image, &with, &SystemClock).await.unwrap();
+    images::ensure(&pools, &image, &with, &SystemClock).await.unwrap();
+    assert_eq!(*service.offsets.lock().unwrap(), [0, 5000, 8000]);
+    let path = images::find(pools.first().unwrap(), image.id).unwrap().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o444);
+    assert!(images::list(&pools).unwrap()[&image.id].ready);
+    images::remove(&pools, image.id).unwrap();
+    assert!(images::list(&pools).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn other_bytes_than_declared_are_thrown_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let bytes = qcow2_bytes(dir.path(), &[]).await;
+    let image = image(&bytes, ImageFormat::Qcow2);
+    let mut other = bytes.clone();
+    other[4000] ^= 1;
+    let refused = images::ensure(&pools, &image, &with(other, vec![]).0, &SystemClock).await;
+    assert_eq!(code(refused), "digest_mismatch");
+    assert!(images::list(&pools).unwrap().is_empty());
+    let longer = [bytes.clone(), vec![0; 10]].concat();
+    assert_eq!(
+        code(images::ensure(&pools, &image, &with(longer, vec![]).0, &SystemClock).await),
+        "size_mismatch"
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_refers_to_another_file_never_lies_under_a_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let data_file = format!("data_file={}", dir.path().join("other.raw").display());
+    for options in [&["-u", "-F", "raw", "-b", "/etc/shadow"][..], &["-o", &data_file]] {
+        let bytes = qcow2_bytes(dir.path(), options).await;
+        let image = image(&bytes, ImageFormat::Qcow2);
+        let refused = images::ensure(&pools, &image, &with(bytes, vec![]).0, &SystemClock).await;
+        assert_eq!(code(refused), "hostile_image", "{options:?}");
+    }
+    assert!(images::list(&pools).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_overlay_is_made_whole_over_its_image_grown_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let bytes = qcow2_bytes(dir.path(), &[]).await;
+    let image = image(&bytes, ImageFormat::Qcow2);
+    images::ensure(&pools, &image, &with(bytes, vec![]).0, &SystemClock).await.unwrap();
+    let wanted = volume(32 * MIB, Some(image.clone()));
+    volumes::ensure(&pools, &wanted).await.unwrap();
+    let path = volumes::path(pools.first().unwrap(), &wanted.key);
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    volumes::ensure(&pools, &volume(64 * MIB, Some(image.clone()))).await.unwrap();
+    // A smaller wish never cuts.
+    volumes::ensure(&pools, &wanted).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
+    let users = BTreeMap::from([(path.clone(), BTreeSet::from(["basalt-x".to_owned()]))]);
+    let seen = volumes::list(&pools, &users);
+    let volume = &seen.volumes[&wanted.key];
+    assert_eq!((volume.size_bytes, volume.image_id, volume.users.len()), (64 * MIB, Some(image.id), 1));
+    let info = Program::new("qemu-img")
+        .args(["info", "-f", "qcow2", "--output=json"])
+        .arg(&path)
+        .run()
+        .await
+        .unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
+    assert_eq!(info["backing-filename-format"], "qcow2");
+    volumes::remove(&pools, &wanted.key).unwrap();
+    volumes::remove(&pools, &wanted.key).unwrap();
+    assert!(list(&pools).volumes.is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_is_refused_with_figures_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    assert_eq!(code(volumes::ensure(&pools, &volume(60_000 * GIB, None)).await), "insufficient_storage");
+    let bytes = qcow2_bytes(dir.path(), &[]).await;
+    let image = image(&bytes, ImageFormat::Qcow2);
+    images::ensure(&pools, &image, &with(bytes, vec![]).0, &SystemClock).await.unwrap();
+    assert_eq!(code(volumes::ensure(&pools, &volume(8 * MIB, Some(image))).await), "smaller_than_image");
+    let mut elsewhere = volume(8 * MIB, None);
+    elsewhere.key.pool = "other".parse().unwrap();
+    assert_eq!(code(volumes::ensure(&pools, &elsewhere).await), "pool_missing");
+    assert_eq!(std::fs::read_dir(pools.first().unwrap().volumes()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn h5_what_carries_none_of_our_names_is_a_stray_and_a_half_made_volume_is_not_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    volumes::ensure(&pools, &volume(MIB, None)).await.unwrap();
+    let dir = pools.first().unwrap().volumes();
+    std::fs::write(dir.join("precious.raw"), "data").unwrap();
+    std::fs::write(dir.join(format!(".{}.0.qcow2.new", Uuid::from_u128(6))), "half").unwrap();
+    let listing = list(&pools);
+    assert_eq!(listing.volumes.len(), 1);
+    assert_eq!(listing.strays.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["default/precious.raw"]);
+    assert!(listing.problems.is_empty());
+    assert_eq!(qcow2::read(&dir.join("precious.raw")).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn a_pool_that_went_away_is_unknown_and_is_not_filled_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let (facts, problems) = pools.facts();
+    assert_eq!((facts.len(), problems.len()), (1, 0));
+    assert_eq!(facts[0].available_bytes % (64 * MIB), 0);
+    std::fs::rename(dir.path().join("pool"), dir.path().join("away")).unwrap();
+    std::fs::create_dir(dir.path().join("pool")).unwrap();
+    let (facts, problems) = pools.facts();
+    assert_eq!((facts.len(), problems[0].code.as_ref()), (0, "pool_away"));
+    assert_eq!(list(&pools).problems.len(), 1);
+    assert_eq!(std::fs::read_dir(dir.path().join("pool")).unwrap().count(), 0);
+}
