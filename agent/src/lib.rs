@@ -1,9 +1,23 @@
 //! Component 2, one per host: observe, plan, act, report. Never sees the database.
+//!
+//! ```text
+//!  gateway ──manifest──► poll ──► cycle ──► Host ──► libvirt, Open vSwitch, files
+//!     ▲                            │  ▲ ledger (fsynced before anything is done)
+//!     └──────report────── outbox ◄─┘
+//! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod agent;
 pub mod config;
+pub mod cycle;
 pub mod error;
 pub mod host;
+pub mod identity;
+pub mod ledger;
+pub mod link;
+pub mod outbox;
 
+pub use agent::{Agent, Handle, Options, Pace, Status};
+pub use config::Config;
 pub use error::Error;

@@ -11,6 +11,7 @@ pub mod machine;
 pub mod ovs;
 pub mod program;
 pub mod seed;
+pub mod sim;
 pub mod storage;
 
 use crate::Error;

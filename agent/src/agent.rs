@@ -1,0 +1,355 @@
+//! The running agent: four loops around one cycle. Polling brings manifests, the cycle acts, reporting
+//! tells, renewal keeps the identity alive. The gateway may be away for as long as it likes: what is in
+//! the ledger goes on.
+
+use crate::{
+    Error,
+    cycle::{Cycle, Parts, Stepped, Tuning},
+    host::{Downloads, Host},
+    ledger::Ledger,
+    link::{Fetched, Gateway},
+    outbox::Outbox,
+};
+use basalt_daemon::{Clock, Drain};
+use basalt_model::{DateTime, HostId, hosts::HostFacts};
+use chrono::TimeDelta;
+use futures::{FutureExt, future::BoxFuture};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often things are done that no news brings.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Longest time between two looks at the host.
+    pub look: Duration,
+    /// Longest time between two reports: the sign of life.
+    pub heartbeat: Duration,
+    /// Time between two looks at the host's facts.
+    pub facts: Duration,
+    /// First wait after the gateway failed; doubles up to twenty times that.
+    pub retry: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            look: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(10),
+            facts: Duration::from_secs(60),
+            retry: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What an agent is made of.
+pub struct Options<H, L, G> {
+    /// The host.
+    pub host: Arc<H>,
+    /// The ledger.
+    pub ledger: L,
+    /// The gateway.
+    pub gateway: Arc<G>,
+    /// Where images come from.
+    pub downloads: Arc<dyn Downloads>,
+    /// Time, ids, jitter.
+    pub clock: Arc<dyn Clock>,
+    /// Who this is.
+    pub host_id: HostId,
+    /// Bounds of concurrency.
+    pub tuning: Tuning,
+    /// How often things are done.
+    pub pace: Pace,
+}
+
+/// An agent that is ready to run.
+pub struct Agent<H, L, G> {
+    cycle: Cycle<H, L>,
+    host: Arc<H>,
+    gateway: Arc<G>,
+    clock: Arc<dyn Clock>,
+    outbox: Outbox,
+    pace: Pace,
+    status: watch::Sender<Status>,
+}
+
+/// How an agent does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The revision that is acted on.
+    pub revision: Option<i64>,
+    /// Nothing is to be done and nothing is being done.
+    pub settled: bool,
+    /// Reports that arrived.
+    pub reports: u64,
+}
+
+/// Looks at a running agent.
+#[derive(Clone)]
+pub struct Handle {
+    status: watch::Receiver<Status>,
+}
+
+impl Handle {
+    /// How it does now.
+    pub fn status(&self) -> Status {
+        *self.status.borrow()
+    }
+
+    /// Waits until the status is as wanted; `false` when the agent ended first.
+    pub async fn until(&mut self, wanted: impl FnMut(&Status) -> bool) -> bool {
+        self.status.wait_for(wanted).await.is_ok()
+    }
+}
+
+/// A manifest for the cycle, and where to say whether the ledger kept it.
+type Offer = (Vec<u8>, oneshot::Sender<Result<(), Error>>);
+
+impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
+    /// Begins from the ledger.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the ledger's place cannot be used.
+    pub fn new(options: Options<H, L, G>) -> Result<(Self, Handle), Error> {
+        let Options { host, ledger, gateway, downloads, clock, host_id, tuning, pace } = options;
+        let outbox = Outbox::new(clock.new_id());
+        let parts = Parts {
+            host: host.clone(),
+            ledger,
+            clock: clock.clone(),
+            downloads,
+            outbox: outbox.clone(),
+            host_id,
+            tuning,
+        };
+        let cycle = Cycle::new(parts)?;
+        let (status, handle) = watch::channel(Status { revision: cycle.revision(), ..Status::default() });
+        Ok((Self { cycle, host, gateway, clock, outbox, pace, status }, Handle { status: handle }))
+    }
+
+    /// Runs until the drain begins; actions that have begun get 5 s to end.
+    ///
+    /// # Errors
+    /// None today; what fails is tried again and reported.
+    pub async fn run(self, drain: Drain) -> Result<(), Error> {
+        let Self { cycle, host, gateway, clock, outbox, pace, status } = self;
+        let (offers, offered) = mpsc::channel(1);
+        let status = Arc::new(status);
+        let wait = Wait { clock: clock.clone(), pace };
+        let others = async {
+            tokio::join!(
+                poll(&*gateway, &wait, offers),
+                report(&*gateway, &wait, &outbox, &status),
+                renew(&*gateway, &wait)
+            )
+        };
+        let mut drive = Drive { cycle, host, clock, pace, status: status.clone(), offered };
+        tokio::select! {
+            () = drive.run(&drain) => {}
+            _ = others => {}
+        }
+        drive.drain().await;
+        Ok(())
+    }
+}
+
+/// Waits with jitter, so that hosts that failed together do not come back together.
+struct Wait {
+    clock: Arc<dyn Clock>,
+    pace: Pace,
+}
+
+impl Wait {
+    fn jittered(&self, full: Duration) -> Duration {
+        full.mul_f64(0.75 + self.clock.jitter() / 4.0)
+    }
+
+    /// After a failure: what the gateway asked for, or ever longer.
+    async fn after(&self, error: &Error, failures: u32) {
+        let wait = match error {
+            Error::Busy(patience) => *patience,
+            Error::Rejected(_) => self.pace.retry * 80,
+            _ => self.pace.retry * 2_u32.pow(failures.min(6)).min(20),
+        };
+        tokio::time::sleep(self.jittered(wait)).await;
+    }
+}
+
+async fn poll<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offer>) {
+    let (mut have, mut failures) = (None, 0);
+    loop {
+        let Fetched { revision, bytes } = match gateway.manifest(have).await {
+            Ok(fetched) => {
+                failures = 0;
+                match fetched {
+                    Some(fetched) => fetched,
+                    None => continue,
+                }
+            }
+            Err(e) => {
+                if failures == 0 {
+                    tracing::warn!(error = %e, "no manifest from the gateway; acting on the ledger");
+                }
+                wait.after(&e, failures).await;
+                failures = failures.saturating_add(1);
+                continue;
+            }
+        };
+        let (reply, replied) = oneshot::channel();
+        if offers.send((bytes, reply)).await.is_err() {
+            return;
+        }
+        have = match replied.await {
+            Ok(Ok(())) => Some(revision),
+            Ok(Err(e @ Error::Refused(_))) => {
+                tracing::error!(error = %e, revision, "the manifest was refused");
+                Some(revision)
+            }
+            Ok(Err(e)) => {
+                tracing::error!(error = %e, revision, "the manifest could not be kept, asking again");
+                wait.after(&e, 4).await;
+                None
+            }
+            Err(_) => return,
+        };
+    }
+}
+
+async fn report<G: Gateway>(gateway: &G, wait: &Wait, outbox: &Outbox, status: &watch::Sender<Status>) {
+    let mut failures = 0;
+    loop {
+        let draft = outbox.draft();
+        match gateway.report(&draft.report).await {
+            Ok(answer) => {
+                failures = 0;
+                outbox.told(draft, answer.send_full);
+                status.send_modify(|s| s.reports += 1);
+                // What changes in quick succession goes in one report.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let heartbeat = wait.jittered(wait.pace.heartbeat);
+                tokio::time::timeout(heartbeat, outbox.news()).await.unwrap_or_default();
+            }
+            Err(e) => {
+                if failures == 0 {
+                    tracing::warn!(error = %e, "the report did not arrive");
+                }
+                wait.after(&e, failures).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+}
+
+async fn renew<G: Gateway>(gateway: &G, wait: &Wait) {
+    let mut failures = 0;
+    loop {
+        match gateway.renew().await {
+            Ok(next) => {
+                failures = 0;
+                let now = wait.clock.now();
+                let until = next.and_then(|at| (at - now).to_std().ok()).unwrap_or(Duration::from_secs(600));
+                // Looked at again now and then: a clock that was set changes what is due.
+                tokio::time::sleep(until.clamp(Duration::from_millis(200), Duration::from_secs(600))).await;
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the certificate was not renewed");
+                wait.after(&e, failures).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// The loop around the cycle.
+struct Drive<H, L> {
+    cycle: Cycle<H, L>,
+    host: Arc<H>,
+    clock: Arc<dyn Clock>,
+    pace: Pace,
+    status: Arc<watch::Sender<Status>>,
+    offered: mpsc::Receiver<Offer>,
+}
+
+impl<H: Host, L: Ledger> Drive<H, L> {
+    async fn run(&mut self, drain: &Drain) {
+        let mut news = self.host.news();
+        let stages = self.cycle.stages();
+        let mut facts = self.facts(Duration::ZERO);
+        loop {
+            let wake = self.step().await;
+            loop {
+                tokio::select! {
+                    () = drain.begun() => return,
+                    done = self.cycle.finished() => {
+                        if let Err(e) = self.cycle.settle(done) {
+                            tracing::error!(error = %e, "the ledger cannot be written");
+                        }
+                        break;
+                    }
+                    Ok(()) = news.changed() => break,
+                    Some((bytes, reply)) = self.offered.recv() => {
+                        let taken = self.cycle.offer(&bytes);
+                        // The poller may have gone; then nobody asks.
+                        let _ = reply.send(taken);
+                        break;
+                    }
+                    () = stages.changed() => self.cycle.show_stages(),
+                    found = &mut facts => {
+                        self.cycle.take_facts(found);
+                        facts = self.facts(self.pace.facts);
+                    }
+                    () = tokio::time::sleep(self.until(wake)) => break,
+                }
+            }
+        }
+    }
+
+    /// Never nothing: not even a clock that stands still makes a tight loop.
+    fn until(&self, wake: DateTime) -> Duration {
+        (wake - self.clock.now()).to_std().unwrap_or_default().max(Duration::from_millis(1))
+    }
+
+    /// One step; answers when the next is due even without news.
+    async fn step(&mut self) -> DateTime {
+        let stepped = match self.cycle.step().await {
+            Ok(stepped) => stepped,
+            Err(e) => {
+                tracing::error!(error = %e, "the ledger cannot be written; nothing is begun");
+                let wake_at = Some(self.clock.now() + TimeDelta::seconds(1));
+                Stepped { wake_at, settled: false }
+            }
+        };
+        let revision = self.cycle.revision();
+        self.status.send_if_modified(|s| {
+            let before = *s;
+            (s.revision, s.settled) = (revision, stepped.settled);
+            *s != before
+        });
+        let look = self.pace.look.mul_f64(0.75 + self.clock.jitter() / 4.0);
+        let look = self.clock.now() + TimeDelta::from_std(look).unwrap_or(TimeDelta::seconds(5));
+        stepped.wake_at.map_or(look, |at| at.min(look))
+    }
+
+    fn facts(&self, after: Duration) -> BoxFuture<'static, HostFacts> {
+        let host = self.host.clone();
+        async move {
+            tokio::time::sleep(after).await;
+            host.facts().await
+        }
+        .boxed()
+    }
+
+    /// Lets what has begun end, within bounds; what does not end is found by the next start.
+    async fn drain(&mut self) {
+        let ended = async {
+            while self.cycle.is_busy() {
+                let done = self.cycle.finished().await;
+                if let Err(e) = self.cycle.settle(done) {
+                    tracing::error!(error = %e, "the ledger cannot be written");
+                }
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), ended).await.is_err() {
+            tracing::warn!("actions were still going on; the next start looks what became of them");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The cycle: observe → plan → act → report. One [`Cycle::step`] looks once, decides once and begins
+//! what was decided; [`Cycle::finished`] brings the ends of actions home. Nothing here waits for time:
+//! the loop in [`crate::agent`] does, or a simulator.
+//!
+//! Durable before done: a manifest is in the ledger before it is acted on, and what an action
+//! announces (a shutdown asked for, a one-shot verb begun) before it is begun. When the ledger cannot
+//! be written nothing is begun.
+
+use crate::{
+    Error,
+    host::{Downloads, Host, Limits, With},
+    ledger::Ledger,
+    outbox::Outbox,
+};
+use basalt_daemon::Clock;
+use basalt_model::{
+    CapabilityReason, DateTime, HostId,
+    hosts::{Foreign, HostFacts},
+    vms::{OperationOutcome, OperationReport},
+};
+use basalt_plan::host::{Action, Memory, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff};
+use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest};
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::FuturesUnordered,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// How many resources are worked on at the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Works that may take long: downloads and volumes.
+    pub long_works: usize,
+    /// All others.
+    pub short_works: usize,
+    /// Overrides the time limit of actions; simulators set it.
+    pub act_limit: Option<Duration>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { long_works: 4, short_works: 12, act_limit: None }
+    }
+}
+
+/// What a step needs to know of its maker.
+pub struct Parts<H, L> {
+    /// The host.
+    pub host: Arc<H>,
+    /// The ledger.
+    pub ledger: L,
+    /// Time and jitter.
+    pub clock: Arc<dyn Clock>,
+    /// Where images come from.
+    pub downloads: Arc<dyn Downloads>,
+    /// What is to be reported.
+    pub outbox: Outbox,
+    /// Who this is.
+    pub host_id: HostId,
+    /// Bounds.
+    pub tuning: Tuning,
+}
+
+/// How a work ended: each action that was tried, in order, with its outcome.
+pub struct Finished {
+    resource: Resource,
+    outcomes: Vec<(Action, Outcome)>,
+}
+
+/// What a step did.
+#[derive(Debug, Default)]
+pub struct Stepped {
+    /// When to step again even without news.
+    pub wake_at: Option<DateTime>,
+    /// Nothing is to be done, nothing is being done, nothing waits for time.
+    pub settled: bool,
+}
+
+/// The state between steps.
+pub struct Cycle<H, L> {
+    parts: Parts<H, L>,
+    manifest: Option<Manifest>,
+    memory: Memory,
+    lost: bool,
+    dirty: bool,
+    works: FuturesUnordered<BoxFuture<'static, Finished>>,
+    stages: Stages,
+    facts: Option<HostFacts>,
+    foreign: Vec<Foreign>,
+}
+
+/// What is going on with each resource now; actions write, the loop reads.
+#[derive(Clone, Default)]
+pub(crate) struct Stages(Arc<(Mutex<BTreeMap<Resource, String>>, Notify)>);
+
+impl Stages {
+    fn set(&self, resource: Resource, stage: String) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).insert(resource, stage);
+        self.0.1.notify_one();
+    }
+    /// What still speaks of a work that ended (an action that was given up) is not listened to.
+    fn update(&self, resource: Resource, stage: String) {
+        if let Some(now) = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&resource) {
+            *now = stage;
+            self.0.1.notify_one();
+        }
+    }
+    fn end(&self, resource: Resource) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&resource);
+    }
+    fn all(&self) -> BTreeMap<Resource, String> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    pub(crate) async fn changed(&self) {
+        self.0.1.notified().await;
+    }
+}
+
+impl<H: Host, L: Ledger> Cycle<H, L> {
+    /// Begins from the ledger.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the ledger's place cannot be used.
+    pub fn new(mut parts: Parts<H, L>) -> Result<Self, Error> {
+        let loaded = parts.ledger.load()?;
+        let mut manifest = loaded.manifest;
+        if let Some(Err(e)) = manifest.as_ref().map(|m| m.check(parts.host_id)) {
+            tracing::error!(error = %e, "the ledger's manifest is not for this host; waiting for the gateway");
+            manifest = None;
+        }
+        let mut cycle = Self {
+            parts,
+            manifest,
+            memory: loaded.memory,
+            lost: loaded.lost,
+            dirty: false,
+            works: FuturesUnordered::new(),
+            stages: Stages::default(),
+            facts: None,
+            foreign: Vec::new(),
+        };
+        if let Some(manifest) = cycle.manifest.take() {
+            cycle.adopt(manifest);
+        }
+        Ok(cycle)
+    }
+
+    /// The revision that is acted on.
+    pub fn revision(&self) -> Option<i64> {
+        self.manifest.as_ref().map(|m| m.revision)
+    }
+
+    pub(crate) fn stages(&self) -> Stages {
+        self.stages.clone()
+    }
+
+    /// Takes a manifest as it came from the gateway: whole, or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it cannot be read, is for another host, or is older than the one that is
+    /// acted on (this is also reported); [`Error::State`] when the ledger does not keep it.
+    pub fn offer(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let taken = self.read(bytes);
+        let reason = taken.as_ref().err().map(|reason| (**reason).clone());
+        self.parts.outbox.refused(reason);
+        let manifest = taken.map_err(Error::Refused)?;
+        if self.manifest.as_ref() == Some(&manifest) {
+            return Ok(());
+        }
+        self.parts.ledger.save_manifest(&manifest)?;
+        self.adopt(manifest);
+        Ok(())
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Manifest, Box<CapabilityReason>> {
+        let manifest = Manifest::read(bytes, self.parts.host_id).map_err(|e| {
+            Box::new(CapabilityReason::new(
+                "manifest_refused",
+                format!("host/{}", self.parts.host_id),
+                e.to_string(),
+                "update the agent to the gateway's version; until then it acts on the manifest before",
+            ))
+        })?;
+        match &self.manifest {
+            Some(before) if manifest.revision < before.revision => Err(Box::new(
+                CapabilityReason::new(
+                    "manifest_went_back",
+                    format!("host/{}", self.parts.host_id),
+                    "the gateway sent an older manifest than the one that is acted on",
+                    "wait for the gateway; after a restore of its database, enrol this host anew",
+                )
+                .with_evidence(format!("got revision {}, have {}", manifest.revision, before.revision)),
+            )),
+            _ => Ok(manifest),
+        }
+    }
+
+    fn adopt(&mut self, manifest: Manifest) {
+        self.memory.accept(&manifest);
+        if std::mem::take(&mut self.lost) {
+            self.disown_operations(&manifest);
+        }
+        self.dirty = true;
+        self.manifest = Some(manifest);
+    }
+
+    /// The records are gone: whether the verbs of this manifest were carried out cannot be told.
+    fn disown_operations(&mut self, manifest: &Manifest) {
+        for item in &manifest.items {
+            if let Desired::Vm(body) = &item.desired
+                && let Some(operation) = &body.operation
+            {
+                let message = "the agent's ledger was lost; whether it happened cannot be told, it is not repeated";
+                let outcome = OperationOutcome::Unknown;
+                let report = OperationReport { id: operation.id, outcome, message: message.into() };
+                let record = OperationRecord {
+                    operation: operation.clone(),
+                    started_at: self.parts.clock.now(),
+                    report: Some(report),
+                };
+                self.memory.note(&Note::OperationEnded(basalt_model::VmId(item.id), record));
+            }
+        }
+    }
+
+    /// Looks, decides, and begins what was decided.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the ledger cannot be written: nothing was begun then.
+    pub async fn step(&mut self) -> Result<Stepped, Error> {
+        let Some(manifest) = &self.manifest else {
+            // Nothing is known of what should be here: nothing is touched, strangers are not called so.
+            return Ok(Stepped { settled: true, ..Stepped::default() });
+        };
+        let observed = self.parts.host.observe().await;
+        let now = self.parts.clock.now();
+        self.memory.in_flight = self.in_flight();
+        let plan = diff(manifest, &observed, &self.memory, now);
+        let revision = manifest.revision;
+        self.keep_foreign(&plan, &observed);
+        self.dirty |= !plan.notes.is_empty();
+        plan.notes.iter().for_each(|note| self.memory.note(note));
+        let settled = plan.work.is_empty() && plan.notes.is_empty() && self.works.is_empty() && plan.wake_at.is_none();
+        let begun = self.choose(plan.work);
+        let before = self.memory.clone();
+        for action in begun.iter().flat_map(|w| &w.actions) {
+            self.dirty |= self.memory.begin(action, now);
+        }
+        if let Err(e) = self.save() {
+            // Nothing was begun, so nothing may be remembered as begun.
+            self.memory = before;
+            return Err(e);
+        }
+        self.parts.outbox.items(revision, plan.items);
+        begun.into_iter().for_each(|work| self.begin(work));
+        Ok(Stepped { wake_at: plan.wake_at, settled })
+    }
+
+    fn in_flight(&self) -> BTreeMap<Resource, String> {
+        self.stages.all()
+    }
+
+    /// As many works as the bounds allow; the others come again with the next plan.
+    fn choose(&self, works: Vec<Work>) -> Vec<Work> {
+        let running = self.stages.all();
+        let long = |resource: &Resource| matches!(resource, Resource::Image(_) | Resource::Volume(_));
+        let busy = running.keys().filter(|r| long(r)).count();
+        let mut rooms = [
+            self.parts.tuning.long_works.saturating_sub(busy),
+            self.parts.tuning.short_works.saturating_sub(running.len() - busy),
+        ];
+        let mut chosen = Vec::new();
+        for work in works {
+            let room = &mut rooms[usize::from(!long(&work.resource))];
+            if *room > 0 {
+                *room -= 1;
+                chosen.push(work);
+            }
+        }
+        chosen
+    }
+
+    fn begin(&mut self, work: Work) {
+        let Work { resource, actions } = work;
+        self.stages.set(resource, actions.first().map_or("", |a| a.stage()).into());
+        let (host, stages, downloads) =
+            (self.parts.host.clone(), self.stages.clone(), self.parts.downloads.clone());
+        let limit = self.parts.tuning.act_limit;
+        self.works.push(
+            async move {
+                let progress = {
+                    let stages = stages.clone();
+                    Arc::new(move |stage: String| stages.update(resource, stage))
+                };
+                let with = With { progress, downloads };
+                let mut outcomes = Vec::new();
+                for action in actions {
+                    stages.update(resource, action.stage().into());
+                    let limit = limit.unwrap_or_else(|| Limits::of(&action));
+                    let outcome = match tokio::time::timeout(limit, host.act(&action, &with)).await {
+                        Ok(Ok(())) => Outcome::Done,
+                        Ok(Err(Error::Refused(reason))) => Outcome::Refused(*reason),
+                        Ok(Err(e)) => Outcome::Failed(failed(&action, &e.to_string())),
+                        Err(_) => {
+                            let why = format!("no answer within {} s", limit.as_secs());
+                            Outcome::Failed(failed(&action, &why))
+                        }
+                    };
+                    let done = outcome == Outcome::Done;
+                    outcomes.push((action, outcome));
+                    if !done {
+                        break;
+                    }
+                }
+                Finished { resource, outcomes }
+            }
+            .boxed(),
+        );
+    }
+
+    /// Whether something is being worked on.
+    pub fn is_busy(&self) -> bool {
+        !self.works.is_empty()
+    }
+
+    /// Waits for the end of a work, and takes all that ended with it. Without work it waits for ever.
+    /// May be dropped at any time.
+    pub async fn finished(&mut self) -> Vec<Finished> {
+        let Some(first) = self.works.next().await else { return std::future::pending().await };
+        let mut all = vec![first];
+        while let Some(Some(next)) = self.works.next().now_or_never() {
+            all.push(next);
+        }
+        all
+    }
+
+    /// Remembers how works ended. What must be durable is, when this returns.
+    ///
+    /// # Errors
+    /// [`Error::State`]: it is remembered and will be kept by the next save.
+    pub fn settle(&mut self, finished: Vec<Finished>) -> Result<(), Error> {
+        let now = self.parts.clock.now();
+        for Finished { resource, outcomes } in finished {
+            self.stages.end(resource);
+            for (action, outcome) in outcomes {
+                match &outcome {
+                    Outcome::Done => tracing::info!(?resource, "{}", action.stage()),
+                    Outcome::Refused(reason) | Outcome::Failed(reason) => {
+                        tracing::warn!(?resource, %reason, "{} failed", action.stage());
+                    }
+                }
+                let jitter = self.parts.clock.jitter();
+                self.dirty |= self.memory.end(resource, &action, outcome, now, jitter);
+            }
+        }
+        self.save()
+    }
+
+    /// Shows what is going on, without looking at the host.
+    pub fn show_stages(&self) {
+        for (resource, stage) in self.stages.all() {
+            if let Some(key) = item_key(resource) {
+                self.parts.outbox.stage(key, &stage);
+            }
+        }
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        if self.dirty {
+            self.parts.ledger.save_records(&self.memory)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Finds out the host's facts and reports them if they changed.
+    pub fn take_facts(&mut self, facts: HostFacts) {
+        self.facts = Some(facts);
+        self.show_facts();
+    }
+
+    fn show_facts(&self) {
+        if let Some(facts) = &self.facts {
+            self.parts.outbox.facts(HostFacts { foreign: self.foreign.clone(), ..facts.clone() });
+        }
+    }
+
+    /// Strangers are reported from whole listings only: one that failed makes none come or go.
+    fn keep_foreign(&mut self, plan: &Plan, observed: &Observed) {
+        let problems = [observed.vms.problem(), observed.volumes.problem(), observed.ports.problem()];
+        if problems.iter().all(Option::is_none) && self.foreign != plan.foreign {
+            self.foreign.clone_from(&plan.foreign);
+            self.show_facts();
+        }
+    }
+}
+
+fn failed(action: &Action, why: &str) -> CapabilityReason {
+    CapabilityReason::new(
+        "host_error",
+        format!("{:?}", action.resource()).to_lowercase(),
+        format!("{} failed", action.stage()),
+        "it is tried again; look at the host when it stays so",
+    )
+    .with_evidence(why)
+}
+
+fn item_key(resource: Resource) -> Option<ItemKey> {
+    let (kind, id) = match resource {
+        Resource::Network(id) => (ItemKind::Network, id.0),
+        Resource::Image(id) => (ItemKind::Image, id.0),
+        Resource::Volume(id) => (ItemKind::Volume, id.0),
+        Resource::Vm(id) => (ItemKind::Vm, id.0),
+        Resource::Switch | Resource::Flows | Resource::Port(_) => return None,
+    };
+    Some(ItemKey { kind, id })
+}

@@ -1,0 +1,220 @@
+//! The ledger: what an agent must still know after it was killed.
+//!
+//! Two files, each written beside itself, fsynced, renamed, and the directory fsynced: the manifest
+//! that is acted on, and the records (what was accepted and realised, shutdowns asked for, one-shot
+//! verbs begun). The first line of each is the SHA-256 of the rest. A file that cannot be read is set
+//! aside; the host and the gateway then say everything again, except what became of one-shot verbs.
+
+use crate::Error;
+use basalt_model::{Epoch, Generation, VmId, VolumeId};
+use basalt_plan::host::{Memory, OperationRecord, StopRecord};
+use basalt_wire::agent::{ItemKey, Manifest};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::File,
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// What was in a ledger.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The manifest that was acted on.
+    pub manifest: Option<Manifest>,
+    /// The records.
+    pub memory: Memory,
+    /// Something that had been written could not be read: what became of one-shot verbs is unknown.
+    pub lost: bool,
+}
+
+/// Where an agent keeps what it must not forget. Every `save` is durable when it returns.
+pub trait Ledger: Send + 'static {
+    /// Reads everything; what cannot be read is set aside.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the place itself cannot be used.
+    fn load(&mut self) -> Result<Loaded, Error>;
+
+    /// Keeps a manifest, before anything of it is acted on.
+    ///
+    /// # Errors
+    /// [`Error::State`]: it is not kept, so it must not be acted on.
+    fn save_manifest(&mut self, manifest: &Manifest) -> Result<(), Error>;
+
+    /// Keeps the records, before the actions that they announce.
+    ///
+    /// # Errors
+    /// [`Error::State`]: they are not kept, so nothing that they announce may be done.
+    fn save_records(&mut self, memory: &Memory) -> Result<(), Error>;
+}
+
+const MANIFEST: &str = "manifest.ledger";
+const RECORDS: &str = "records.ledger";
+
+/// A ledger in a directory.
+#[derive(Debug)]
+pub struct FileLedger {
+    dir: PathBuf,
+}
+
+/// The part of the memory that is kept. JSON has no maps with such keys, so they are lists.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Records {
+    accepted: Vec<(ItemKey, Epoch, Generation)>,
+    realised: Vec<(ItemKey, Generation)>,
+    made: Vec<(VolumeId, i64)>,
+    stops: Vec<(VmId, StopRecord)>,
+    operations: Vec<(VmId, OperationRecord)>,
+}
+
+impl From<&Memory> for Records {
+    fn from(m: &Memory) -> Self {
+        Self {
+            accepted: m.accepted.iter().map(|(k, (e, g))| (*k, *e, *g)).collect(),
+            realised: m.realised.iter().map(|(k, g)| (*k, *g)).collect(),
+            made: m.made.iter().map(|(k, i)| (*k, *i)).collect(),
+            stops: m.stops.iter().map(|(k, s)| (*k, *s)).collect(),
+            operations: m.operations.iter().map(|(k, o)| (*k, o.clone())).collect(),
+        }
+    }
+}
+
+impl From<Records> for Memory {
+    fn from(r: Records) -> Self {
+        Self {
+            accepted: r.accepted.into_iter().map(|(k, e, g)| (k, (e, g))).collect(),
+            realised: r.realised.into_iter().collect(),
+            made: r.made.into_iter().collect(),
+            stops: r.stops.into_iter().collect(),
+            operations: r.operations.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What reading one file gave.
+enum Read<T> {
+    Whole(T),
+    Missing,
+    Broken,
+}
+
+impl FileLedger {
+    /// A ledger in this directory, which must be there.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Writes empty records. Called right after enrolment: from then on missing records are lost ones.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn begin(&mut self) -> Result<(), Error> {
+        self.save_records(&Memory::default())
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Read<T>, Error> {
+        let path = self.dir.join(name);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Read::Missing),
+            Err(e) => return Err(Error::state(path, e)),
+        };
+        match decode(&text) {
+            Ok(value) => Ok(Read::Whole(value)),
+            Err(why) => {
+                let aside = path.with_extension("broken");
+                std::fs::rename(&path, &aside).map_err(|e| Error::state(&path, e))?;
+                tracing::error!(path = %path.display(), aside = %aside.display(), why, "a ledger file was set aside");
+                Ok(Read::Broken)
+            }
+        }
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        replace(&path, &encode(value).map_err(|e| Error::state(&path, e))?).map_err(|e| Error::state(path, e))
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let body = serde_json::to_vec(value)?;
+    let mut bytes = hex::encode(Sha256::digest(&body)).into_bytes();
+    bytes.push(b'\n');
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no first line")?;
+    let (digest, body) = (&bytes[..end], &bytes[end + 1..]);
+    if digest != hex::encode(Sha256::digest(body)).as_bytes() {
+        return Err("its digest is wrong".into());
+    }
+    serde_json::from_slice(body).map_err(|e| e.to_string())
+}
+
+/// Puts a file in place so that after a power cut it is the old one or the new one, whole.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+impl Ledger for FileLedger {
+    fn load(&mut self) -> Result<Loaded, Error> {
+        let mut loaded = Loaded::default();
+        match self.read(MANIFEST)? {
+            Read::Whole(manifest) => loaded.manifest = Some(manifest),
+            // Without it the agent waits for the gateway; what runs goes on.
+            Read::Missing | Read::Broken => {}
+        }
+        match self.read::<Records>(RECORDS)? {
+            Read::Whole(records) => loaded.memory = records.into(),
+            Read::Missing | Read::Broken => loaded.lost = true,
+        }
+        Ok(loaded)
+    }
+
+    fn save_manifest(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        self.write(MANIFEST, manifest)
+    }
+
+    fn save_records(&mut self, memory: &Memory) -> Result<(), Error> {
+        self.write(RECORDS, &Records::from(memory))
+    }
+}
+
+/// A ledger in memory, for simulated hosts; clones share it, so that it outlives an agent.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLedger(std::sync::Arc<std::sync::Mutex<(Option<Manifest>, Memory)>>);
+
+impl MemoryLedger {
+    fn with<T>(&self, f: impl FnOnce(&mut (Option<Manifest>, Memory)) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Ledger for MemoryLedger {
+    fn load(&mut self) -> Result<Loaded, Error> {
+        let (manifest, memory) = self.with(|kept| kept.clone());
+        Ok(Loaded { manifest, memory, lost: false })
+    }
+
+    fn save_manifest(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        self.with(|kept| kept.0 = Some(manifest.clone()));
+        Ok(())
+    }
+
+    fn save_records(&mut self, memory: &Memory) -> Result<(), Error> {
+        // The same part of the memory that a file would keep.
+        self.with(|kept| kept.1 = Records::from(memory).into());
+        Ok(())
+    }
+}
