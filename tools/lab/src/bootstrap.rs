@@ -24,7 +24,10 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Gives the way in that the lab itself uses; people get the first-boot token.
 pub async fn bootstrap(lab: &Lab, bin_dir: &Path) -> Result<Access> {
     lab.postgres().start()?;
-    let tool = GatewayTool { program: bin_dir.join(GATEWAY), config: lab.layout().config_dir().join("gateway.toml") };
+    let tool = GatewayTool {
+        program: bin_dir.join(GATEWAY),
+        config: lab.layout().config_dir().join("gateway.toml"),
+    };
     let state = lab.state_dirs();
     if !state.image_tls.join("cert.pem").exists() {
         let address = lab.endpoints().image_agents.ip().to_string();
@@ -67,7 +70,8 @@ async fn access(lab: &Lab, tool: &GatewayTool) -> Result<Access> {
         Some(saved) if !saved.token.is_empty() && still_good(lab, &url, &saved.token).await => saved.token,
         _ => tool.run(&["token", "create", "--name", "lab", "--role", "admin"])?.trim().to_owned(),
     };
-    let access = Access { url, token, ca_file: Some(lab.state_dirs().ca_file()), project: Some("demo".into()) };
+    let access =
+        Access { url, token, ca_file: Some(lab.state_dirs().ca_file()), project: Some("demo".into()) };
     fs::write(&file, toml::to_string(&access)?)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     Ok(access)
@@ -132,7 +136,12 @@ impl GatewayTool {
         command.args(verb).arg("--config").arg(&self.config).env("BASALT_LOG", "warn");
         let output = command.output().with_context(|| format!("{}", self.program.display()))?;
         if !output.status.success() {
-            bail!("{} {}: {}", self.program.display(), verb.join(" "), String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "{} {}: {}",
+                self.program.display(),
+                verb.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8(output.stdout)?)
     }

@@ -218,7 +218,8 @@ impl Drill {
         match self.exec(&["virsh", "dominfo", &id]) {
             Ok(info) => {
                 let is = |key: &str, value: &str| {
-                    info.lines().any(|l| l.starts_with(key) && l.split(':').nth(1).map(str::trim) == Some(value))
+                    info.lines()
+                        .any(|l| l.starts_with(key) && l.split(':').nth(1).map(str::trim) == Some(value))
                 };
                 if !is("State", "running") || !is("Persistent", "yes") {
                     wrong.push("the domain is not running and persistent".to_owned());
@@ -263,7 +264,8 @@ impl Drill {
     fn port(&self) -> Result<String> {
         let nic = self.vm.nics.first().context("no interface")?;
         let find = format!("external_ids:iface-id={}", nic.port_id);
-        let name = self.exec(&["ovs-vsctl", "--timeout=5", "--bare", "--columns=name", "find", "interface", &find])?;
+        let name =
+            self.exec(&["ovs-vsctl", "--timeout=5", "--bare", "--columns=name", "find", "interface", &find])?;
         let name = name.trim();
         let on = self.exec(&["ovs-vsctl", "--timeout=5", "iface-to-br", name])?;
         if name.is_empty() || on.trim() != BRIDGE {
@@ -309,7 +311,9 @@ impl Drill {
         let Response::Lab { status } = self.ask(&Request::Status)? else { bail!("not a lab's answer") };
         let services = match host {
             None => status.services,
-            Some(host) => status.hosts.into_iter().find(|h| h.name == host).map(|h| h.services).unwrap_or_default(),
+            Some(host) => {
+                status.hosts.into_iter().find(|h| h.name == host).map(|h| h.services).unwrap_or_default()
+            }
         };
         Ok(services.into_iter().find(|s| s.name == name && s.ready).and_then(|s| s.pid))
     }

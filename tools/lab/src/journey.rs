@@ -41,7 +41,7 @@ pub struct Outcome {
 }
 
 /// Fetches a page of a guest from inside a host, by the host's name.
-pub trait GuestDoor {
+pub trait GuestDoor: Sync {
     /// The page's text.
     fn fetch(&self, host: &str, address: Ipv4Addr) -> Result<String>;
 }

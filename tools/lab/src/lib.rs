@@ -5,12 +5,15 @@
 //! [`Lab`] is the whole; the other modules are its parts, each usable alone in tests.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bootstrap;
 pub mod config;
 pub mod control;
+pub mod drill;
 pub mod guest_http;
 pub mod guest_image;
 pub mod host;
 pub mod host_init;
+pub mod journey;
 mod lab;
 pub mod layout;
 pub mod leftovers;
@@ -19,6 +22,7 @@ pub mod postgres;
 pub mod process;
 pub mod sockets;
 pub mod supervisor;
+pub mod up;
 
 pub use lab::{
     AGENTS_SOCKET, Builder, CLIENTS_SOCKET, GATEWAY, IMAGE_SERVICE, Lab, Ports, USERS_SOCKET,

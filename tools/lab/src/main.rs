@@ -14,7 +14,7 @@ use basalt_lab::supervisor::ServiceStatus;
 use basalt_lab::{Lab, Ports, default_data_dir, host_init};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const DETACHED_LIMIT: Duration = Duration::from_secs(120);
+const DETACHED_LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Parser)]
 #[command(name = "basalt-lab", version, about = "One machine as a whole Basalt cluster")]
@@ -58,6 +58,12 @@ enum CliVerb {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         argv: Vec<String>,
     },
+    /// Break what runs in every way, and measure until reality matches intent again.
+    Drill {
+        /// Only faults whose title contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Make the small guest image, unless it is there, and print where it lies.
     GuestImage,
     /// The first process of a namespace host; `up` starts it.
@@ -88,6 +94,9 @@ struct UpArgs {
     /// Users' door on this port of 127.0.0.1, the image service two above it.
     #[arg(long, default_value_t = 9443)]
     port_base: u16,
+    /// Start everything and stop there: no image, no VM.
+    #[arg(long)]
+    bare: bool,
     /// How many hosts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=253))]
     hosts: u8,
@@ -147,6 +156,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         CliVerb::PowerOn { host } => drop(ask(&data_dir, &Request::PowerOn { host })?),
         CliVerb::Exec { host, argv } => return exec(&data_dir, &host, &argv),
         CliVerb::GuestImage => guest_image(&data_dir)?,
+        CliVerb::Drill { only } => return drill(&data_dir, only.as_deref()),
         CliVerb::HostInit { .. } | CliVerb::HostServices { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -157,28 +167,77 @@ fn ask(data_dir: &Path, request: &Request) -> Result<Response> {
 }
 
 fn up(data_dir: &Path, args: &UpArgs) -> Result<()> {
-    let started = Instant::now();
     if args.reset && data_dir.exists() {
         Lab::reset(data_dir)?;
     }
     let mut builder = Lab::builder(data_dir)
         .ports(Ports::Base(args.port_base))
         .hosts((1..=args.hosts).map(|n| format!("h{n}")));
-    if let Some(dir) = &args.bin_dir {
-        builder = builder.bin_dir(dir);
-    }
-    let lab = Arc::new(builder.lab_program(std::env::current_exe()?).build()?);
+    let program = std::env::current_exe()?;
+    let bin_dir = match &args.bin_dir {
+        Some(dir) => dir.clone(),
+        None => program.parent().context("this program lies nowhere")?.to_owned(),
+    };
+    builder = builder.bin_dir(&bin_dir);
+    let lab = Arc::new(builder.lab_program(&program).build()?);
     // From here on a signal must find the lab's own end, not the kernel's.
     let asked_down = lab.serve_control()?;
     let signals = signals()?;
-    lab.start()?;
-    print_status(&lab.status())?;
-    println!("up after {:.1} s; Ctrl-C or `basalt-lab down` ends it", started.elapsed().as_secs_f64());
+    let outcome_file = outcome_file(lab.layout());
+    let bare = args.bare;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (working, work_dir) = (Arc::clone(&lab), bin_dir.clone());
+    let mut work = Some(runtime.spawn(async move { basalt_lab::up::up(&working, &work_dir, bare).await }));
     while asked_down.try_recv().is_err() && signals.try_recv().is_err() {
-        std::thread::sleep(Duration::from_millis(100));
+        if work.as_ref().is_some_and(tokio::task::JoinHandle::is_finished)
+            && let Some(done) = work.take()
+        {
+            match runtime.block_on(done)? {
+                Ok(text) => {
+                    println!("{text}\nup; Ctrl-C or `cargo xtask down` ends it");
+                    std::fs::write(&outcome_file, text)?;
+                }
+                Err(error) => {
+                    runtime.shutdown_background();
+                    lab.stop()?;
+                    return Err(error);
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     println!("going down");
+    if let Some(work) = work {
+        work.abort();
+    }
+    runtime.shutdown_background();
     lab.stop()
+}
+
+/// Written when `up` has done everything it does.
+fn outcome_file(layout: &Layout) -> PathBuf {
+    layout.run_dir().join("outcome.txt")
+}
+
+fn drill(data_dir: &Path, only: Option<&str>) -> Result<ExitCode> {
+    use basalt_lab::drill::{Drill, Fault, table};
+    let layout = Layout::open(data_dir)?;
+    let text = std::fs::read_to_string(layout.config_dir().join("cli.toml")).context("run `up` first")?;
+    let client = basalt_lab::bootstrap::client(&toml::from_str(&text)?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let drill = Drill::new(layout, client).await?;
+        let mut results = Vec::new();
+        for fault in Fault::ALL.into_iter().filter(|f| only.is_none_or(|o| f.title().contains(o))) {
+            eprint!("{} … ", fault.title());
+            let healed = drill.run(fault).await?;
+            eprintln!("{}", healed.seconds.map_or("not healed".to_owned(), |s| format!("{s:.1} s")));
+            results.push(healed);
+        }
+        print!("{}", table(&results));
+        let well = results.iter().all(basalt_lab::drill::Healed::is_well);
+        Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 /// SIGINT and SIGTERM as messages.
@@ -212,11 +271,16 @@ fn up_detached(data_dir: &Path, args: &UpArgs) -> Result<()> {
     }
     let log_path = layout.log_file("supervisor");
     let log = std::fs::File::create(&log_path)?;
+    let outcome = outcome_file(&layout);
+    let _ = std::fs::remove_file(&outcome);
     let mut command = Command::new("setsid");
     command.arg(std::env::current_exe()?).arg("--data-dir").arg(layout.data_dir()).arg("up");
     command.args(["--port-base", &args.port_base.to_string(), "--hosts", &args.hosts.to_string()]);
     if let Some(dir) = &args.bin_dir {
         command.arg("--bin-dir").arg(dir);
+    }
+    if args.bare {
+        command.arg("--bare");
     }
     let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
     let end = Instant::now() + DETACHED_LIMIT;
@@ -224,10 +288,9 @@ fn up_detached(data_dir: &Path, args: &UpArgs) -> Result<()> {
         if let Some(status) = child.try_wait()? {
             bail!("the lab did not come up ({status}):\n{}", tail(&log_path, 20));
         }
-        if let Ok(Response::Lab { status }) = control::ask(&layout.control_socket(), &Request::Status)
-            && is_up(&status)
-        {
-            return print_status(&status);
+        if let Ok(text) = std::fs::read_to_string(&outcome) {
+            print!("{text}");
+            return Ok(());
         }
         if Instant::now() > end {
             bail!("the lab is not up after {DETACHED_LIMIT:?}:\n{}", tail(&log_path, 20));

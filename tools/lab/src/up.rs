@@ -1,0 +1,96 @@
+//! `up`: starts everything, does the main job through the public API, and says what to try next.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::bootstrap::{access_file, bootstrap, client};
+use crate::guest_image::GuestImage;
+use crate::journey::{self, GuestDoor, Outcome};
+use crate::lab::{GATEWAY, Lab};
+
+/// Starts everything and, unless `bare`, does the main job. Gives the text that a newcomer reads.
+pub async fn up(lab: &Arc<Lab>, bin_dir: &Path, bare: bool) -> Result<String> {
+    let started = Instant::now();
+    let image = (!bare).then(|| make_image(lab));
+    let access = bootstrap(lab, bin_dir).await?;
+    println!("cluster started after {:.1} s", started.elapsed().as_secs_f64());
+    let Some(image) = image else { return Ok(summary(lab, bin_dir, None, started.elapsed())) };
+    let image = tokio::task::spawn_blocking(move || image.join()).await?;
+    let Ok(image) = image else { bail!("making the guest image panicked") };
+    let image = image.context("making the guest image")?;
+    println!("guest image of {}: {} bytes", image.kernel, image.size_bytes);
+    let outcome = journey::run(&client(&access)?, &image.path, &HostDoor(lab)).await?;
+    Ok(summary(lab, bin_dir, Some(&outcome), started.elapsed()))
+}
+
+/// The image is made while the cluster starts; both are mostly waiting.
+fn make_image(lab: &Arc<Lab>) -> std::thread::JoinHandle<Result<GuestImage>> {
+    let lab = Arc::clone(lab);
+    std::thread::spawn(move || {
+        lab.guest_image(&mut |step| println!("guest image {}/{}: {}", step.done, step.total, step.now))
+    })
+}
+
+/// Fetches pages of guests from inside the lab's hosts.
+struct HostDoor<'a>(&'a Lab);
+
+impl GuestDoor for HostDoor<'_> {
+    fn fetch(&self, host: &str, address: Ipv4Addr) -> Result<String> {
+        Ok(self.0.host(host)?.http_get(address, "/")?.body)
+    }
+}
+
+/// The token that the gateway printed at its latest start without users, if it did.
+fn first_boot_token(lab: &Lab) -> Option<String> {
+    let log = fs::read_to_string(lab.layout().log_file(GATEWAY)).ok()?;
+    let line = log.lines().rev().find(|l| l.starts_with("First-boot token"))?;
+    line.rsplit(' ').next().map(str::to_owned)
+}
+
+fn summary(lab: &Lab, bin_dir: &Path, outcome: Option<&Outcome>, took: Duration) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    if let Some(outcome) = outcome {
+        let _ = writeln!(
+            text,
+            "\nVM {} is {:?}, address {}",
+            outcome.vm.metadata.name, outcome.vm.phase, outcome.address
+        );
+        if let Some(accelerator) = &outcome.vm.observed.accelerator {
+            let _ = writeln!(text, "it runs under {accelerator}{}", explain(accelerator));
+        }
+        let _ = writeln!(text, "the guest says: {}\n", outcome.answer);
+        for (stage, time) in &outcome.stages {
+            let _ = writeln!(text, "  {stage:<32} {:>6.1} s", time.as_secs_f64());
+        }
+    }
+    let _ = writeln!(text, "  {:<32} {:>6.1} s\n", "everything", took.as_secs_f64());
+    let _ = writeln!(text, "API               https://{}", lab.endpoints().users);
+    let _ = writeln!(text, "CA certificate    {}", lab.state_dirs().ca_file().display());
+    if let Some(token) = first_boot_token(lab) {
+        let _ = writeln!(text, "first-boot token  {token}");
+    }
+    let basalt = bin_dir.join("basalt");
+    let basalt = basalt.display();
+    let _ = writeln!(text, "\nTry:\n  export BASALT_CONFIG={}", access_file(lab).display());
+    for line in ["get vms", "describe vm web-1", "explain web-1", "watch", "stop web-1", "start web-1"] {
+        let _ = writeln!(text, "  {basalt} {line}");
+    }
+    let _ = writeln!(text, "  cargo xtask drill     # break it in every way and watch it come back");
+    text
+}
+
+fn explain(accelerator: &str) -> &'static str {
+    match accelerator {
+        "tcg" => {
+            ": no usable KVM was found by booting a probe, so guests are emulated (slower, otherwise the same)"
+        }
+        _ => "",
+    }
+}
