@@ -164,11 +164,12 @@ impl<'a> Ctx<'a> {
             return self.lookup(index, &rarest).collect();
         }
         let extract = Arc::clone(&state.extract);
-        self.lookup_where(index, &rarest, move |key, row| {
+        let contains = move |key: &K, row: &V| {
             let mut labels = Vec::new();
             extract(key, row, &mut labels);
             wanted.iter().all(|pair| labels.contains(pair))
-        })
+        };
+        self.lookup_labels(index, &rarest, query, contains)
     }
 
     /// Rows in `scope` whose selector is satisfied by `labels`. A row with an empty selector selects everything, a row
@@ -188,16 +189,35 @@ impl<'a> Ctx<'a> {
             .cloned();
         let mut found: Picked<'a, K, V> = self.lookup(index, &whole(scope)).collect();
         // A row stands under one pair of its selector only, so the pairs of `labels` meet it at most once.
-        let labels = Arc::new(labels.clone());
-        for pair in pairs(scope, &labels) {
-            let (labels, selector) = (Arc::clone(&labels), selector.clone());
-            found.extend(self.lookup_where(index, &pair, move |key, row| {
+        for pair in pairs(scope, labels) {
+            let (labels_of_reader, selector) = (labels.clone(), selector.clone());
+            let selects = move |key: &K, row: &V| {
                 let wanted = selector.as_ref().and_then(|selector| selector(key, row).1);
-                wanted
-                    .is_some_and(|wanted| wanted.iter().all(|(name, value)| labels.get(name) == Some(value)))
-            }));
+                wanted.is_some_and(|wanted| {
+                    wanted.iter().all(|(name, value)| labels_of_reader.get(name) == Some(value))
+                })
+            };
+            found.append(&mut self.lookup_labels(index, &pair, labels, selects));
         }
         found.sort_by(|left, right| left.0.cmp(right.0));
+        found
+    }
+
+    /// The rows under an index value that match labels. Readers with equal labels share one path.
+    fn lookup_labels<K: Key, V: Value, I: Key>(
+        &self,
+        index: &Index<K, V, I>,
+        value: &I,
+        labels: &Labels,
+        matches: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+    ) -> Picked<'a, K, V> {
+        let found = Rows::group(self.group(index, value)).filter(|(key, row)| matches(key, row)).collect();
+        self.record(&index.source, |watch| {
+            watch.known_labels(index.slot, value, labels).unwrap_or_else(|| {
+                let matters = either(Arc::new(matches));
+                watch.read_index(index.slot, value, IndexRead::Labels(labels.clone(), matters))
+            })
+        });
         found
     }
 

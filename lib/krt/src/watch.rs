@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::state::guarded;
-use crate::{Change, Key, Revision, Value};
+use crate::{Change, Key, Labels, Revision, Value};
 
 /// A reader: the collection it belongs to and the slot of its source key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +104,8 @@ pub(crate) enum IndexRead<K, V> {
     Rows,
     Count,
     Where(Matters<K, V>),
+    /// Rows whose labels (or selectors) match these; equal labels share one path.
+    Labels(Labels, Matters<K, V>),
 }
 
 /// A key without its type.
@@ -168,7 +170,7 @@ impl<K: Key, V: Value> Entries<K, V> {
         let Some(entry) = &mut self.slots[slot as usize] else { return };
         let (Path::Project(_, matters)
         | Path::ScanWhere(matters)
-        | Path::Index { kind: IndexRead::Where(matters), .. }) = &entry.path
+        | Path::Index { kind: IndexRead::Where(matters) | IndexRead::Labels(_, matters), .. }) = &entry.path
         else {
             return;
         };
@@ -193,6 +195,7 @@ struct ValuePaths {
     rows: Option<u32>,
     count: Option<u32>,
     filtered: BTreeSet<u32>,
+    labels: BTreeMap<Labels, u32>,
 }
 
 /// The paths read through one index.
@@ -227,7 +230,7 @@ impl<I: Key> IndexWatch<I> {
         if let Some(slot) = paths.count.filter(|_| moved) {
             entries.fire(slot, &change.key, fired);
         }
-        for slot in &paths.filtered {
+        for slot in paths.filtered.iter().chain(paths.labels.values()) {
             entries.fire_if(*slot, change, fired);
         }
     }
@@ -236,7 +239,8 @@ impl<I: Key> IndexWatch<I> {
 pub(crate) trait AnyIndexWatch: Any + Send + Sync {
     fn as_any_mut(&mut self) -> &mut dyn Any;
     fn fresh(&self) -> Box<dyn AnyIndexWatch>;
-    fn release(&mut self, value: &dyn Any, slot: u32);
+    /// Forget a path; `labels` is what it was interned by, if it was.
+    fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&Labels>);
 }
 
 impl<I: Key> AnyIndexWatch for IndexWatch<I> {
@@ -248,13 +252,20 @@ impl<I: Key> AnyIndexWatch for IndexWatch<I> {
         Box::new(Self::new())
     }
 
-    fn release(&mut self, value: &dyn Any, slot: u32) {
+    fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&Labels>) {
         let Some(value) = value.downcast_ref::<I>() else { return };
         let Some(paths) = self.values.get_mut(value) else { return };
         paths.rows = paths.rows.filter(|held| *held != slot);
         paths.count = paths.count.filter(|held| *held != slot);
-        paths.filtered.remove(&slot);
-        if paths.rows.is_none() && paths.count.is_none() && paths.filtered.is_empty() {
+        match labels {
+            Some(labels) => drop(paths.labels.remove(labels)),
+            None => drop(paths.filtered.remove(&slot)),
+        }
+        if paths.rows.is_none()
+            && paths.count.is_none()
+            && paths.filtered.is_empty()
+            && paths.labels.is_empty()
+        {
             self.values.remove(value);
         }
     }
@@ -362,6 +373,7 @@ impl<K: Key, V: Value> Watch<K, V> {
             IndexRead::Rows => paths.rows,
             IndexRead::Count => paths.count,
             IndexRead::Where(_) => None,
+            IndexRead::Labels(ref labels, _) => paths.labels.get(labels).copied(),
         });
         if let Some(slot) = held {
             return slot;
@@ -377,7 +389,19 @@ impl<K: Key, V: Value> Watch<K, V> {
                 paths.filtered.insert(slot);
                 slot
             }
+            IndexRead::Labels(ref labels, _) => {
+                let labels = labels.clone();
+                let slot = insert(kind);
+                paths.labels.insert(labels, slot);
+                slot
+            }
         }
+    }
+
+    /// The path of these labels under an index value, if somebody reads it already: then nothing need be made.
+    pub(crate) fn known_labels<I: Key>(&mut self, index: u32, value: &I, labels: &Labels) -> Option<u32> {
+        let watch = self.indexes[index as usize].as_any_mut().downcast_mut::<IndexWatch<I>>()?;
+        watch.values.get(value)?.labels.get(labels).copied()
     }
 }
 
@@ -437,8 +461,12 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
             Path::ScanWhere(_) => {
                 self.filtered.remove(&path);
             }
-            Path::Index { index, value, .. } => {
-                self.indexes[*index as usize].release(value.as_ref().as_any(), path)
+            Path::Index { index, value, kind } => {
+                let labels = match kind {
+                    IndexRead::Labels(labels, _) => Some(labels),
+                    _ => None,
+                };
+                self.indexes[*index as usize].release(value.as_ref().as_any(), path, labels);
             }
         }
     }
@@ -468,7 +496,7 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
                 match kind {
                     IndexRead::Rows => format!("index {name}"),
                     IndexRead::Count => format!("count {name}"),
-                    IndexRead::Where(_) => format!("index {name} where"),
+                    IndexRead::Where(_) | IndexRead::Labels(..) => format!("index {name} where"),
                 }
             }
         }

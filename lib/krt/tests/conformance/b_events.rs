@@ -229,3 +229,36 @@ fn a_waiting_reader_is_woken_by_a_batch_and_by_the_end_of_the_graph() {
     assert_eq!(count.0.load(Ordering::SeqCst), 2);
     assert!(matches!(changes.poll_next(&mut cx), Poll::Ready(None)));
 }
+
+#[test]
+fn c19_an_unregistered_reader_costs_nothing_more() {
+    let mut builder = Graph::builder();
+    let values = builder.input_unsynced::<u32, u32>("values");
+    let mut graph = builder.seal().unwrap();
+    let changes = graph.subscribe(&Subscribe::all().with_initial());
+    let value = Arc::new(7);
+    let mut tx = graph.transaction();
+    tx.put(&values, 1, Arc::clone(&value));
+    tx.commit();
+    drop(changes);
+    let mut tx = graph.transaction();
+    tx.put(&values, 1, 8);
+    tx.mark_synced(&values);
+    tx.commit();
+    assert_eq!(Arc::strong_count(&value), 1, "no batch with the old row is kept for it");
+}
+
+#[test]
+fn c24_what_one_reader_holds_no_other_can_change() {
+    let (mut graph, numbers) = numbers();
+    let mut first = graph.subscribe(&Subscribe::all());
+    let mut second = graph.subscribe(&Subscribe::all());
+    put(&mut graph, &numbers, 1, 10);
+    let held = batch(&mut first);
+    put(&mut graph, &numbers, 1, 11);
+    delete(&mut graph, &numbers, &1);
+    assert_eq!(flat(&held, &numbers), [(1, None, Some(10))]);
+    assert_eq!(held.snapshot().get(&numbers, &1).map(|n| **n), Some(10));
+    let other = batch(&mut second);
+    assert!(std::ptr::eq(held.changes(&numbers), other.changes(&numbers)), "shared, not copied per reader");
+}

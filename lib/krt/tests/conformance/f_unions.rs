@@ -205,3 +205,24 @@ fn a_union_without_members_is_a_build_error() {
     builder.union::<u32, u32>("none", &[]);
     assert_eq!(builder.seal().err(), Some(Error::NoMembers("none".to_owned())));
 }
+
+#[test]
+fn c105_c106_dynamic_members_are_a_keyed_union() {
+    let mut builder = Graph::builder();
+    // A whole member is one row; members are in priority order by key, and the first owner of a key is shown.
+    let members = builder.input::<&str, Vec<(u32, u32)>>("members");
+    let all = builder.derive_many("all", &members, |_, _, rows| rows.clone());
+    let mut graph = builder.seal().unwrap();
+    put(&mut graph, &members, "b", vec![(1, 10), (2, 20)]);
+    let mut changes = graph.subscribe(&Subscribe::only([all.id()]));
+    put(&mut graph, &members, "a", vec![(1, 10), (2, 21), (3, 30)]);
+    assert_eq!(flat(&batch(&mut changes), &all), [(2, Some(20), Some(21)), (3, None, Some(30))]);
+    let mut tx = graph.transaction();
+    tx.delete(&members, &"a");
+    tx.put(&members, "aa", vec![(1, 10), (2, 21), (3, 30)]);
+    tx.commit();
+    assert!(changes.try_next().is_none(), "replaced by an equal member");
+    delete(&mut graph, &members, &"aa");
+    assert_eq!(flat(&batch(&mut changes), &all), [(2, Some(21), Some(20)), (3, Some(30), None)]);
+    sound(&graph);
+}
