@@ -34,6 +34,7 @@ pub enum Fault {
     UndefineDomain,
     DestroyAndUndefine,
     DeletePort,
+    DeleteBridge,
     WipeFlows,
     KillSwitch,
     KillAgent,
@@ -46,12 +47,13 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, mild ones first.
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::KillQemu,
         Fault::DestroyDomain,
         Fault::UndefineDomain,
         Fault::DestroyAndUndefine,
         Fault::DeletePort,
+        Fault::DeleteBridge,
         Fault::WipeFlows,
         Fault::KillSwitch,
         Fault::KillAgent,
@@ -70,6 +72,7 @@ impl Fault {
             Self::UndefineDomain => "domain undefined while running",
             Self::DestroyAndUndefine => "domain destroyed and undefined",
             Self::DeletePort => "OVS port deleted",
+            Self::DeleteBridge => "OVS bridge deleted",
             Self::WipeFlows => "flows wiped",
             Self::KillSwitch => "ovs-vswitchd killed",
             Self::KillAgent => "agent killed",
@@ -292,6 +295,7 @@ impl Drill {
                 let port = self.port()?;
                 self.exec(&["ovs-vsctl", "--timeout=5", "del-port", BRIDGE, &port])?;
             }
+            Fault::DeleteBridge => drop(self.exec(&["ovs-vsctl", "--timeout=5", "del-br", BRIDGE])?),
             Fault::WipeFlows => drop(self.exec(&["ovs-ofctl", "-O", "OpenFlow15", "del-flows", BRIDGE])?),
             Fault::PowerCut => {
                 let host = self.host.clone();

@@ -1,0 +1,11 @@
+//! Real parts: PostgreSQL, libvirt, QEMU, Open vSwitch, in a lab of its own for each test.
+//!
+//! Each test brings a whole cluster up by the same code as `cargo xtask up`, so that what a newcomer
+//! sees is what is tested. They need root, and fail when a part is missing.
+
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod drill;
+mod guest;
+mod verbs;
