@@ -58,13 +58,14 @@ pub fn advance(task: &Task, subject: &Subject<'_>, depends_on: &[Dependency]) ->
         Some(step) => step,
         None => step(task, subject),
     };
-    let next = step.into_move(task);
+    let next = step.into_move(task)?;
     let changed = next.state != task.state || next.progress != task.progress || next.stage != task.stage;
     changed.then_some(next)
 }
 
 enum Step {
-    Wait(String),
+    /// Nothing was done for it yet: it stays as it is.
+    Wait,
     Going { progress: i32, stage: String },
     Completed(String),
     Failed(CapabilityReason),
@@ -72,9 +73,9 @@ enum Step {
 }
 
 impl Step {
-    fn into_move(self, task: &Task) -> TaskMove {
+    fn into_move(self, task: &Task) -> Option<TaskMove> {
         let (state, progress, stage, error) = match self {
-            Step::Wait(stage) => (task.state, task.progress, stage, None),
+            Step::Wait => return None,
             Step::Going { progress, stage } => {
                 (TaskState::Executing, progress.clamp(task.progress, 99), stage, None)
             }
@@ -84,7 +85,7 @@ impl Step {
                 (TaskState::Cancelled, task.progress, reason.message.clone(), Some(reason))
             }
         };
-        TaskMove { id: task.id, state, progress, stage, error }
+        Some(TaskMove { id: task.id, state, progress, stage, error })
     }
 }
 
@@ -99,8 +100,7 @@ fn waits_for(depends_on: &[Dependency]) -> Option<Step> {
         );
         return Some(Step::Failed(reason));
     }
-    let open = depends_on.iter().find(|d| !d.state.is_terminal())?;
-    Some(Step::Wait(format!("waiting for {}", open.what)))
+    depends_on.iter().any(|d| !d.state.is_terminal()).then_some(Step::Wait)
 }
 
 fn step(task: &Task, subject: &Subject<'_>) -> Step {
@@ -208,8 +208,8 @@ fn ready_stage(facts: &VmFacts) -> String {
 fn on_the_way(facts: &VmFacts) -> Step {
     let Some(place) = &facts.placement else {
         return match &facts.explanation {
-            Some(e) if e.host_id.is_none() => Step::Wait(format!("no host takes it yet: {}", e.summary)),
-            _ => Step::Wait("a host is being chosen".into()),
+            Some(e) if e.host_id.is_none() => Step::Going { progress: 0, stage: format!("no host takes it yet: {}", e.summary) },
+            _ => Step::Wait,
         };
     };
     if let Some(blocked) = facts.blocked() {
@@ -254,7 +254,7 @@ fn operation(task: &Task, facts: &VmFacts, asked: Option<&Operation>) -> Step {
             Step::Cancelled(superseded(task, "the VM is no longer wanted running"))
         }
         None => match &facts.placement {
-            None => Step::Wait("the VM is on no host yet".into()),
+            None => Step::Wait,
             Some(p) => Step::Going { progress: 50, stage: format!("handed to host {}", p.host) },
         },
     }
@@ -276,7 +276,7 @@ fn image(task: &Task, deleting: bool, expected_bytes: u64, observed: &ImageObser
         ImageState::Verifying => {
             Step::Going { progress: 90, stage: "digest and format are being checked".into() }
         }
-        ImageState::Uploading if observed.size_bytes == 0 => Step::Wait("waiting for the upload".into()),
+        ImageState::Uploading if observed.size_bytes == 0 => Step::Wait,
         ImageState::Uploading => {
             let share = u128::from(observed.size_bytes) * 90 / u128::from(expected_bytes.max(1));
             let stage = format!("{} of {expected_bytes} bytes are stored", observed.size_bytes);

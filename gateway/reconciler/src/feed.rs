@@ -1,0 +1,192 @@
+//! One batch of the feed becomes one transaction of the graph: a revision of the graph is always a
+//! state that the database was in.
+
+use crate::{
+    graph::{Inputs, Nodes},
+    rows::{Ended, FactRow, ItemAt, ItemRow, PlacementRow, VmRow},
+};
+use basalt_model::{HostId, TaskId, tasks::Task};
+use basalt_store::feed::{Batch, Change, Row, Table};
+use basalt_wire::agent::manifest::ItemKind;
+use krt::{Commit, Graph, Input, Key, Transaction, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// Hands a batch to the graph. A reload replaces everything; only real differences become changes.
+pub fn apply(graph: &mut Graph, nodes: &Nodes, batch: &Batch) -> Commit {
+    let inputs = &nodes.inputs;
+    let named = named_dependencies(graph, nodes, batch);
+    let mut tx = graph.transaction();
+    if batch.reload {
+        reload(&mut tx, inputs, batch, &named);
+        tx.mark_synced(&inputs.hosts);
+    } else {
+        for change in &batch.changes {
+            one(&mut tx, inputs, change, &named);
+        }
+    }
+    tx.commit()
+}
+
+/// Tasks that live tasks wait for: their ends are kept, all other ends are of no use here.
+fn named_dependencies(graph: &Graph, nodes: &Nodes, batch: &Batch) -> BTreeSet<TaskId> {
+    let tasks = || {
+        batch.changes.iter().filter_map(|change| match &change.row {
+            Some(Row::Task(task)) => Some(task),
+            _ => None,
+        })
+    };
+    let snapshot = graph.snapshot();
+    let is_awaited = |id: &TaskId| snapshot.lookup(&nodes.dependants, id).next().is_some();
+    let here = tasks().map(|task| task.id).filter(is_awaited);
+    let coming = tasks().filter(|task| !task.state.is_terminal()).flat_map(|task| task.depends_on.clone());
+    here.chain(coming).collect()
+}
+
+fn one(tx: &mut Transaction<'_>, inputs: &Inputs, change: &Change, named: &BTreeSet<TaskId>) {
+    match &change.row {
+        Some(row) => put(tx, inputs, row, named),
+        None => delete(tx, inputs, change.table, &change.key),
+    }
+}
+
+fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<TaskId>) {
+    match row {
+        Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), r.clone()),
+        Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, r.clone()),
+        Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, r.clone()),
+        Row::Pool(r) => tx.put(&inputs.pools, r.id, r.clone()),
+        Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), r.clone()),
+        Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), r.clone()),
+        Row::VolumeFacts(r) => tx.put(&inputs.volume_facts, r.volume_id, r.clone()),
+        Row::Image(r) => tx.put(&inputs.images, r.metadata.id.into(), r.clone()),
+        Row::ImageFacts(r) => tx.put(&inputs.image_facts, r.image_id, r.clone()),
+        Row::Vm(r) => tx.put(&inputs.vms, r.metadata.id.into(), VmRow(r.clone())),
+        Row::Placement(r) => {
+            let (id, row) = PlacementRow::read(r.clone());
+            tx.put(&inputs.placements, id, row);
+        }
+        Row::VmFacts(r) => tx.put(&inputs.vm_facts, r.vm_id, r.clone()),
+        Row::Conditions(r) => tx.put(&inputs.conditions, r.subject_id, r.clone()),
+        Row::ManifestItem(r) => {
+            if let Some((at, item)) = item(r) {
+                tx.put(&inputs.items, at, item);
+            }
+        }
+        Row::ManifestFact(r) => {
+            if let Some(kind) = ItemKind::parse(&r.kind) {
+                tx.put(&inputs.facts, (r.host_id, kind, r.id), FactRow::read(r));
+            }
+        }
+        Row::Task(r) => put_task(tx, inputs, r, named),
+        Row::Tenant(_) | Row::Project(_) | Row::Certificate(_) | Row::Manifest(_) => {}
+    }
+}
+
+fn put_task(tx: &mut Transaction<'_>, inputs: &Inputs, task: &Task, named: &BTreeSet<TaskId>) {
+    if !task.state.is_terminal() {
+        tx.put(&inputs.tasks, task.id, task.clone());
+        return;
+    }
+    tx.delete(&inputs.tasks, &task.id);
+    if named.contains(&task.id) {
+        tx.put(&inputs.ended, task.id, Ended(task.state));
+    }
+}
+
+/// A stored item. One whose body cannot be read is left out, loudly: whatever it was, it is put anew.
+fn item(row: &basalt_store::manifests::ItemRow) -> Option<(ItemAt, ItemRow)> {
+    let read = ItemRow::read(row.item.clone());
+    if read.is_none() {
+        tracing::error!(host = %row.host_id, kind = %row.item.kind, id = %row.item.id, "a manifest item cannot be read");
+    }
+    read.map(|item| ((row.host_id, item.0.kind, item.0.id), item))
+}
+
+fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
+    match table {
+        Table::Host => gone(tx, &inputs.hosts, key),
+        Table::HostFacts => gone(tx, &inputs.host_facts, key),
+        Table::HostClaim => gone(tx, &inputs.claims, key),
+        Table::Pool => gone(tx, &inputs.pools, key),
+        Table::Network => gone(tx, &inputs.networks, key),
+        Table::Volume => gone(tx, &inputs.volumes, key),
+        Table::VolumeFacts => gone(tx, &inputs.volume_facts, key),
+        Table::Image => gone(tx, &inputs.images, key),
+        Table::ImageFacts => gone(tx, &inputs.image_facts, key),
+        Table::Vm => gone(tx, &inputs.vms, key),
+        Table::Placement => gone(tx, &inputs.placements, key),
+        Table::VmFacts => gone(tx, &inputs.vm_facts, key),
+        Table::Conditions => gone(tx, &inputs.conditions, key),
+        Table::ManifestItem => {
+            if let Some(at) = item_at(key) {
+                tx.delete(&inputs.items, &at);
+            }
+        }
+        Table::ManifestFact => {
+            if let Some(at) = item_at(key) {
+                tx.delete(&inputs.facts, &at);
+            }
+        }
+        Table::Task => {
+            gone(tx, &inputs.tasks, key);
+            gone(tx, &inputs.ended, key);
+        }
+        Table::Tenant | Table::Project | Table::Certificate | Table::Manifest => {}
+    }
+}
+
+fn gone<K: Key + From<Uuid>, V: Value>(tx: &mut Transaction<'_>, input: &Input<K, V>, key: &str) {
+    match Uuid::parse_str(key) {
+        Ok(id) => tx.delete(input, &K::from(id)),
+        Err(_) => tracing::error!(key, "a key of the feed is no id"),
+    }
+}
+
+/// Reads `host/kind/id`.
+fn item_at(key: &str) -> Option<ItemAt> {
+    let mut parts = key.split('/');
+    let host = HostId(Uuid::parse_str(parts.next()?).ok()?);
+    let kind = ItemKind::parse(parts.next()?)?;
+    let id = Uuid::parse_str(parts.next()?).ok()?;
+    Some((host, kind, id))
+}
+
+fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTreeSet<TaskId>) {
+    macro_rules! reset {
+        ($($input:ident: $variant:ident($row:ident) => $pair:expr;)+) => {$(
+            let rows: BTreeMap<_, _> = batch
+                .changes
+                .iter()
+                .filter_map(|change| match &change.row {
+                    Some(Row::$variant($row)) => $pair,
+                    _ => None,
+                })
+                .collect();
+            tx.reset(&inputs.$input, rows);
+        )+};
+    }
+    reset! {
+        hosts: Host(r) => Some((r.metadata.id.into(), r.clone()));
+        host_facts: HostFacts(r) => Some((r.host_id, r.clone()));
+        claims: HostClaim(r) => Some((r.host_id, r.clone()));
+        pools: Pool(r) => Some((r.id, r.clone()));
+        networks: Network(r) => Some((r.metadata.id.into(), r.clone()));
+        volumes: Volume(r) => Some((r.metadata.id.into(), r.clone()));
+        volume_facts: VolumeFacts(r) => Some((r.volume_id, r.clone()));
+        images: Image(r) => Some((r.metadata.id.into(), r.clone()));
+        image_facts: ImageFacts(r) => Some((r.image_id, r.clone()));
+        vms: Vm(r) => Some((r.metadata.id.into(), VmRow(r.clone())));
+        placements: Placement(r) => Some(PlacementRow::read(r.clone()));
+        vm_facts: VmFacts(r) => Some((r.vm_id, r.clone()));
+        conditions: Conditions(r) => Some((r.subject_id, r.clone()));
+        items: ManifestItem(r) => item(r);
+        facts: ManifestFact(r) => {
+            ItemKind::parse(&r.kind).map(|kind| ((r.host_id, kind, r.id), FactRow::read(r)))
+        };
+        tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, r.clone()));
+        ended: Task(r) => {
+            (r.state.is_terminal() && named.contains(&r.id)).then_some((r.id, Ended(r.state)))
+        };
+    }
+}

@@ -1,0 +1,215 @@
+//! The graph: rows of the truth in, everything that should happen out.
+//!
+//! ```text
+//! vms ─┬────────────► requests (VMs that are nowhere)         ─► handlers/placement
+//!      ├─► vm items ─┐
+//! volumes ─► items ──┼─► desired ─┐
+//! holds ─► images,   │            ├─► edits ─► edits by host  ─► handlers/manifests
+//!          networks ─┘   stored ──┘
+//! facts ─► status ─┬─► conditions that differ                 ─► handlers/conditions
+//!                  └─► task moves                             ─► handlers/tasks
+//! deletions of which nothing is on a host any more            ─► handlers/finalise
+//! ```
+//!
+//! Every output collection is a difference: its rows are what is still to be written, and they go
+//! when the feed shows that it was.
+
+mod manifests;
+mod removals;
+mod requests;
+mod status;
+
+use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, PlacementRow, VmRow};
+use basalt_model::{
+    HostId, ImageId, Name, NetworkId, PoolId, TaskId, VmId, VolumeId, hosts::HostState, tasks::Task,
+};
+use basalt_plan::{
+    conditions::{VmFacts, VolumeFacts},
+    manifest::Edit,
+    placement::HostView,
+};
+use basalt_store::{conditions::Conditions, hosts, images, networks, pools, volumes};
+use basalt_wire::agent::manifest::ItemKind;
+use krt::{Builder, Collection, Graph, Index, Input};
+use uuid::Uuid;
+
+pub use removals::Removal;
+pub use requests::Request;
+
+/// What the feed and the sweeps write.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs {
+    /// Hosts.
+    pub hosts: Input<HostId, hosts::Host>,
+    /// What agents found out.
+    pub host_facts: Input<HostId, hosts::HostFactsRow>,
+    /// What hosts promised.
+    pub claims: Input<HostId, hosts::HostClaim>,
+    /// Whether hosts are heard of.
+    pub liveness: Input<HostId, Liveness>,
+    /// Pools.
+    pub pools: Input<PoolId, pools::Pool>,
+    /// Networks.
+    pub networks: Input<NetworkId, networks::Network>,
+    /// Volumes.
+    pub volumes: Input<VolumeId, volumes::Volume>,
+    /// What was seen of volumes.
+    pub volume_facts: Input<VolumeId, volumes::VolumeFacts>,
+    /// Images.
+    pub images: Input<ImageId, images::Image>,
+    /// What was seen of images.
+    pub image_facts: Input<ImageId, images::ImageFacts>,
+    /// VMs.
+    pub vms: Input<VmId, VmRow>,
+    /// Where VMs were put.
+    pub placements: Input<VmId, PlacementRow>,
+    /// What was seen of VMs.
+    pub vm_facts: Input<VmId, basalt_store::vms::VmFacts>,
+    /// Conditions as they are stored, by subject.
+    pub conditions: Input<Uuid, Conditions>,
+    /// Manifest items as they are stored.
+    pub items: Input<ItemAt, ItemRow>,
+    /// What hosts said of items.
+    pub facts: Input<ItemAt, FactRow>,
+    /// Tasks that are not over.
+    pub tasks: Input<TaskId, Task>,
+    /// How tasks ended that others wait for.
+    pub ended: Input<TaskId, Ended>,
+}
+
+/// Indexes that several parts read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Indexes {
+    /// Stored items by what they are of, whatever the host.
+    pub items_by_object: Index<ItemAt, ItemRow, (ItemKind, Uuid)>,
+    /// Stored present images by host.
+    pub cached_images: Index<ItemAt, ItemRow, HostId>,
+    /// Stored items by what they name on their host.
+    pub items_naming: Index<ItemAt, ItemRow, ItemAt>,
+    /// Pools by host.
+    pub pools_by_host: Index<PoolId, pools::Pool, HostId>,
+    /// Volumes by the VM that they go with.
+    pub volumes_by_owner: Index<VolumeId, volumes::Volume, VmId>,
+}
+
+/// What the handlers and the tests read.
+#[derive(Clone, Copy, Debug)]
+pub struct Nodes {
+    /// The inputs.
+    pub inputs: Inputs,
+    /// States of hosts.
+    pub host_states: Collection<HostId, HostState>,
+    /// Hosts as placement sees them.
+    pub host_views: Collection<HostId, HostView>,
+    /// VMs that are to be placed.
+    pub requests: Collection<VmId, Request>,
+    /// Items that hosts should have.
+    pub desired: Collection<ItemAt, ItemRow>,
+    /// Rows of manifests that must change, by host.
+    pub edits_by_host: Collection<HostId, Edits>,
+    /// VMs as conditions and tasks see them.
+    pub vm_status: Collection<VmId, VmFacts>,
+    /// Volumes as conditions and tasks see them.
+    pub volume_status: Collection<VolumeId, VolumeFacts>,
+    /// Conditions that are not stored yet, undated.
+    pub conditions: Collection<Uuid, Conditions>,
+    /// Moves of tasks that are not stored yet.
+    pub task_moves: Collection<TaskId, basalt_model::tasks::TaskMove>,
+    /// Live tasks by what they wait for.
+    pub dependants: Index<TaskId, Task, TaskId>,
+    /// Objects of which nothing is left but their rows.
+    pub removals: Collection<Removal, ()>,
+}
+
+/// Edits of one host's manifest. A VM's body has its seed, so that dumps show only keys.
+#[derive(Clone, PartialEq)]
+pub struct Edits(pub Vec<Edit>);
+
+impl std::fmt::Debug for Edits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(Edit::key)).finish()
+    }
+}
+
+/// Declares the graph.
+pub fn build() -> Result<(Graph, Nodes), krt::Error> {
+    let mut builder = Graph::builder();
+    let inputs = inputs(&mut builder);
+    let indexes = indexes(&mut builder, &inputs);
+    let host_states = requests::host_states(&mut builder, &inputs);
+    let host_views = requests::host_views(&mut builder, &inputs, &indexes, host_states);
+    let requests = requests::requests(&mut builder, &inputs);
+    let desired = manifests::desired(&mut builder, &inputs, &indexes);
+    let edits_by_host = manifests::edits_by_host(&mut builder, &inputs, &indexes, desired);
+    let vm_status = status::vms(&mut builder, &inputs, host_states);
+    let volume_status = status::volumes(&mut builder, &inputs, host_states);
+    let conditions = status::conditions(&mut builder, &inputs, host_states, vm_status, volume_status);
+    let task_moves = status::task_moves(&mut builder, &inputs, vm_status, volume_status);
+    let dependants = builder.index("dependants", &inputs.tasks, |_, task: &Task| task.depends_on.clone());
+    let removals = removals::removals(&mut builder, &inputs, &indexes);
+    let nodes = Nodes {
+        inputs,
+        host_states,
+        host_views,
+        requests,
+        desired,
+        edits_by_host,
+        vm_status,
+        volume_status,
+        conditions,
+        task_moves,
+        dependants,
+        removals,
+    };
+    Ok((builder.seal()?, nodes))
+}
+
+fn inputs(builder: &mut Builder) -> Inputs {
+    Inputs {
+        hosts: builder.input_unsynced("hosts"),
+        host_facts: builder.input("host_facts"),
+        claims: builder.input("claims"),
+        liveness: builder.input("liveness"),
+        pools: builder.input("pools"),
+        networks: builder.input("networks"),
+        volumes: builder.input("volumes"),
+        volume_facts: builder.input("volume_facts"),
+        images: builder.input("images"),
+        image_facts: builder.input("image_facts"),
+        vms: builder.input("vms"),
+        placements: builder.input("placements"),
+        vm_facts: builder.input("vm_facts"),
+        conditions: builder.input("stored_conditions"),
+        items: builder.input("items"),
+        facts: builder.input("facts"),
+        tasks: builder.input("tasks"),
+        ended: builder.input("ended"),
+    }
+}
+
+fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
+    Indexes {
+        items_by_object: builder.index("items_by_object", &inputs.items, |at, _| [(at.1, at.2)]),
+        cached_images: builder.index("cached_images", &inputs.items, |at, row| {
+            (at.1 == ItemKind::Image && !row.0.is_absent()).then_some(at.0)
+        }),
+        items_naming: builder.index("items_naming", &inputs.items, naming),
+        pools_by_host: builder.index("pools_by_host", &inputs.pools, |_, pool| [pool.host_id]),
+        volumes_by_owner: builder.index("volumes_by_owner", &inputs.volumes, |_, volume| owner(volume)),
+    }
+}
+
+/// The items on the same host that an item names.
+fn naming(at: &ItemAt, row: &ItemRow) -> Vec<ItemAt> {
+    basalt_plan::manifest::names(&row.0).into_iter().map(|key| (at.0, key.kind, key.id)).collect()
+}
+
+/// The VM that a volume goes with, if it goes with one.
+fn owner(volume: &volumes::Volume) -> Option<VmId> {
+    volume.vm_id.filter(|_| volume.owned)
+}
+
+/// The host and pool that a volume was given.
+fn bound(volume: &volumes::Volume) -> Option<(HostId, &Name)> {
+    volume.host_id.zip(volume.pool.as_ref())
+}

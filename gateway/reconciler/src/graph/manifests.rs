@@ -1,0 +1,191 @@
+//! What hosts should have, and how their manifest rows come to say so.
+
+use super::{Edits, Indexes, Inputs, bound, naming, owner};
+use crate::rows::{FactRow, ItemAt, ItemRow};
+use basalt_model::{HostId, ImageId, NetworkId, VmId};
+use basalt_plan::manifest::{self, Edit, Fact};
+use basalt_wire::agent::manifest::ItemKind;
+use krt::{Builder, Collection, Ctx, Index};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// A thing on a host that another thing needs: the thing, then who needs it.
+type Hold = (ItemAt, (ItemKind, Uuid));
+
+/// Items that hosts should have.
+pub fn desired(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<ItemAt, ItemRow> {
+    let vm_holds = vm_holds(builder, inputs, indexes);
+    let held_by_vms = builder.index("held_by_vms", &vm_holds, |hold: &Hold, ()| [hold.0]);
+    let vms = vm_items(builder, inputs);
+    let volumes = volume_items(builder, inputs, held_by_vms);
+    let volume_holds = volume_holds(builder, inputs, indexes, volumes);
+    let holds = builder.union_disjoint("holds", &[vm_holds, volume_holds]);
+    let held = builder.index("held", &holds, |hold: &Hold, ()| [hold.0]);
+    let shared = shared_items(builder, inputs, held);
+    builder.union_disjoint("desired", &[vms, volumes, shared])
+}
+
+/// Hosts where a VM is, or where its row still stands.
+fn hosts_of(
+    ctx: &Ctx<'_>,
+    inputs: &Inputs,
+    indexes: &Indexes,
+    id: &VmId,
+    deleting: bool,
+) -> BTreeSet<HostId> {
+    let placed = ctx.get(&inputs.placements, id).and_then(|p| p.host.as_ref()).map(|h| h.0);
+    let standing = ctx.lookup(&indexes.items_by_object, &(ItemKind::Vm, id.0)).map(|(at, _)| at.0);
+    standing.chain(placed.filter(|_| !deleting)).collect()
+}
+
+fn vm_holds(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<Hold, ()> {
+    let (inputs, indexes) = (*inputs, *indexes);
+    builder.derive_many("vm_holds", &inputs.vms, move |ctx, id, row| {
+        let vm = &row.0;
+        let deleting = vm.metadata.deletion_requested_at.is_some();
+        let held = manifest::held_by_vm(&vm.disks, &vm.nics);
+        let keys = |host: HostId| {
+            held.iter().map(move |k| (((host, k.kind, k.id), (ItemKind::Vm, id.0)), ())).collect::<Vec<_>>()
+        };
+        hosts_of(ctx, &inputs, &indexes, id, deleting)
+            .into_iter()
+            .flat_map(keys)
+            .collect::<std::collections::BTreeMap<Hold, ()>>()
+    })
+}
+
+fn vm_items(builder: &mut Builder, inputs: &Inputs) -> Collection<ItemAt, ItemRow> {
+    let inputs = *inputs;
+    builder.derive_many("vm_items", &inputs.vms, move |ctx, id, row| {
+        let vm = &row.0;
+        let placement = ctx.get(&inputs.placements, id);
+        let Some((host, epoch)) = placement.and_then(|p| p.host.as_ref().map(|h| (h.0, p.epoch))) else {
+            return Vec::new();
+        };
+        if vm.metadata.deletion_requested_at.is_some() {
+            return Vec::new();
+        }
+        let view = manifest::Vm {
+            metadata: &vm.metadata,
+            spec: &vm.spec,
+            incarnation: vm.incarnation,
+            operation: vm.operation.as_ref(),
+            disks: &vm.disks,
+            nics: &vm.nics,
+        };
+        vec![((host, ItemKind::Vm, id.0), ItemRow(manifest::vm(view, epoch)))]
+    })
+}
+
+/// A volume stays while it is wanted, and in any case while a VM holds it where it is.
+fn volume_items(
+    builder: &mut Builder,
+    inputs: &Inputs,
+    held: Index<Hold, (), ItemAt>,
+) -> Collection<ItemAt, ItemRow> {
+    let inputs = *inputs;
+    builder.derive_many("volume_items", &inputs.volumes, move |ctx, id, volume| {
+        let Some((host, pool)) = bound(volume) else {
+            return Vec::new();
+        };
+        let at = (host, ItemKind::Volume, id.0);
+        let alive = |vm: VmId| {
+            ctx.project(&inputs.vms, &vm, |v| v.0.metadata.deletion_requested_at.is_none()).unwrap_or(false)
+        };
+        let wanted = volume.metadata.deletion_requested_at.is_none() && owner(volume).is_none_or(alive);
+        if !wanted && ctx.count(&held, &at) == 0 {
+            return Vec::new();
+        }
+        let view = manifest::Volume {
+            metadata: &volume.metadata,
+            spec: &volume.spec,
+            pool,
+            image_id: volume.image_id,
+            incarnation: volume.incarnation,
+        };
+        vec![(at, ItemRow(manifest::volume(view)))]
+    })
+}
+
+fn volume_holds(
+    builder: &mut Builder,
+    inputs: &Inputs,
+    indexes: &Indexes,
+    wanted: Collection<ItemAt, ItemRow>,
+) -> Collection<Hold, ()> {
+    let (inputs, indexes) = (*inputs, *indexes);
+    builder.derive_many("volume_holds", &inputs.volumes, move |ctx, id, volume| {
+        let Some(image) = manifest::held_by_volume(volume.image_id) else {
+            return Vec::new();
+        };
+        let here = bound(volume).map(|b| b.0).filter(|h| ctx.exists(&wanted, &(*h, ItemKind::Volume, id.0)));
+        let standing = ctx.lookup(&indexes.items_by_object, &(ItemKind::Volume, id.0)).map(|(at, _)| at.0);
+        let hosts: BTreeSet<HostId> = standing.chain(here).collect();
+        hosts.into_iter().map(|h| (((h, image.kind, image.id), (ItemKind::Volume, id.0)), ())).collect()
+    })
+}
+
+/// Images and networks are on a host for as long as something there holds them.
+fn shared_items(
+    builder: &mut Builder,
+    inputs: &Inputs,
+    held: Index<Hold, (), ItemAt>,
+) -> Collection<ItemAt, ItemRow> {
+    let inputs = *inputs;
+    builder.group("shared_items", &held, move |ctx, at, _holders| {
+        let item = match at.1 {
+            ItemKind::Network => {
+                let network = ctx.get(&inputs.networks, &NetworkId(at.2))?;
+                let view =
+                    manifest::Network { metadata: &network.metadata, spec: &network.spec, vni: network.vni };
+                manifest::network(view)
+            }
+            ItemKind::Image => {
+                let image = ctx.get(&inputs.images, &ImageId(at.2))?;
+                let facts = ctx.get(&inputs.image_facts, &ImageId(at.2))?;
+                let view = manifest::Image {
+                    metadata: &image.metadata,
+                    spec: &image.spec,
+                    observed: &facts.observed,
+                };
+                manifest::image(view)?
+            }
+            ItemKind::Volume | ItemKind::Vm => return None,
+        };
+        Some(ItemRow(item))
+    })
+}
+
+/// Rows of manifests that must change, by host.
+pub fn edits_by_host(
+    builder: &mut Builder,
+    inputs: &Inputs,
+    indexes: &Indexes,
+    desired: Collection<ItemAt, ItemRow>,
+) -> Collection<HostId, Edits> {
+    let (inputs, indexes) = (*inputs, *indexes);
+    let puts = builder.derive("puts", &desired, move |ctx, at, want| {
+        let stored = ctx.get(&inputs.items, at);
+        let fact = ctx.get(&inputs.facts, at).map(|f| fact(f));
+        manifest::put(&want.0, stored.map(|s| &s.0), fact.as_ref()).map(|e| Edits(vec![e]))
+    });
+    let wanted_naming = builder.index("wanted_naming", &desired, naming);
+    let withdrawals = builder.derive("withdrawals", &inputs.items, move |ctx, at, row| {
+        if ctx.exists(&desired, at) {
+            return None;
+        }
+        let fact = ctx.get(&inputs.facts, at).map(|f| fact(f));
+        let in_use = ctx.count(&indexes.items_naming, at) + ctx.count(&wanted_naming, at) > 0;
+        manifest::withdraw(&row.0, fact.as_ref(), in_use).map(|e| Edits(vec![e]))
+    });
+    let edits = builder.union_disjoint("edits", &[puts, withdrawals]);
+    let by_host = builder.index("edits_of_host", &edits, |at, _| [at.0]);
+    builder.group("edits_by_host", &by_host, |_ctx, _host, members| {
+        let edits: Vec<Edit> = members.iter().flat_map(|(_, e)| e.0.iter().cloned()).collect();
+        Some(Edits(edits))
+    })
+}
+
+fn fact(row: &FactRow) -> Fact {
+    Fact { generation: row.generation, epoch: row.epoch, gone: row.gone }
+}

@@ -1,0 +1,139 @@
+//! Hosts as placement sees them, and VMs that are to be placed.
+
+use super::{Indexes, Inputs, bound};
+use crate::rows::Liveness;
+use basalt_model::{
+    DateTime, Epoch, Generation, HostId, Name, ProjectId, TenantId, VmId, VolumeId,
+    hosts::{HostState, state},
+};
+use basalt_plan::placement::{self, HostView, VolumeRequest};
+use krt::{Builder, Collection, Ctx, Failure};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// A VM that is to be placed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Its tenant.
+    pub tenant_id: Option<TenantId>,
+    /// Its project.
+    pub project_id: Option<ProjectId>,
+    /// Its name.
+    pub name: Name,
+    /// The generation that is judged.
+    pub generation: Generation,
+    /// The epoch of the last placement; 0 when it was never placed.
+    pub epoch: Epoch,
+    /// Its volumes in disk order, those that need a pool and those that have one.
+    pub volumes: Vec<(VolumeId, bool)>,
+    /// What it needs.
+    pub request: placement::Request,
+}
+
+/// The state of every host. A host is taken at its word until it is known to be silent.
+pub fn host_states(builder: &mut Builder, inputs: &Inputs) -> Collection<HostId, HostState> {
+    let (facts, liveness) = (inputs.host_facts, inputs.liveness);
+    builder.derive("host_states", &inputs.hosts, move |ctx, id, host| {
+        let now = DateTime::UNIX_EPOCH + chrono::TimeDelta::days(1);
+        let seen = match ctx.get(&liveness, id).map(|l| **l) {
+            Some(Liveness::Silent) => DateTime::UNIX_EPOCH,
+            Some(Liveness::Alive) | None => now,
+        };
+        let facts = ctx.get(&facts, id);
+        let removed = host.metadata.deletion_requested_at.is_some();
+        Some(state(&host.spec, facts.map(|f| &f.facts), Some(seen), removed, now))
+    })
+}
+
+/// Hosts as placement sees them.
+pub fn host_views(
+    builder: &mut Builder,
+    inputs: &Inputs,
+    indexes: &Indexes,
+    states: Collection<HostId, HostState>,
+) -> Collection<HostId, HostView> {
+    let shared = {
+        let facts = inputs.host_facts;
+        builder.map("host_facts_alone", &facts, |_, row| row.facts.clone())
+    };
+    let claims = inputs.claims;
+    let (pools, images) = (indexes.pools_by_host, indexes.cached_images);
+    builder.derive("host_views", &inputs.hosts, move |ctx, id, host| {
+        let state = ctx.get(&states, id)?;
+        Some(HostView {
+            id: *id,
+            name: host.metadata.name.clone(),
+            labels: host.metadata.labels.clone(),
+            spec: host.spec.clone(),
+            state: **state,
+            facts: ctx.get(&shared, id).map(Arc::clone),
+            claimed: ctx.get(&claims, id).map(|c| c.claimed).unwrap_or_default(),
+            pool_claims: ctx
+                .lookup(&pools, id)
+                .map(|(_, p)| (p.facts.name.clone(), p.claimed_bytes))
+                .collect(),
+            cached_images: ctx.lookup(&images, id).map(|(at, _)| at.2.into()).collect(),
+        })
+    })
+}
+
+/// VMs that are on no host and should be.
+pub fn requests(builder: &mut Builder, inputs: &Inputs) -> Collection<VmId, Request> {
+    let inputs = *inputs;
+    builder.derive("requests", &inputs.vms, move |ctx, id, row| {
+        let vm = &row.0;
+        let placement = ctx.get(&inputs.placements, id);
+        let is_placed = placement.is_some_and(|p| p.host.is_some());
+        if is_placed || vm.metadata.deletion_requested_at.is_some() {
+            return Ok::<_, Failure>(None);
+        }
+        let (volumes, wanted, mut images) = volumes(ctx, &inputs, vm)?;
+        images.extend(vm.disks.iter().filter_map(|d| d.iso_image_id));
+        let mut segments = Vec::new();
+        for nic in &vm.nics {
+            let network = ctx
+                .get(&inputs.networks, &nic.network_id)
+                .ok_or_else(|| missing("network", nic.network_id))?;
+            segments.push(network.spec.segment.clone());
+        }
+        Ok(Some(Request {
+            tenant_id: vm.metadata.tenant_id,
+            project_id: vm.metadata.project_id,
+            name: vm.metadata.name.clone(),
+            generation: vm.metadata.generation,
+            epoch: placement.map(|p| p.epoch).unwrap_or_default(),
+            volumes,
+            request: placement::Request {
+                cpus: vm.spec.cpus,
+                memory_bytes: vm.spec.memory_bytes,
+                firmware: vm.spec.firmware,
+                volumes: wanted,
+                images,
+                segments,
+                rules: vm.spec.placement.clone(),
+            },
+        }))
+    })
+}
+
+type Volumes = (Vec<(VolumeId, bool)>, Vec<VolumeRequest>, BTreeSet<basalt_model::ImageId>);
+
+fn volumes(ctx: &Ctx<'_>, inputs: &Inputs, vm: &basalt_store::vms::Vm) -> Result<Volumes, Failure> {
+    let (mut ids, mut wanted, mut images) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for id in vm.disks.iter().filter_map(|d| d.volume_id) {
+        let volume = ctx.get(&inputs.volumes, &id).ok_or_else(|| missing("volume", id))?;
+        let at = bound(volume).map(|(host, pool)| (host, pool.clone()));
+        ids.push((id, at.is_none()));
+        images.extend(volume.image_id);
+        wanted.push(VolumeRequest {
+            name: volume.metadata.name.clone(),
+            size_bytes: volume.spec.size_bytes,
+            pool: volume.spec.pool.clone(),
+            bound: at,
+        });
+    }
+    Ok((ids, wanted, images))
+}
+
+fn missing(kind: &str, id: impl std::fmt::Display) -> Failure {
+    Failure::keep(format!("{kind} {id} is not known yet"))
+}

@@ -1,0 +1,116 @@
+//! Effects: each handler takes due rows of its output collection and writes them back, in batches.
+//!
+//! An effect is compare-and-set. One that the store refuses as stale needs no handling: the news
+//! that made it stale is on its way, and the row is recomputed from that.
+
+pub mod conditions;
+pub mod finalise;
+pub mod manifests;
+pub mod placement;
+pub mod tasks;
+
+use crate::graph::Removal;
+use basalt_model::{DateTime, HostId, TaskId, VmId, tasks::TaskMove};
+use basalt_plan::manifest::Edit;
+use basalt_store::{Store, conditions::Conditions};
+use krt::Finish;
+use uuid::Uuid;
+
+/// Something to write: at most one transaction each.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Place VMs, or write down why they are nowhere.
+    Place(Vec<placement::Decided>),
+    /// Change rows of manifests.
+    Manifests(Vec<(HostId, Vec<Edit>)>),
+    /// Write conditions.
+    Conditions(Vec<Conditions>),
+    /// Move tasks.
+    Tasks(Vec<TaskMove>),
+    /// Remove the rows of what is gone.
+    Finalise(Vec<Removal>),
+}
+
+impl Effect {
+    /// A word for counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Effect::Place(_) => "place",
+            Effect::Manifests(_) => "manifests",
+            Effect::Conditions(_) => "conditions",
+            Effect::Tasks(_) => "tasks",
+            Effect::Finalise(_) => "finalise",
+        }
+    }
+
+    /// How many rows it is about.
+    pub fn len(&self) -> usize {
+        match self {
+            Effect::Place(rows) => rows.len(),
+            Effect::Manifests(rows) => rows.len(),
+            Effect::Conditions(rows) => rows.len(),
+            Effect::Tasks(rows) => rows.len(),
+            Effect::Finalise(rows) => rows.len(),
+        }
+    }
+
+    /// Whether it is about nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What it comes to when its transaction failed: every row is tried again.
+    fn failed(&self) -> Outcome {
+        let again = Finish::Retry;
+        match self {
+            Effect::Place(rows) => {
+                Outcome::Placed(rows.iter().map(|r| (r.vm_id(), placement::Ended::Failed)).collect())
+            }
+            Effect::Manifests(rows) => Outcome::Manifests(rows.iter().map(|r| (r.0, again)).collect()),
+            Effect::Conditions(rows) => {
+                Outcome::Conditions(rows.iter().map(|r| (r.subject_id, again)).collect())
+            }
+            Effect::Tasks(rows) => Outcome::Tasks(rows.iter().map(|r| (r.id, again)).collect()),
+            Effect::Finalise(rows) => Outcome::Finalised(rows.iter().map(|r| (*r, again)).collect()),
+        }
+    }
+}
+
+/// What came of an effect, row by row.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Of [`Effect::Place`].
+    Placed(Vec<(VmId, placement::Ended)>),
+    /// Of [`Effect::Manifests`].
+    Manifests(Vec<(HostId, Finish)>),
+    /// Of [`Effect::Conditions`].
+    Conditions(Vec<(Uuid, Finish)>),
+    /// Of [`Effect::Tasks`].
+    Tasks(Vec<(TaskId, Finish)>),
+    /// Of [`Effect::Finalise`].
+    Finalised(Vec<(Removal, Finish)>),
+}
+
+/// Carries out an effect in one transaction. A failure is told to the log here and comes back as "again".
+pub async fn perform(store: &Store, effect: Effect, now: DateTime) -> (Outcome, bool) {
+    let done = match &effect {
+        Effect::Place(rows) => placement::perform(store, rows, now).await.map(Outcome::Placed),
+        Effect::Manifests(rows) => manifests::perform(store, rows, now).await.map(Outcome::Manifests),
+        Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
+        Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),
+        Effect::Finalise(rows) => finalise::perform(store, rows, now).await.map(Outcome::Finalised),
+    };
+    match done {
+        Ok(outcome) => (outcome, true),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(
+                effect = effect.name(),
+                rows = effect.len(),
+                error,
+                "an effect failed; it is tried again"
+            );
+            (effect.failed(), false)
+        }
+    }
+}

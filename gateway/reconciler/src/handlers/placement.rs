@@ -1,0 +1,344 @@
+//! Placement: VMs that are nowhere are given to hosts, many at a time.
+//!
+//! Decisions of one batch see each other, and those of batches that the feed has not brought back
+//! yet: their claims are added to the hosts as the graph shows them. The store has the last word:
+//! its conditional claim cannot overfill a host whatever was seen here.
+//!
+//! A VM that no host takes is parked. It is looked at again when a host gained something, and once
+//! in a while, so that its explanation stays true.
+
+use crate::{
+    graph::{Nodes, Request},
+    lane::{Bounds, Lane, RECHECK, STALE},
+};
+use basalt_model::{CapabilityReason, DateTime, HostId, Name, VmId, VolumeId, quotas::Demand};
+use basalt_plan::placement::{Decision, HostView, Verdict, choose};
+use basalt_store::{
+    Error, Store,
+    placements::{self, Place, Placed, Unplaced},
+};
+use basalt_wire::rest::PlacementExplanation;
+use krt::{Event, Finish, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// How long a parked VM keeps its explanation at most.
+const PARKED: Duration = Duration::from_secs(30);
+/// Rounds of parked VMs are at least this far apart.
+const ROUND: Duration = Duration::from_millis(250);
+/// Hosts that fit and were not chosen are kept in the explanation up to this many; rejections are all kept.
+const KEPT_ALTERNATIVES: usize = 16;
+
+/// A decision to write down.
+#[derive(Clone, Debug)]
+pub enum Decided {
+    /// Give the VM to a host.
+    Place(Place),
+    /// Say why it is nowhere.
+    Unplaced(Unplaced),
+}
+
+impl Decided {
+    /// The VM.
+    pub fn vm_id(&self) -> VmId {
+        match self {
+            Decided::Place(p) => p.vm_id,
+            Decided::Unplaced(u) => u.vm_id,
+        }
+    }
+}
+
+/// How a decision ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was given to the host.
+    Placed,
+    /// It was written down why it is nowhere.
+    Parked,
+    /// Something newer happened to the VM.
+    Stale,
+    /// The host had no room after all.
+    Full(CapabilityReason),
+    /// The transaction failed.
+    Failed,
+}
+
+/// Writes several decisions in one transaction.
+pub async fn perform(store: &Store, rows: &[Decided], now: DateTime) -> Result<Vec<(VmId, Ended)>, Error> {
+    let mut tx = store.system().await?;
+    let mut out = Vec::new();
+    for row in rows {
+        let ended = match row {
+            Decided::Place(place) => match placements::place(&mut tx, &Place { now, ..place.clone() }).await?
+            {
+                Placed::Placed(_) => Ended::Placed,
+                Placed::Stale => Ended::Stale,
+                Placed::Full(reason) => Ended::Full(reason),
+            },
+            Decided::Unplaced(unplaced) => {
+                let unplaced = Unplaced { now, ..unplaced.clone() };
+                if placements::record_unplaced(&mut tx, &unplaced).await? {
+                    Ended::Parked
+                } else {
+                    Ended::Stale
+                }
+            }
+        };
+        out.push((row.vm_id(), ended));
+    }
+    tx.commit().await?;
+    Ok(out)
+}
+
+/// A placement that was decided and is not in the graph yet.
+struct Pending {
+    host: HostId,
+    demand: Demand,
+    pools: Vec<(Name, u64)>,
+}
+
+/// Decides placements.
+pub struct Placement {
+    lane: Lane<VmId, Request>,
+    nodes: Nodes,
+    /// Hosts as the graph shows them, plus what is pending there.
+    views: BTreeMap<HostId, HostView>,
+    pending: BTreeMap<VmId, Pending>,
+    parked: BTreeSet<VmId>,
+    next_round: Duration,
+    /// Counts the times a host gained something, now and when the running batch was decided.
+    gains: u64,
+    decided_at: u64,
+}
+
+impl Placement {
+    /// Over the requests of a graph.
+    pub fn new(nodes: &Nodes) -> Self {
+        let bounds = Bounds { rows: 64, batches: 1, debounce: Duration::ZERO };
+        Self {
+            lane: Lane::new(&nodes.requests, bounds),
+            nodes: *nodes,
+            views: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            next_round: Duration::ZERO,
+            gains: 0,
+            decided_at: 0,
+        }
+    }
+
+    /// Takes in news.
+    pub fn apply(&mut self, event: &Event, now: Duration) {
+        self.lane.apply(event, now);
+        match event {
+            Event::Batch(batch) => {
+                let mut touched = BTreeSet::new();
+                for change in batch.changes(&self.nodes.requests) {
+                    if change.new.is_none() {
+                        self.parked.remove(&change.key);
+                        touched.extend(self.pending.remove(&change.key).map(|p| p.host));
+                    }
+                }
+                let mut gained = false;
+                for change in batch.changes(&self.nodes.host_views) {
+                    touched.insert(change.key);
+                    gained |= gains(change.old.as_deref(), change.new.as_deref());
+                }
+                self.refresh(touched, batch.snapshot());
+                if gained {
+                    self.retry_parked(now);
+                }
+            }
+            Event::Lagged { snapshot, .. } => {
+                self.pending.retain(|vm, _| snapshot.get(&self.nodes.requests, vm).is_some());
+                self.parked.retain(|vm| snapshot.get(&self.nodes.requests, vm).is_some());
+                let all: Vec<_> = snapshot.rows(&self.nodes.host_views).map(|(id, _)| *id).collect();
+                self.views.clear();
+                self.refresh(all, snapshot);
+                self.retry_parked(now);
+            }
+        }
+    }
+
+    fn refresh(&mut self, hosts: impl IntoIterator<Item = HostId>, snapshot: &Snapshot) {
+        for id in hosts {
+            let Some(view) = snapshot.get(&self.nodes.host_views, &id) else {
+                self.views.remove(&id);
+                continue;
+            };
+            let mut view = HostView::clone(view);
+            for pending in self.pending.values().filter(|p| p.host == id) {
+                claim(&mut view, pending);
+            }
+            self.views.insert(id, view);
+        }
+    }
+
+    /// Parked VMs are asked for again, not more often than a round each [`ROUND`].
+    fn retry_parked(&mut self, now: Duration) {
+        self.gains += 1;
+        let at = now.max(self.next_round);
+        if !self.parked.is_empty() {
+            self.next_round = at + ROUND;
+        }
+        for vm in std::mem::take(&mut self.parked) {
+            self.lane.request(&vm, at);
+        }
+    }
+
+    /// Decides the next batch. Empty when nothing is to be written.
+    pub fn step(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Decided> {
+        loop {
+            let jobs = self.lane.batch(now);
+            if jobs.is_empty() {
+                return Vec::new();
+            }
+            self.decided_at = self.gains;
+            let mut out = Vec::new();
+            for job in jobs {
+                let decision = choose(&job.value.request, self.views.values());
+                match self.decide(job.key, &job.value, decision, snapshot) {
+                    Some(decided) => out.push(decided),
+                    None => {
+                        self.parked.insert(job.key);
+                        self.lane.done(&job.key, Finish::After(PARKED), now);
+                    }
+                }
+            }
+            if !out.is_empty() {
+                return out;
+            }
+            self.lane.ended();
+        }
+    }
+
+    fn decide(
+        &mut self,
+        vm_id: VmId,
+        row: &Request,
+        decision: Decision,
+        snapshot: &Snapshot,
+    ) -> Option<Decided> {
+        let explanation = shorten(decision.explanation);
+        let value = serde_json::to_value(&explanation).unwrap_or_default();
+        match decision.verdict {
+            Verdict::Fits { host_id, pools } => {
+                let chosen = row.volumes.iter().zip(pools).filter(|((_, needs_pool), _)| *needs_pool);
+                let pools: Vec<(VolumeId, Name)> = chosen.map(|((id, _), pool)| (*id, pool)).collect();
+                self.remember(vm_id, row, host_id, &pools);
+                Some(Decided::Place(Place {
+                    vm_id,
+                    generation: Some(row.generation),
+                    expected_epoch: row.epoch,
+                    host_id,
+                    pools,
+                    explanation: value,
+                    now: DateTime::UNIX_EPOCH,
+                }))
+            }
+            Verdict::Later(_) | Verdict::Never(_) => {
+                let stored = snapshot.get(&self.nodes.inputs.placements, &vm_id);
+                let known = stored.is_some_and(|s| {
+                    s.generation >= row.generation && s.explanation.as_ref() == Some(&explanation)
+                });
+                (!known).then_some(Decided::Unplaced(Unplaced {
+                    vm_id,
+                    generation: row.generation,
+                    expected_epoch: row.epoch,
+                    explanation: value,
+                    now: DateTime::UNIX_EPOCH,
+                }))
+            }
+        }
+    }
+
+    fn remember(&mut self, vm_id: VmId, row: &Request, host: HostId, pools: &[(VolumeId, Name)]) {
+        let size = |id: &VolumeId| {
+            let at = row.volumes.iter().position(|(v, _)| v == id);
+            at.and_then(|i| row.request.volumes.get(i)).map_or(0, |v| v.size_bytes)
+        };
+        let pending = Pending {
+            host,
+            demand: Demand {
+                vms: 1,
+                cpus: row.request.cpus,
+                memory_bytes: row.request.memory_bytes,
+                storage_bytes: 0,
+            },
+            pools: pools.iter().map(|(id, pool)| (pool.clone(), size(id))).collect(),
+        };
+        if let Some(view) = self.views.get_mut(&host) {
+            claim(view, &pending);
+        }
+        self.pending.insert(vm_id, pending);
+    }
+
+    /// How decisions ended.
+    pub fn done(&mut self, rows: &[(VmId, Ended)], snapshot: &Snapshot, now: Duration) {
+        self.lane.ended();
+        for (vm, ended) in rows {
+            let finish = match ended {
+                Ended::Placed => Finish::After(RECHECK),
+                // A host gained something while the decision was on its way.
+                Ended::Parked if self.decided_at != self.gains => Finish::After(ROUND),
+                Ended::Parked => {
+                    self.parked.insert(*vm);
+                    Finish::After(PARKED)
+                }
+                Ended::Stale => Finish::After(STALE),
+                Ended::Full(_) | Ended::Failed => Finish::Retry,
+            };
+            if *ended != Ended::Placed
+                && let Some(pending) = self.pending.remove(vm)
+            {
+                self.refresh([pending.host], snapshot);
+            }
+            self.lane.done(vm, finish, now);
+        }
+    }
+
+    /// When the next batch can start at the earliest.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.lane.wake_at()
+    }
+
+    /// VMs that wait for a host.
+    pub fn waiting(&self) -> usize {
+        self.lane.waiting()
+    }
+}
+
+fn claim(view: &mut HostView, pending: &Pending) {
+    view.claimed.vms += pending.demand.vms;
+    view.claimed.cpus = view.claimed.cpus.saturating_add(pending.demand.cpus);
+    view.claimed.memory_bytes = view.claimed.memory_bytes.saturating_add(pending.demand.memory_bytes);
+    for (pool, bytes) in &pending.pools {
+        *view.pool_claims.entry(pool.clone()).or_default() += bytes;
+    }
+}
+
+/// Whether a host may take now what it did not take before. More claims and other cached images are no gain.
+fn gains(old: Option<&HostView>, new: Option<&HostView>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return new.is_some() };
+    let less_claimed = new.claimed.cpus < old.claimed.cpus
+        || new.claimed.memory_bytes < old.claimed.memory_bytes
+        || old
+            .pool_claims
+            .iter()
+            .any(|(pool, before)| new.pool_claims.get(pool).is_none_or(|now| now < before));
+    less_claimed
+        || (&old.name, &old.labels, &old.spec, old.state) != (&new.name, &new.labels, &new.spec, new.state)
+        || old.facts != new.facts
+        || new.pool_claims.len() > old.pool_claims.len()
+}
+
+fn shorten(mut explanation: PlacementExplanation) -> PlacementExplanation {
+    let mut fitting = 0;
+    explanation.candidates.retain(|c| {
+        fitting += usize::from(c.score.is_some());
+        c.score.is_none() || fitting <= KEPT_ALTERNATIVES
+    });
+    explanation
+}

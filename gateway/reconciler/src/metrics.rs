@@ -1,0 +1,110 @@
+//! What the reconciler counts, in Prometheus' terms.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Labels of effects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EffectLabels {
+    /// `place`, `manifests`, `conditions`, `tasks`, `finalise`.
+    pub effect: &'static str,
+    /// `done` or `failed`.
+    pub result: &'static str,
+}
+
+/// Labels of lanes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LaneLabels {
+    /// As in [`EffectLabels`].
+    pub effect: &'static str,
+}
+
+/// Counters of the reconciler. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Batches taken in.
+    pub pulls: Counter,
+    /// Rows that changed in them.
+    pub changes: Counter,
+    /// Pulls that failed.
+    pub pull_failures: Counter,
+    /// Runs of transforms.
+    pub runs: Counter,
+    /// Effects carried out.
+    pub effects: Family<EffectLabels, Counter>,
+    /// Rows in them.
+    pub rows: Family<EffectLabels, Counter>,
+    /// Rows due, waiting or running.
+    pub backlog: Family<LaneLabels, Gauge>,
+    /// Times the graph was compared with a recomputation.
+    pub verifications: Counter,
+    /// Rows that differed. Anything but 0 is a defect of the graph.
+    pub differences: Counter,
+    /// Whether this gateway carries out effects: 1 while it holds the lease.
+    pub acting: Gauge,
+    /// Seconds from the begin of a pull until the graph had taken it in.
+    pub pull_seconds: Histogram,
+    /// Seconds from an effect's begin to its commit.
+    pub effect_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let bounds = || Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0]);
+        Self {
+            pulls: Counter::default(),
+            changes: Counter::default(),
+            pull_failures: Counter::default(),
+            runs: Counter::default(),
+            effects: Family::default(),
+            rows: Family::default(),
+            backlog: Family::default(),
+            verifications: Counter::default(),
+            differences: Counter::default(),
+            acting: Gauge::default(),
+            pull_seconds: bounds(),
+            effect_seconds: bounds(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds the counters to the process's registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let r = registry;
+        r.register("basalt_feed_pulls", "Batches of the change feed taken in", self.pulls.clone());
+        r.register("basalt_feed_changes", "Changed rows taken in", self.changes.clone());
+        r.register("basalt_feed_pull_failures", "Pulls that failed", self.pull_failures.clone());
+        r.register("basalt_feed_pull_seconds", "Time of a pull and of the graph", self.pull_seconds.clone());
+        r.register("basalt_graph_runs", "Runs of transforms", self.runs.clone());
+        r.register(
+            "basalt_graph_verifications",
+            "Comparisons with a recomputation",
+            self.verifications.clone(),
+        );
+        r.register(
+            "basalt_graph_differences",
+            "Rows that differed from a recomputation",
+            self.differences.clone(),
+        );
+        r.register("basalt_effects", "Effects carried out", self.effects.clone());
+        r.register("basalt_effect_rows", "Rows in effects", self.rows.clone());
+        r.register("basalt_effect_seconds", "Time of an effect", self.effect_seconds.clone());
+        r.register("basalt_effect_backlog", "Rows due, waiting or running", self.backlog.clone());
+        r.register(
+            "basalt_reconciler_acting",
+            "1 while this gateway carries out effects",
+            self.acting.clone(),
+        );
+    }
+
+    pub(crate) fn effect(&self, effect: &'static str, rows: usize, done: bool, seconds: f64) {
+        let labels = EffectLabels { effect, result: if done { "done" } else { "failed" } };
+        self.effects.get_or_create(&labels).inc();
+        self.rows.get_or_create(&labels).inc_by(rows as u64);
+        self.effect_seconds.observe(seconds);
+    }
+}

@@ -1,0 +1,134 @@
+//! Rows as the graph keeps them: what the feed brings, cut down to what decisions read.
+
+use basalt_model::{CapabilityReason, Epoch, Generation, HostId, Name, VmId, tasks::TaskState};
+use basalt_store::{manifests, placements, vms};
+use basalt_wire::{
+    agent::manifest::{Desired, Item, ItemKind},
+    rest::PlacementExplanation,
+};
+use serde_json::Value;
+use std::fmt;
+use uuid::Uuid;
+
+/// What names an item on a host.
+pub type ItemAt = (HostId, ItemKind, Uuid);
+
+/// A VM. Its user-data may carry secrets, so that dumps show only what it is.
+#[derive(Clone, PartialEq)]
+pub struct VmRow(pub vms::Vm);
+
+impl fmt::Debug for VmRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm")
+            .field("name", &self.0.metadata.name)
+            .field("generation", &self.0.metadata.generation.0)
+            .field("power", &self.0.spec.power)
+            .field("incarnation", &self.0.incarnation)
+            .field("operation", &self.0.operation)
+            .field("deletion_requested_at", &self.0.metadata.deletion_requested_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An item of a manifest, wanted or stored. A VM's body has its seed, so that dumps show only its age.
+#[derive(Clone, PartialEq)]
+pub struct ItemRow(pub Item);
+
+impl fmt::Debug for ItemRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Item")
+            .field("kind", &self.0.kind)
+            .field("generation", &self.0.generation.0)
+            .field("epoch", &self.0.epoch.0)
+            .field("absent", &self.0.is_absent())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ItemRow {
+    /// Reads a stored item; none when its body is of no shape that is known here.
+    pub fn read(row: manifests::Item) -> Option<Self> {
+        let kind = ItemKind::parse(&row.kind)?;
+        let desired = if row.present { serde_json::from_value(row.body).ok()? } else { Desired::Absent };
+        Some(Self(Item { kind, id: row.id, generation: row.generation, epoch: row.epoch, desired }))
+    }
+
+    /// The stored form of an item.
+    pub fn write(item: &Item) -> Result<manifests::Item, serde_json::Error> {
+        Ok(manifests::Item {
+            kind: item.kind.as_str().to_owned(),
+            id: item.id,
+            generation: item.generation,
+            epoch: item.epoch,
+            present: !item.is_absent(),
+            body: serde_json::to_value(&item.desired)?,
+        })
+    }
+}
+
+/// What a host last said of an item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FactRow {
+    /// The generation that the host realises.
+    pub generation: Generation,
+    /// The epoch it acted on.
+    pub epoch: Epoch,
+    /// Nothing of it is left there.
+    pub gone: bool,
+    /// Whether an image or a network is as it should be.
+    pub ready: bool,
+    /// Why the host cannot have it.
+    pub blocked: Option<CapabilityReason>,
+    /// What the host is doing for it.
+    pub stage: String,
+}
+
+impl FactRow {
+    /// Reads a stored fact. Only what every kind has is read here; VMs and volumes have rows of their own.
+    pub fn read(row: &manifests::Fact) -> Self {
+        let field = |name: &str| row.observed.get(name).cloned().unwrap_or(Value::Null);
+        Self {
+            generation: row.generation,
+            epoch: row.epoch,
+            gone: row.gone,
+            ready: field("ready").as_bool().unwrap_or(false),
+            blocked: serde_json::from_value(field("blocked")).ok(),
+            stage: row.stage.clone(),
+        }
+    }
+}
+
+/// Where a VM was put, or why it is nowhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacementRow {
+    /// The host, with its name.
+    pub host: Option<(HostId, Name)>,
+    /// Which placement it is.
+    pub epoch: Epoch,
+    /// The VM's generation that was judged.
+    pub generation: Generation,
+    /// Kept only while there is no host.
+    pub explanation: Option<PlacementExplanation>,
+}
+
+impl PlacementRow {
+    /// Reads a stored placement.
+    pub fn read(row: placements::Placement) -> (VmId, Self) {
+        let host = row.host_id.zip(row.host);
+        let explanation = if host.is_some() { None } else { serde_json::from_value(row.explanation).ok() };
+        (row.vm_id, Self { host, epoch: row.epoch, generation: row.generation, explanation })
+    }
+}
+
+/// Whether a host is heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It gave a sign of life within its lease.
+    Alive,
+    /// It did not.
+    Silent,
+}
+
+/// How a task ended that others wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended(pub TaskState);

@@ -1,0 +1,193 @@
+//! The stepper: news in, at most one effect out. No clock, no IO, so that a simulator can drive it.
+//!
+//! ```text
+//! feed ──take()──► graph ──events──► lanes ──step(now)──► Effect ──perform()──► store ──► feed
+//!                                      ▲                     │
+//!                                      └──────done(outcome)──┘
+//! ```
+//! Whoever drives it may drop it at any point and begin again with an empty one: everything it
+//! knows comes from the feed, and every effect is safe to repeat.
+
+use crate::{
+    Error, feed,
+    graph::{self, Nodes, Removal},
+    handlers::{Effect, Outcome, placement::Placement},
+    lane::{Bounds, Lane},
+    rows::Liveness,
+};
+use basalt_model::{DateTime, HostId, TaskId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove};
+use basalt_store::{conditions::Conditions, feed::Batch};
+use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
+use std::{collections::BTreeMap, time::Duration};
+use uuid::Uuid;
+
+/// State of the reconciler, all of it derived.
+pub struct Stepper {
+    graph: Graph,
+    nodes: Nodes,
+    news: Subscription,
+    started_at: DateTime,
+    placement: Placement,
+    manifests: Lane<HostId, graph::Edits>,
+    finalise: Lane<Removal, ()>,
+    tasks: Lane<TaskId, TaskMove>,
+    conditions: Lane<Uuid, Conditions>,
+}
+
+impl Stepper {
+    /// An empty one. Leases of hosts count as renewed at `started_at`: nobody listened before.
+    pub fn new(started_at: DateTime) -> Result<Self, Error> {
+        let (mut graph, nodes) = graph::build()?;
+        let outputs = [
+            nodes.requests.id(),
+            nodes.host_views.id(),
+            nodes.edits_by_host.id(),
+            nodes.removals.id(),
+            nodes.task_moves.id(),
+            nodes.conditions.id(),
+        ];
+        let news = graph.subscribe(&Subscribe::only(outputs).with_initial());
+        let bounds = |rows, batches, debounce_millis| Bounds {
+            rows,
+            batches,
+            debounce: Duration::from_millis(debounce_millis),
+        };
+        Ok(Self {
+            news,
+            started_at,
+            placement: Placement::new(&nodes),
+            manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
+            finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
+            tasks: Lane::new(&nodes.task_moves, bounds(256, 1, 2)),
+            conditions: Lane::new(&nodes.conditions, bounds(256, 1, 20)),
+            graph,
+            nodes,
+        })
+    }
+
+    /// Takes in one batch of the feed.
+    pub fn take(&mut self, batch: &Batch, now: Duration) -> Commit {
+        let commit = feed::apply(&mut self.graph, &self.nodes, batch);
+        self.listen(now);
+        commit
+    }
+
+    /// Takes in the last signs of life. Only hosts that change between heard of and silent are news.
+    pub fn hear(&mut self, beats: &[(HostId, DateTime)], at: DateTime, now: Duration) -> Commit {
+        let beats: BTreeMap<HostId, DateTime> = beats.iter().copied().collect();
+        let snapshot = self.graph.snapshot();
+        let hosts: Vec<_> = snapshot
+            .rows(&self.nodes.inputs.host_facts)
+            .map(|(id, facts)| (*id, facts.reported_at))
+            .collect();
+        let mut tx = self.graph.transaction();
+        let rows: BTreeMap<HostId, Liveness> = hosts
+            .into_iter()
+            .map(|(id, reported_at)| {
+                let seen =
+                    beats.get(&id).copied().unwrap_or(reported_at).max(reported_at).max(self.started_at);
+                let silent = (at - seen).num_seconds() > HOST_LEASE_SECONDS;
+                (id, if silent { Liveness::Silent } else { Liveness::Alive })
+            })
+            .collect();
+        tx.reset(&self.nodes.inputs.liveness, rows);
+        let commit = tx.commit();
+        self.listen(now);
+        commit
+    }
+
+    fn listen(&mut self, now: Duration) {
+        while let Some(event) = self.news.try_next() {
+            self.placement.apply(&event, now);
+            self.manifests.apply(&event, now);
+            self.finalise.apply(&event, now);
+            self.tasks.apply(&event, now);
+            self.conditions.apply(&event, now);
+        }
+    }
+
+    /// The next effect to carry out now. Placements first: everything else of a new VM waits for them.
+    pub fn step(&mut self, now: Duration) -> Option<Effect> {
+        let decided = self.placement.step(&self.graph.snapshot(), now);
+        if !decided.is_empty() {
+            return Some(Effect::Place(decided));
+        }
+        let hosts = self.manifests.batch(now);
+        if !hosts.is_empty() {
+            return Some(Effect::Manifests(hosts.into_iter().map(|j| (j.key, j.value.0.clone())).collect()));
+        }
+        let removals = self.finalise.batch(now);
+        if !removals.is_empty() {
+            return Some(Effect::Finalise(removals.into_iter().map(|j| j.key).collect()));
+        }
+        let moves = self.tasks.batch(now);
+        if !moves.is_empty() {
+            return Some(Effect::Tasks(moves.into_iter().map(|j| TaskMove::clone(&j.value)).collect()));
+        }
+        let rows = self.conditions.batch(now);
+        if !rows.is_empty() {
+            return Some(Effect::Conditions(rows.into_iter().map(|j| Conditions::clone(&j.value)).collect()));
+        }
+        None
+    }
+
+    /// What came of an effect.
+    pub fn done(&mut self, outcome: Outcome, now: Duration) {
+        fn back<K: krt::Key, V: krt::Value>(lane: &mut Lane<K, V>, rows: Vec<(K, Finish)>, now: Duration) {
+            lane.ended();
+            for (key, finish) in rows {
+                lane.done(&key, finish, now);
+            }
+        }
+        match outcome {
+            Outcome::Placed(rows) => self.placement.done(&rows, &self.graph.snapshot(), now),
+            Outcome::Manifests(rows) => back(&mut self.manifests, rows, now),
+            Outcome::Conditions(rows) => back(&mut self.conditions, rows, now),
+            Outcome::Tasks(rows) => back(&mut self.tasks, rows, now),
+            Outcome::Finalised(rows) => back(&mut self.finalise, rows, now),
+        }
+    }
+
+    /// When [`Self::step`] could give an effect at the earliest, if nothing else happens.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let lanes = [
+            self.placement.wake_at(),
+            self.manifests.wake_at(),
+            self.finalise.wake_at(),
+            self.tasks.wake_at(),
+            self.conditions.wake_at(),
+        ];
+        lanes.into_iter().flatten().min()
+    }
+
+    /// Whether the whole truth was taken in once.
+    pub fn is_synced(&self) -> bool {
+        self.graph.is_synced()
+    }
+
+    /// The graph's present state, with the handles to read it.
+    pub fn snapshot(&self) -> (Snapshot, Nodes) {
+        (self.graph.snapshot(), self.nodes)
+    }
+
+    /// The graph, to look at.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The oracle: what differs between the incremental state and a recomputation. Empty means right.
+    pub fn verify(&self) -> Vec<Difference> {
+        self.graph.verify()
+    }
+
+    /// Rows that are due, waiting or running, by lane.
+    pub fn backlog(&self) -> [(&'static str, usize); 5] {
+        [
+            ("place", self.placement.waiting()),
+            ("manifests", self.manifests.waiting()),
+            ("finalise", self.finalise.waiting()),
+            ("tasks", self.tasks.waiting()),
+            ("conditions", self.conditions.waiting()),
+        ]
+    }
+}

@@ -1,0 +1,27 @@
+//! What nobody needs any more: the change log below the slowest reader, and old idempotency keys.
+
+use super::Context;
+use basalt_store::{Error, idempotency};
+use chrono::TimeDelta;
+
+/// A gateway that said nothing for so long no longer holds the change log, in seconds. It reloads when it comes back.
+const IDLE_SECONDS: i64 = 300;
+/// An idempotency key is kept so long.
+const KEEP_KEYS: TimeDelta = TimeDelta::hours(24);
+
+/// Says how far this gateway has read.
+pub async fn hold(context: &Context) -> Result<u64, Error> {
+    if let Some(cursor) = &context.cursor {
+        context.feed.hold(context.holder, cursor, context.now).await?;
+    }
+    Ok(0)
+}
+
+/// Drops what is below every reader, and keys that are too old.
+pub async fn prune(context: &Context) -> Result<u64, Error> {
+    let rows = context.feed.prune(context.now, IDLE_SECONDS).await?;
+    let mut tx = context.store.system().await?;
+    idempotency::prune(&mut tx, context.now - KEEP_KEYS).await?;
+    tx.commit().await?;
+    Ok(rows)
+}
