@@ -284,9 +284,11 @@ mod tests {
                     prop_assert_eq!(map.remove(&key), model.remove(&key));
                 }
                 prop_assert_eq!(map.len(), model.len());
-                if let Some(slot) = map.get_mut(&(key / 2)) {
-                    *slot = slot.wrapping_add(1);
-                    *model.get_mut(&(key / 2)).unwrap() = *slot;
+                let (mine, theirs) = (map.get_mut(&(key / 2)), model.get_mut(&(key / 2)));
+                prop_assert_eq!(mine.is_some(), theirs.is_some());
+                if let (Some(mine), Some(theirs)) = (mine, theirs) {
+                    *mine = mine.wrapping_add(1);
+                    *theirs = theirs.wrapping_add(1);
                 }
                 if step % 97 == 0 {
                     kept.push((map.clone(), model.clone()));
