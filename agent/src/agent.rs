@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 use futures::{FutureExt, future::BoxFuture};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 /// How often things are done that no news brings.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,8 @@ pub struct Options<H, L, G> {
     pub clock: Arc<dyn Clock>,
     /// Who this is.
     pub host_id: HostId,
+    /// Names this start of the agent; sorts by time, as [`Clock::new_id`] does.
+    pub boot: Uuid,
     /// Bounds of concurrency.
     pub tuning: Tuning,
     /// How often things are done.
@@ -110,8 +113,8 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
     /// # Errors
     /// [`Error::State`] when the ledger's place cannot be used.
     pub fn new(options: Options<H, L, G>) -> Result<(Self, Handle), Error> {
-        let Options { host, ledger, gateway, downloads, clock, host_id, tuning, pace } = options;
-        let outbox = Outbox::new(clock.new_id());
+        let Options { host, ledger, gateway, downloads, clock, host_id, boot, tuning, pace } = options;
+        let outbox = Outbox::new(boot);
         let parts = Parts {
             host: host.clone(),
             ledger,
@@ -177,12 +180,19 @@ impl Wait {
 async fn poll<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offer>) {
     let (mut have, mut failures) = (None, 0);
     loop {
+        let asked_at = wait.clock.now();
         let Fetched { revision, bytes } = match gateway.manifest(have).await {
             Ok(fetched) => {
                 failures = 0;
                 match fetched {
                     Some(fetched) => fetched,
-                    None => continue,
+                    None => {
+                        // A gateway that is about to stop answers at once; it is not to be asked in a tight loop.
+                        if wait.clock.now() - asked_at < TimeDelta::seconds(1) {
+                            tokio::time::sleep(wait.jittered(wait.pace.retry)).await;
+                        }
+                        continue;
+                    }
                 }
             }
             Err(e) => {
@@ -277,6 +287,7 @@ impl<H: Host, L: Ledger> Drive<H, L> {
         loop {
             let wake = self.step().await;
             loop {
+                let due = self.until(wake);
                 tokio::select! {
                     () = drain.begun() => return,
                     done = self.cycle.finished() => {
@@ -297,7 +308,7 @@ impl<H: Host, L: Ledger> Drive<H, L> {
                         self.cycle.take_facts(found);
                         facts = self.facts(self.pace.facts);
                     }
-                    () = tokio::time::sleep(self.until(wake)) => break,
+                    () = tokio::time::sleep(due) => break,
                 }
             }
         }

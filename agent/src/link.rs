@@ -20,6 +20,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
+use uuid::Uuid;
 
 /// Longer than the gateway holds a poll (55 s).
 const POLL_LIMIT: Duration = Duration::from_secs(70);
@@ -27,6 +28,10 @@ const CALL_LIMIT: Duration = Duration::from_secs(20);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A download in which nothing arrives for so long is broken off; it resumes.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The header in which an agent says which of its starts asks, so that of two with one identity the
+/// older is fenced.
+const BOOT_HEADER: &str = "basalt-agent-boot";
 
 /// A manifest as it came, with its revision.
 #[derive(Clone, Debug)]
@@ -55,22 +60,24 @@ pub struct Link {
     ca_pem: String,
     state_dir: PathBuf,
     clock: Arc<dyn Clock>,
+    boot: Uuid,
     current: RwLock<(Client, Identity)>,
     /// Without a certificate: for the image service, which looks at tokens only.
     plain: Client,
 }
 
 impl Link {
-    /// A link under an identity.
+    /// A link under an identity. `boot` names this start of the agent.
     ///
     /// # Errors
     /// [`Error::Identity`] when its key or certificate cannot be used.
-    pub fn new(config: &Config, identity: Identity, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+    pub fn new(config: &Config, identity: Identity, clock: Arc<dyn Clock>, boot: Uuid) -> Result<Self, Error> {
         let ca_pem = read_ca(config)?;
         Ok(Self {
             url: config.gateway.url.trim_end_matches('/').into(),
             plain: client(&[&ca_pem, &identity.ca_pem], None)?,
-            current: RwLock::new((client(&[&ca_pem, &identity.ca_pem], Some(&identity))?, identity)),
+            current: RwLock::new((client(&[&ca_pem, &identity.ca_pem], Some((&identity, boot)))?, identity)),
+            boot,
             ca_pem,
             state_dir: config.state.dir.clone(),
             clock,
@@ -171,7 +178,7 @@ impl Gateway for Link {
         let call = call.json(&enrol::RenewRequest { csr_pem });
         let signed: enrol::Identity = body(what, answer(what, call.send().await).await?).await?;
         let identity = Identity::new(signed, key_pem, now);
-        let next = client(&[&self.ca_pem, &identity.ca_pem], Some(&identity))?;
+        let next = client(&[&self.ca_pem, &identity.ca_pem], Some((&identity, self.boot)))?;
         // On the disk first: a certificate that only lived in memory would leave the host without one.
         identity.save(&self.state_dir)?;
         let renew_at = identity.renew_at();
@@ -192,7 +199,7 @@ fn read_ca(config: &Config) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|e| Error::state(path, e))
 }
 
-fn client(cas: &[&str], identity: Option<&Identity>) -> Result<Client, Error> {
+fn client(cas: &[&str], identity: Option<(&Identity, Uuid)>) -> Result<Client, Error> {
     let wrong = |e: reqwest::Error| Error::Identity(chain(&e));
     let mut roots = Vec::new();
     for pem in cas {
@@ -208,7 +215,9 @@ fn client(cas: &[&str], identity: Option<&Identity>) -> Result<Client, Error> {
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .http2_keep_alive_while_idle(true);
     builder = match identity {
-        Some(identity) => {
+        Some((identity, boot)) => {
+            let boot = header::HeaderValue::try_from(boot.to_string()).map_err(|e| Error::Identity(e.to_string()))?;
+            builder = builder.default_headers([(header::HeaderName::from_static(BOOT_HEADER), boot)].into_iter().collect());
             let pem = format!("{}\n{}", identity.certificate_pem, identity.key_pem);
             builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(wrong)?)
         }
@@ -229,14 +238,12 @@ async fn answer(what: &str, sent: Result<Response, reqwest::Error>) -> Result<Re
         return Err(Error::Busy(Duration::from_secs(after.unwrap_or(1).min(60))));
     }
     let text = response.text().await.unwrap_or_default();
-    let why = match serde_json::from_str::<Problem>(&text) {
-        Ok(problem) => format!("{status}: {}", problem.detail),
-        Err(_) => format!("{status}: {}", text.chars().take(300).collect::<String>()),
+    let (code, why) = match serde_json::from_str::<Problem>(&text) {
+        Ok(problem) => (problem.code.to_string(), format!("{status}: {}", problem.detail)),
+        Err(_) => (String::new(), format!("{status}: {}", text.chars().take(300).collect::<String>())),
     };
-    Err(match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Rejected(why),
-        _ => Error::link(what, why),
-    })
+    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || code == "fenced";
+    Err(if refused { Error::Rejected(why) } else { Error::link(what, why) })
 }
 
 async fn body<T: serde::de::DeserializeOwned>(what: &str, response: Response) -> Result<T, Error> {
