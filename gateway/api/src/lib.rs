@@ -1,1 +1,174 @@
-//! The door: HTTP for users, agents and the image service. Writes intent, reads state, streams. Decides nothing.
+//! The door: HTTP for users, agents and the image service. Writes intent, reads state, streams.
+//! Decides nothing.
+//!
+//! One noun, one file. A request passes [`door`] (which names it, asks the table in
+//! [`authorization`], and writes refusals as problems), is parsed strictly ([`body`], [`query`]),
+//! is stored in one transaction ([`intent`]), and is answered. What changes is told by [`hub`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agent;
+mod agent_identity;
+mod audit;
+pub mod authentication;
+pub mod authorization;
+pub mod body;
+mod door;
+mod enrolment;
+mod error;
+mod explain;
+mod health;
+mod hosts;
+pub mod hub;
+mod image_events;
+mod images;
+mod intent;
+mod links;
+mod login;
+mod metrics;
+mod networks;
+pub mod openapi;
+mod pages;
+mod passwords;
+mod pools;
+mod ports;
+mod projects;
+pub mod query;
+mod readiness;
+mod role_bindings;
+mod routes;
+pub mod rows;
+mod service_tokens;
+mod store_problem;
+mod tasks;
+mod tenants;
+mod users;
+mod vm_verbs;
+mod vms;
+mod volumes;
+mod watch;
+
+pub use error::Error;
+pub use hub::Hub;
+pub use login::{FIRST_BOOT_HOURS, first_boot_token};
+pub use metrics::{Metrics, SharedRegistry};
+pub use readiness::Readiness;
+pub use service_tokens::create_local;
+
+use axum::Router;
+use basalt_daemon::{Clock, Drain, pki::Authority};
+use basalt_store::{Ids, Store};
+use basalt_wire::upload_token::Keyring;
+use std::{ops::Deref, sync::Arc};
+
+/// Where the image service is, and the keys that sign its tokens.
+#[derive(Clone, Debug)]
+pub struct ImageDoor {
+    /// Its address for agents.
+    pub url: String,
+    /// Its address for users.
+    pub public_url: String,
+    /// Signs tokens.
+    pub keys: Keyring,
+}
+
+/// What the doors need.
+pub struct Options {
+    /// The truth.
+    pub store: Store,
+    /// Time, ids and secrets.
+    pub clock: Arc<dyn Clock>,
+    /// Signs the certificates of agents.
+    pub authority: Arc<Authority>,
+    /// The image service.
+    pub images: ImageDoor,
+    /// Ends streams and long polls.
+    pub drain: Drain,
+    /// Whether the process can serve.
+    pub readiness: Readiness,
+    /// Where metrics are registered.
+    pub registry: SharedRegistry,
+}
+
+/// What every handler shares. Clones are the same.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// The parts behind [`App`].
+pub struct Parts {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Ids,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) images: ImageDoor,
+    pub(crate) drain: Drain,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
+    pub(crate) passwords: passwords::Passwords,
+    pub(crate) tokens: authentication::Tokens,
+    pub(crate) projects: authentication::Projects,
+    pub(crate) links: links::Links,
+    pub(crate) hub: Hub,
+}
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl App {
+    /// Puts the doors together; nothing runs yet.
+    pub fn new(options: Options) -> Self {
+        let clock = options.clock.clone();
+        let ids: Ids = Arc::new(move || clock.new_id());
+        Self(Arc::new(Parts {
+            store: options.store,
+            clock: options.clock,
+            ids,
+            authority: options.authority,
+            images: options.images,
+            drain: options.drain,
+            readiness: options.readiness,
+            metrics: Metrics::new(options.registry),
+            passwords: passwords::Passwords::default(),
+            tokens: authentication::Tokens::default(),
+            projects: authentication::Projects::default(),
+            links: links::Links::default(),
+            hub: Hub::default(),
+        }))
+    }
+
+    /// The hub, which must be given every batch of the feed.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The users' door.
+    pub fn users(&self) -> Router {
+        self.serve(routes::users(Default::default()))
+    }
+
+    /// The door of agents and image service.
+    pub fn agents(&self) -> Router {
+        self.serve(routes::agents(Default::default()))
+    }
+
+    /// Writes heartbeats down, all hosts in one statement, until the drain begins.
+    pub async fn run(self, drain: Drain) {
+        while drain.or(tokio::time::sleep(links::FLUSH)).await.is_some() {
+            self.links.flush(&self).await;
+        }
+        self.links.flush(&self).await;
+    }
+
+    fn serve(&self, router: utoipa_axum::router::OpenApiRouter<App>) -> Router {
+        let (router, _) = router.split_for_parts();
+        router
+            .fallback(door::no_route)
+            .method_not_allowed_fallback(door::no_method)
+            .layer(axum::middleware::from_fn_with_state(self.clone(), door::enter))
+            .with_state(self.clone())
+    }
+}

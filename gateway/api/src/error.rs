@@ -1,0 +1,232 @@
+//! Every "no" of the doors, as RFC 9457 problem details: the public sentence apart from the
+//! internal context, which goes to the log with the request's id.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use basalt_model::{CapabilityReason, FieldError, roles::Role};
+use basalt_wire::rest::Problem;
+
+/// Why a request was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] basalt_store::Error),
+    /// No credential, or one that is not valid (any more).
+    #[error("no valid credential")]
+    Unauthenticated,
+    /// User name and password do not fit, or the first-boot token is not valid.
+    #[error("the login was refused")]
+    LoginRefused,
+    /// The caller may see it, and may not do this.
+    #[error("the caller lacks the role {0:?}")]
+    Forbidden(Role),
+    /// It does not exist, or the caller may not know that it does.
+    #[error("{kind} {name:?} is not known")]
+    NotFound {
+        /// The noun.
+        kind: &'static str,
+        /// As the caller named it.
+        name: String,
+    },
+    /// A name that stands for several objects.
+    #[error("{kind} {name:?} is the name of several")]
+    Ambiguous {
+        /// The noun.
+        kind: &'static str,
+        /// As the caller named it.
+        name: String,
+    },
+    /// Fields of the body are wrong.
+    #[error("invalid body: {0:?}")]
+    Invalid(Vec<FieldError>),
+    /// A query parameter is wrong.
+    #[error("invalid query: {0:?}")]
+    Query(FieldError),
+    /// A header is wrong.
+    #[error("invalid header: {0:?}")]
+    Header(FieldError),
+    /// The body is no JSON.
+    #[error("the body is no JSON: {reason}")]
+    NotJson {
+        /// What the parser said.
+        reason: String,
+    },
+    /// The connection ended within the body.
+    #[error("the body was cut off")]
+    Truncated,
+    /// The body is not declared as JSON.
+    #[error("the body is not declared as application/json")]
+    MediaType,
+    /// The body is too long.
+    #[error("the body is longer than {limit} bytes")]
+    TooLarge {
+        /// Most bytes.
+        limit: usize,
+    },
+    /// What is asked for can never be, as things stand.
+    #[error("impossible: {detail}")]
+    Impossible {
+        /// One sentence.
+        detail: String,
+        /// All reasons.
+        reasons: Vec<CapabilityReason>,
+        /// The fields that ask for it.
+        errors: Vec<FieldError>,
+    },
+    /// It cannot be now; another state would allow it.
+    #[error("conflict {code}: {detail}")]
+    Conflict {
+        /// Stable word.
+        code: &'static str,
+        /// One sentence.
+        detail: String,
+        /// What would have to be otherwise.
+        reasons: Vec<CapabilityReason>,
+    },
+    /// Not a refusal: this idempotency key was seen before, and here is its first answer.
+    #[error("answered before")]
+    Answered(Box<crate::intent::Answer>),
+    /// No route has this path.
+    #[error("no such route")]
+    NoRoute,
+    /// The route has no such method.
+    #[error("no such method on this route")]
+    Method,
+    /// More is asked than is answered at once.
+    #[error("too many {0} at once")]
+    TooMany(&'static str),
+    /// The gateway is stopping or not ready.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// Something that should not happen.
+    #[error("{what}: {cause}")]
+    Internal {
+        /// What was being done.
+        what: &'static str,
+        /// What went wrong.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// A failure inside, with its cause for the log.
+    pub fn internal(what: &'static str, cause: impl std::fmt::Display) -> Self {
+        Self::Internal { what, cause: cause.to_string() }
+    }
+
+    /// An object that is not there, as the caller named it.
+    pub fn not_found(kind: &'static str, name: impl Into<String>) -> Self {
+        Self::NotFound { kind, name: name.into() }
+    }
+
+    /// The answer for the caller.
+    pub fn problem(&self) -> Problem {
+        let simple = |status, code, title, detail: String| Problem::new(status, code, title, detail);
+        match self {
+            Self::Store(e) => crate::store_problem::problem(e),
+            Self::Unauthenticated => simple(401, "unauthenticated", "Not signed in", "The request carries no valid token; sign in with POST /v1/login and send it as Authorization: Bearer.".into()),
+            Self::LoginRefused => simple(401, "login_refused", "Login refused", "User name, password or first-boot token is not valid.".into()),
+            Self::Forbidden(role) => {
+                let need = format!("{role:?}").to_lowercase();
+                simple(403, "forbidden", "Not allowed", format!("This needs the role {need} here; an administrator can grant it with POST /v1/role-bindings."))
+            }
+            Self::NotFound { kind, name } => simple(404, "not_found", "Not found", format!("There is no {kind} {name:?} here.")),
+            Self::Ambiguous { kind, name } => simple(409, "ambiguous_name", "Ambiguous name", format!("Several {kind}s are named {name:?}; give the id.")),
+            Self::Invalid(errors) => simple(422, "invalid_body", "Invalid body", sentence(errors)).with_errors(errors.clone()),
+            Self::Query(e) => simple(400, "invalid_query", "Invalid query parameter", sentence(std::slice::from_ref(e))).with_errors(vec![e.clone()]),
+            Self::Header(e) => simple(400, "invalid_header", "Invalid header", sentence(std::slice::from_ref(e))).with_errors(vec![e.clone()]),
+            Self::NotJson { reason } => simple(400, "not_json", "Not JSON", format!("The body cannot be read as JSON: {reason}."))
+                .with_errors(vec![FieldError::new("body", "not_json", reason, "send one JSON object")]),
+            Self::Truncated => simple(400, "truncated", "Truncated body", "The body ended too early; send the request again.".into()),
+            Self::MediaType => simple(415, "unsupported_media_type", "Unsupported media type", "Send JSON with Content-Type: application/json.".into()),
+            Self::TooLarge { limit } => simple(413, "too_large", "Body too large", format!("The body is longer than {limit} bytes; send less.")),
+            Self::Impossible { detail, reasons, errors } => simple(422, "impossible", "No host can take this", detail.clone())
+                .with_reasons(reasons.clone())
+                .with_errors(errors.clone()),
+            Self::Conflict { code, detail, reasons } => simple(409, code, "Conflict", detail.clone()).with_reasons(reasons.clone()),
+            Self::Answered(_) => simple(200, "answered", "Answered before", String::new()),
+            Self::NoRoute => simple(404, "no_route", "No such route", "The routes stand in /openapi.json.".into()),
+            Self::Method => simple(405, "method_not_allowed", "Method not allowed", "The methods of this route stand in /openapi.json.".into()),
+            Self::TooMany(what) => simple(429, "too_many", "Too many requests", format!("Too many {what} at once; try again after a moment.")),
+            Self::NotReady(why) => simple(503, "not_ready", "Not ready", format!("{why}; try again after a moment.")),
+            Self::Internal { .. } => simple(500, "internal", "Internal error", "Something went wrong inside; the request id names it in the gateway's log.".into()),
+        }
+    }
+}
+
+fn sentence(errors: &[FieldError]) -> String {
+    match errors {
+        [one] => format!("{}: {}; {}.", one.field, one.reason, one.remedy),
+        many => format!("{} fields are wrong.", many.len()),
+    }
+}
+
+/// What the outermost layer finishes: it adds the request's id, and logs the cause of a failure.
+#[derive(Clone)]
+pub struct Refusal {
+    /// The answer.
+    pub problem: Problem,
+    /// The whole chain, for the log.
+    pub cause: String,
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        if let Self::Answered(answer) = self {
+            return answer.into_response();
+        }
+        let problem = self.problem();
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let cause = chain(&self);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(Refusal { problem, cause });
+        response
+    }
+}
+
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+/// Writes a refusal as `application/problem+json`, with the request's id.
+pub fn finish(refusal: Refusal, mut response: Response, request_id: &str) -> Response {
+    let mut problem = refusal.problem;
+    problem.request_id = Some(request_id.into());
+    match problem.status {
+        500.. => tracing::error!(request_id, code = problem.code, cause = refusal.cause, "request failed"),
+        _ => tracing::debug!(request_id, code = problem.code, cause = refusal.cause, "request refused"),
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    match problem.status {
+        401 => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        429 | 503 => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        _ => {}
+    }
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    *response.body_mut() = body.into();
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_inside_tells_nothing_outside() {
+        let p = Error::internal("reading", "password of postgres is hunter2").problem();
+        assert_eq!(p.status, 500);
+        assert!(!serde_json::to_string(&p).unwrap().contains("hunter2"));
+    }
+}

@@ -1,0 +1,161 @@
+//! Answers about placement: where a VM could go, and why not elsewhere. Nothing here decides where a
+//! VM goes; the reconciler does, with the same pure function over the same rows.
+
+use crate::{
+    App, Error,
+    authentication::{Permit, ProjectRef},
+    body::{self, Json},
+    query::{Named, NoParams, Query},
+};
+use axum::{
+    Json as Answer,
+    extract::State,
+};
+use basalt_model::{
+    CapabilityReason, FieldError, ImageId, Name,
+    networks::Segment,
+    vms::{DiskSource, DiskSpec, VmSpec},
+};
+use basalt_plan::placement::{self, Decision, Request, Verdict, VolumeRequest};
+use basalt_store::{Key, placements::Placement, vms};
+use basalt_wire::rest::{Create, PlacementExplanation};
+
+/// Shows where a VM was put, or why it is nowhere, with every host that was rejected.
+#[utoipa::path(get, path = "/v1/projects/{project}/vms/{vm}/explain", tag = "vms",
+    params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id")),
+    responses((status = 200, body = PlacementExplanation), crate::openapi::Problems))]
+pub async fn explain_vm(
+    State(app): State<App>,
+    permit: Permit,
+    Named(vm): Named,
+    _: Query<NoParams>,
+) -> Result<Answer<PlacementExplanation>, Error> {
+    let project = permit.project()?;
+    let key = Key::parse("vm", &vm)?;
+    let mut tx = app.store.tenant_read(project.tenant_id).await?;
+    let found = vms::get(&mut tx, project.id, &key).await?;
+    let stored = vms::explanation(&mut tx, basalt_model::VmId(found.vm.metadata.id)).await?;
+    Ok(Answer(match stored {
+        Some(placement) => read(placement)?,
+        None => PlacementExplanation {
+            host_id: None,
+            host: None,
+            summary: "It was declared a moment ago and is being placed; ask again".into(),
+            candidates: Vec::new(),
+        },
+    }))
+}
+
+fn read(placement: Placement) -> Result<PlacementExplanation, Error> {
+    serde_json::from_value(placement.explanation).map_err(|e| Error::internal("reading an explanation", e))
+}
+
+/// Shows where a VM would go if it were declared now. Nothing is made.
+#[utoipa::path(post, path = "/v1/projects/{project}/placement/explain", tag = "vms", request_body = Create<VmSpec>,
+    params(("project" = String, Path, description = "Name or id")),
+    responses((status = 200, body = PlacementExplanation), crate::openapi::Problems))]
+pub async fn explain_placement(
+    State(app): State<App>,
+    permit: Permit,
+    _: Query<NoParams>,
+    Json { value, .. }: Json<Create<VmSpec>>,
+) -> Result<Answer<PlacementExplanation>, Error> {
+    body::check_create(&value)?;
+    Ok(Answer(decide(&app, permit.project()?, &value).explanation))
+}
+
+/// Refuses a VM that no known host could ever take, with the reasons of every host. A VM that must
+/// only wait is not refused.
+pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Result<(), Error> {
+    let decision = decide(app, project, body);
+    let Verdict::Never(reason) = decision.verdict else { return Ok(()) };
+    let mut errors = Vec::new();
+    if let Some(field) = field(&reason, &body.spec) {
+        errors.push(FieldError::new(field, reason.code.clone(), reason.message.clone(), reason.remedy.clone()));
+    }
+    let mut reasons = vec![reason];
+    for candidate in decision.explanation.candidates {
+        reasons.extend(candidate.rejections);
+    }
+    reasons.dedup();
+    Err(Error::Impossible { detail: decision.explanation.summary, reasons, errors })
+}
+
+/// The field of the body that a placement reason is about, where there is one.
+fn field(reason: &CapabilityReason, spec: &VmSpec) -> Option<String> {
+    if reason.subject.starts_with("spec.") {
+        return Some(reason.subject.clone());
+    }
+    let code = reason.code.as_ref();
+    let by_code = [
+        ("memory", "spec.memory_bytes"),
+        ("cpu", "spec.cpus"),
+        ("uefi", "spec.firmware"),
+        ("firmware", "spec.firmware"),
+        ("label", "spec.placement.host_labels"),
+        ("pool", "spec.disks"),
+        ("storage", "spec.disks"),
+        ("bridge", "spec.nics"),
+        ("uplink", "spec.nics"),
+    ];
+    let by_code = by_code.into_iter().find(|(word, _)| code.contains(word)).map(|(_, field)| field.to_owned());
+    by_code.or_else(|| spec.placement.host.is_some().then(|| "spec.placement.host".to_owned()))
+}
+
+fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Decision {
+    let hosts = app.hub.placement_hosts(|host| app.links.seen(host), app.clock.now());
+    let request = request(app, project, body);
+    placement::choose(&request, hosts.iter())
+}
+
+/// What a declared VM would need. Names that are not known (yet) are left out; storing the intent
+/// finds them or refuses them.
+fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Request {
+    app.hub.read(|rows| {
+        let spec = &body.spec;
+        let mut request = Request {
+            cpus: spec.cpus,
+            memory_bytes: spec.memory_bytes,
+            firmware: spec.firmware,
+            rules: spec.placement.clone(),
+            ..Default::default()
+        };
+        for disk in &spec.disks {
+            add_disk(rows, project, &body.name, disk, &mut request);
+        }
+        let segment = |network: &Name| rows.network(project.id, network).map(|n| n.spec.segment.clone());
+        request.segments = spec.nics.iter().filter_map(|nic| segment(&nic.network)).collect::<Vec<Segment>>();
+        request
+    })
+}
+
+fn add_disk(rows: &crate::rows::Rows, project: ProjectRef, vm: &Name, disk: &DiskSpec, request: &mut Request) {
+    let new = |size_bytes| VolumeRequest {
+        name: Name::new(format!("{vm}-{}", disk.name)).unwrap_or_else(|_| disk.name.clone()),
+        size_bytes,
+        pool: disk.pool.clone(),
+        bound: None,
+    };
+    match &disk.source {
+        DiskSource::Blank {} => request.volumes.push(new(disk.size_bytes.unwrap_or_default())),
+        DiskSource::Image { image } => {
+            let Some((image, facts)) = rows.image(project.id, image) else { return };
+            let own = facts.map_or(0, |f| f.observed.virtual_size_bytes);
+            request.volumes.push(new(disk.size_bytes.unwrap_or(own)));
+            request.images.insert(ImageId(image.metadata.id));
+        }
+        DiskSource::Iso { image } => {
+            let Some((image, _)) = rows.image(project.id, image) else { return };
+            request.images.insert(ImageId(image.metadata.id));
+        }
+        DiskSource::Volume { volume } => {
+            let Some(volume) = rows.volume(project.id, volume) else { return };
+            request.volumes.push(VolumeRequest {
+                name: volume.metadata.name.clone(),
+                size_bytes: volume.spec.size_bytes,
+                pool: volume.spec.pool.clone(),
+                bound: volume.host_id.zip(volume.pool.clone()),
+            });
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Writing a caller's intent: one transaction that holds the object, its task, the audit row, the
+//! quota claim and the idempotency key; then 202. A dry run does all of it and commits nothing.
+
+use crate::{
+    App, Error,
+    authentication::{Permit, ProjectRef},
+    query::{IdempotencyKey, IfMatch, Query, WriteParams},
+};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use basalt_model::{Generation, tasks::Task};
+use basalt_store::{Change, TenantTx, idempotency};
+use basalt_wire::rest::Accepted;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// What the request line and headers say about a write.
+pub struct Intent {
+    /// Who writes.
+    pub permit: Permit,
+    /// Where.
+    pub project: ProjectRef,
+    /// The generation that the caller saw.
+    pub expected: Option<Generation>,
+    dry_run: bool,
+    key: Option<String>,
+    line: Sha256,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Intent {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let permit = Permit::from_request_parts(parts, state).await?;
+        let Query(params) = Query::<WriteParams>::from_request_parts(parts, state).await?;
+        let IfMatch(expected) = IfMatch::from_request_parts(parts, state).await?;
+        let IdempotencyKey(key) = IdempotencyKey::from_request_parts(parts, state).await?;
+        let mut line = Sha256::new();
+        if key.is_some() {
+            for part in [parts.method.as_str(), parts.uri.path(), if params.dry_run { "dry" } else { "" }] {
+                line.update(part.as_bytes());
+                line.update([0]);
+            }
+        }
+        Ok(Self { project: permit.project()?, permit, expected, dry_run: params.dry_run, key, line })
+    }
+}
+
+impl Intent {
+    /// Opens the transaction. When the idempotency key was seen before, its first answer comes as
+    /// [`Error::Answered`].
+    pub async fn begin(self, app: &App, body: &[u8]) -> Result<Writing, Error> {
+        let mut tx = app.store.tenant(self.project.tenant_id).await?;
+        let change = self.permit.change(app);
+        if let (Some(key), false) = (&self.key, self.dry_run) {
+            let digest = self.line.chain_update(body).finalize();
+            let principal = self.permit.principal.id;
+            match idempotency::begin(&mut tx, Some(self.project.tenant_id), principal, key, &digest, change.now).await? {
+                idempotency::Begin::Fresh => {}
+                idempotency::Begin::Replay { status, location, body } => {
+                    return Err(Error::Answered(Box::new(Answer { status, location, body })));
+                }
+            }
+        }
+        let principal = self.permit.principal.id;
+        Ok(Writing { tx, change, project: self.project, expected: self.expected, dry_run: self.dry_run, key: self.key.map(|k| (principal, k)) })
+    }
+}
+
+/// The first answer to a key, to be given again.
+#[derive(Debug)]
+pub struct Answer {
+    status: u16,
+    location: Option<String>,
+    body: serde_json::Value,
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+        let mut response = (status, axum::Json(self.body)).into_response();
+        if let Some(value) = self.location.and_then(|l| HeaderValue::try_from(l).ok()) {
+            response.headers_mut().insert(header::LOCATION, value);
+        }
+        response
+    }
+}
+
+/// An open write.
+pub struct Writing {
+    /// The transaction.
+    pub tx: TenantTx,
+    /// In whose name.
+    pub change: Change,
+    /// Where.
+    pub project: ProjectRef,
+    /// The generation that the caller saw.
+    pub expected: Option<Generation>,
+    dry_run: bool,
+    key: Option<(uuid::Uuid, String)>,
+}
+
+impl Writing {
+    /// Commits and answers 202 with the object and its task; a dry run answers 200 and leaves nothing.
+    pub async fn accept<T: Serialize>(self, object: T, task: Task) -> Result<Response, Error> {
+        let location = format!("/v1/tasks/{}", task.id);
+        let task = (!self.dry_run).then_some(task);
+        let status = if self.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
+        let location = task.is_some().then_some(location);
+        self.answer(status, location, &Accepted { object, task }).await
+    }
+
+    /// Commits and answers with a body.
+    pub async fn answer<T: Serialize>(mut self, status: StatusCode, location: Option<String>, body: &T) -> Result<Response, Error> {
+        let bytes = serde_json::to_vec(body).map_err(|e| Error::internal("writing an answer", e))?;
+        if !self.dry_run {
+            if let Some((principal, key)) = &self.key {
+                let value = serde_json::from_slice(&bytes).map_err(|e| Error::internal("writing an answer", e))?;
+                idempotency::finish(&mut self.tx, *principal, key, status.as_u16(), location.as_deref(), &value).await?;
+            }
+            self.tx.commit().await?;
+        }
+        let mut response = (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response();
+        if let Some(value) = location.and_then(|l| HeaderValue::try_from(l).ok()) {
+            response.headers_mut().insert(header::LOCATION, value);
+        }
+        Ok(response)
+    }
+}
+
+/// An object with its generation as `ETag`.
+pub fn shown<T: Serialize>(generation: Generation, object: T) -> Response {
+    let mut response = axum::Json(object).into_response();
+    if let Ok(value) = HeaderValue::try_from(format!("\"{}\"", generation.0)) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}

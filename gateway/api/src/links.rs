@@ -1,0 +1,162 @@
+//! What this gateway knows of its links to agents: the start of the agent that counts, its last
+//! report, and signs of life, which are written down together every few seconds.
+//!
+//! ```text
+//! report of a start ──► unknown here, or newer ──► it counts; the one before is fenced
+//!                   └─► the one that counts, next number ──► taken;  same or older number ──► late
+//!                   └─► older than the one that counts ──► fenced (409), one audit row
+//! ```
+//! A start is a UUIDv7, so that the newer of two is known without asking anybody.
+
+use crate::App;
+use basalt_model::{DateTime, HostId};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use uuid::Uuid;
+
+/// How often signs of life are written down.
+pub const FLUSH: Duration = Duration::from_secs(5);
+
+/// What became of a report's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It is the next one of the start that counts.
+    Next,
+    /// The first report of a start that this gateway did not know.
+    NewStart,
+    /// It was overtaken.
+    Late,
+    /// A newer start of the agent took over; `first` says so only once for each start.
+    Fenced {
+        /// Whether this is the first time that this start is told.
+        first: bool,
+    },
+}
+
+#[derive(Default)]
+struct Link {
+    boot: Uuid,
+    sequence: i64,
+    told: Vec<Uuid>,
+    seen: Option<DateTime>,
+    written: Option<DateTime>,
+}
+
+/// The links to all hosts.
+#[derive(Default)]
+pub struct Links(Mutex<HashMap<HostId, Link>>);
+
+impl Links {
+    fn links(&self) -> MutexGuard<'_, HashMap<HostId, Link>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges the number of a report, and remembers it.
+    pub fn order(&self, host: HostId, boot: Uuid, sequence: i64) -> Order {
+        let mut links = self.links();
+        let link = links.entry(host).or_default();
+        if boot > link.boot {
+            (link.boot, link.sequence) = (boot, sequence);
+            return Order::NewStart;
+        }
+        if boot < link.boot {
+            return Order::Fenced { first: link.tell(boot) };
+        }
+        if sequence <= link.sequence {
+            return Order::Late;
+        }
+        link.sequence = sequence;
+        Order::Next
+    }
+
+    /// Whether a start of a host's agent was fenced by a newer one, and whether that is told now first.
+    pub fn fenced(&self, host: HostId, boot: Uuid) -> Option<bool> {
+        let mut links = self.links();
+        let link = links.get_mut(&host)?;
+        (boot < link.boot).then(|| link.tell(boot))
+    }
+
+    /// Forgets the number of a report that could not be stored, so that it may come again.
+    pub fn unsee(&self, host: HostId, boot: Uuid, sequence: i64) {
+        let mut links = self.links();
+        if let Some(link) = links.get_mut(&host).filter(|l| l.boot == boot && l.sequence == sequence) {
+            link.sequence = sequence - 1;
+        }
+    }
+
+    /// A sign of life.
+    pub fn beat(&self, host: HostId, now: DateTime) {
+        self.links().entry(host).or_default().seen = Some(now);
+    }
+
+    /// The last sign of life that this gateway had.
+    pub fn seen(&self, host: HostId) -> Option<DateTime> {
+        self.links().get(&host)?.seen
+    }
+
+    /// Writes down the signs of life since the last time, all in one statement.
+    pub async fn flush(&self, app: &App) {
+        let beats: Vec<(HostId, DateTime)> =
+            self.links().iter().filter(|(_, l)| l.seen > l.written).filter_map(|(h, l)| Some((*h, l.seen?))).collect();
+        if beats.is_empty() {
+            return;
+        }
+        let write = async {
+            let mut tx = app.store.system().await?;
+            basalt_store::hosts::beat(&mut tx, &beats).await?;
+            tx.commit().await
+        };
+        match write.await {
+            Ok(()) => {
+                let mut links = self.links();
+                for (host, at) in beats {
+                    if let Some(link) = links.get_mut(&host) {
+                        link.written = Some(at);
+                    }
+                }
+            }
+            // They are kept and written the next time.
+            Err(e) => tracing::warn!(error = %e, "signs of life could not be written"),
+        }
+    }
+}
+
+impl Link {
+    /// Remembers that a fenced start was told; at most the last eight are remembered.
+    fn tell(&mut self, boot: Uuid) -> bool {
+        let first = !self.told.contains(&boot);
+        if first {
+            self.told.push(boot);
+            if self.told.len() > 8 {
+                self.told.remove(0);
+            }
+        }
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r44_the_newest_start_counts_and_the_older_is_fenced() {
+        let links = Links::default();
+        let (host, old, new) = (HostId(Uuid::from_u128(1)), Uuid::from_u128(10), Uuid::from_u128(20));
+        assert_eq!(links.order(host, old, 1), Order::NewStart);
+        assert_eq!(links.order(host, old, 3), Order::Next);
+        assert_eq!(links.order(host, old, 2), Order::Late);
+        assert_eq!(links.order(host, old, 3), Order::Late);
+        assert_eq!(links.fenced(host, old), None);
+        assert_eq!(links.order(host, new, 1), Order::NewStart);
+        assert_eq!(links.order(host, old, 4), Order::Fenced { first: true });
+        assert_eq!(links.order(host, old, 5), Order::Fenced { first: false });
+        assert_eq!((links.fenced(host, old), links.fenced(host, new)), (Some(false), None));
+        assert_eq!(links.order(host, new, 2), Order::Next);
+        links.unsee(host, new, 2);
+        assert_eq!(links.order(host, new, 2), Order::Next);
+    }
+}

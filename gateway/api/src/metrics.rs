@@ -1,0 +1,87 @@
+//! What the doors count, in Prometheus' text form at `/metrics`. Other rooms add their own to the
+//! same registry.
+
+use crate::{App, Error};
+use axum::{
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The process's registry, shared by its rooms.
+pub type SharedRegistry = Arc<Mutex<Registry>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+/// Counters of the doors.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: SharedRegistry,
+    requests: Family<Request, Counter>,
+    seconds: Histogram,
+    /// Open watch streams.
+    pub watches: Gauge,
+    /// Watchers that fell behind and were told to begin again.
+    pub resyncs: Counter,
+}
+
+impl Metrics {
+    /// Registers the counters.
+    pub fn new(registry: SharedRegistry) -> Self {
+        let bounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+        let metrics = Self {
+            registry: registry.clone(),
+            requests: Family::default(),
+            seconds: Histogram::new(bounds),
+            watches: Gauge::default(),
+            resyncs: Counter::default(),
+        };
+        let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        r.register("basalt_http_requests", "Requests answered, by route and status", metrics.requests.clone());
+        r.register("basalt_http_request_seconds", "Time to answer, without polls and watches", metrics.seconds.clone());
+        r.register("basalt_watch_streams", "Open watch streams", metrics.watches.clone());
+        r.register("basalt_watch_resyncs", "Watchers that fell behind", metrics.resyncs.clone());
+        drop(r);
+        metrics
+    }
+
+    /// Counts one answer.
+    pub fn answered(&self, method: &'static str, route: &'static str, status: u16, seconds: f64) {
+        self.requests.get_or_create(&Request { method, route, status }).inc();
+        if !is_held_open(route) {
+            self.seconds.observe(seconds);
+        }
+    }
+
+    /// The text of all metrics.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Ok(text)
+    }
+}
+
+/// Routes whose answer waits for news on purpose.
+fn is_held_open(route: &str) -> bool {
+    matches!(route, "/v1/watch" | "/v1/tasks/{task}" | "/agent/v1/manifest")
+}
+
+/// The process's metrics in Prometheus' text form.
+#[utoipa::path(get, path = "/metrics", tag = "operation",
+    responses((status = 200, description = "Prometheus text", body = String, content_type = "application/openmetrics-text"), crate::openapi::Problems))]
+pub async fn read_metrics(State(app): State<App>) -> Result<Response, Error> {
+    let text = app.metrics.text().map_err(|e| Error::internal("writing metrics", e))?;
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}

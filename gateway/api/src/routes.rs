@@ -1,0 +1,93 @@
+//! Every route of both doors, in one place.
+
+use crate::{
+    App, agent, audit, enrolment, explain, health, hosts, image_events, images, login, metrics, networks, pools, ports,
+    projects, role_bindings, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
+};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The users' door.
+pub fn users(document: OpenApi) -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(document)
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::openapi_json))
+        .routes(routes!(metrics::read_metrics))
+        .routes(routes!(login::login))
+        .routes(routes!(login::logout))
+        .routes(routes!(login::whoami))
+        .routes(routes!(tenants::list_tenants, tenants::create_tenant))
+        .routes(routes!(tenants::get_tenant))
+        .routes(routes!(projects::list_projects, projects::create_project))
+        .routes(routes!(projects::get_project, projects::update_project, projects::delete_project))
+        .merge(machines())
+        .merge(storage())
+        .merge(infrastructure())
+        .routes(routes!(tasks::list_tasks))
+        .routes(routes!(tasks::get_task))
+        .routes(routes!(tasks::list_task_logs))
+        .routes(routes!(tasks::cancel_task))
+        .routes(routes!(audit::list_audit_events))
+        .routes(routes!(users::list_users, users::create_user))
+        .routes(routes!(users::get_user, users::delete_user))
+        .routes(routes!(service_tokens::list_service_tokens, service_tokens::create_service_token))
+        .routes(routes!(service_tokens::revoke_service_token))
+        .routes(routes!(role_bindings::list_role_bindings, role_bindings::create_role_binding))
+        .routes(routes!(role_bindings::delete_role_binding))
+        .routes(routes!(watch::watch))
+}
+
+fn machines() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(vms::list_vms, vms::create_vm))
+        .routes(routes!(vms::get_vm, vms::update_vm, vms::delete_vm))
+        .routes(routes!(vm_verbs::start_vm))
+        .routes(routes!(vm_verbs::stop_vm))
+        .routes(routes!(vm_verbs::pause_vm))
+        .routes(routes!(vm_verbs::resume_vm))
+        .routes(routes!(vm_verbs::reboot_vm))
+        .routes(routes!(vm_verbs::reset_vm))
+        .routes(routes!(vm_verbs::redeploy_vm))
+        .routes(routes!(explain::explain_vm))
+        .routes(routes!(explain::explain_placement))
+        .routes(routes!(networks::list_networks, networks::create_network))
+        .routes(routes!(networks::get_network, networks::update_network, networks::delete_network))
+        .routes(routes!(ports::list_ports))
+        .routes(routes!(ports::get_port))
+}
+
+fn storage() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(volumes::list_volumes, volumes::create_volume))
+        .routes(routes!(volumes::get_volume, volumes::delete_volume))
+        .routes(routes!(images::list_images, images::create_image))
+        .routes(routes!(images::get_image, images::delete_image))
+        .routes(routes!(images::begin_upload))
+}
+
+fn infrastructure() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(hosts::list_hosts, hosts::create_host))
+        .routes(routes!(hosts::get_host, hosts::update_host, hosts::delete_host))
+        .routes(routes!(hosts::create_join_token))
+        .routes(routes!(hosts::revoke_host))
+        .routes(routes!(pools::list_pools))
+        .routes(routes!(pools::get_pool))
+}
+
+/// The door of agents and image service.
+pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(document)
+        .routes(routes!(enrolment::enrol))
+        .routes(routes!(enrolment::renew))
+        .routes(routes!(agent::read_manifest))
+        .routes(routes!(agent::report))
+        .routes(routes!(agent::begin_download))
+        .routes(routes!(image_events::take_image_event))
+}
+
+/// Both doors, for the document.
+pub fn all(document: OpenApi) -> OpenApiRouter<App> {
+    users(document).merge(agents(OpenApi::default()))
+}

@@ -1,0 +1,440 @@
+//! The truth as the feed delivered it, kept in memory for watchers and for answers about
+//! placement. It can be dropped at any time: the next reload fills it again.
+
+use basalt_model::{DateTime, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, hosts, quotas::Demand, roles::Scope, tasks::Task};
+use basalt_plan::placement;
+use basalt_store::{
+    conditions::Conditions,
+    feed::{Change, Row, Table},
+    hosts::{Certificate, Host, HostClaim, HostFactsRow, HostView},
+    images::{Image, ImageFacts, ImageView},
+    networks::{Network, NetworkView},
+    placements::Placement,
+    pools::Pool,
+    projects::Project,
+    tenants::Tenant,
+    vms::{Vm, VmFacts, VmView},
+    volumes::{Volume, VolumeFacts, VolumeView},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+use uuid::Uuid;
+
+/// Tasks that ended and are still remembered.
+const ENDED_TASKS: usize = 4096;
+
+/// The nouns that can be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Noun {
+    /// A tenant.
+    Tenant,
+    /// A project.
+    Project,
+    /// A host.
+    Host,
+    /// A pool.
+    Pool,
+    /// A network.
+    Network,
+    /// An image.
+    Image,
+    /// A volume.
+    Volume,
+    /// A virtual machine.
+    Vm,
+    /// A task that has not ended, and its end.
+    Task,
+}
+
+impl Noun {
+    /// All of them, in the order of a snapshot.
+    pub const ALL: [Noun; 9] =
+        [Self::Tenant, Self::Project, Self::Host, Self::Pool, Self::Network, Self::Image, Self::Volume, Self::Vm, Self::Task];
+
+    /// The word in `?kinds=` and in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Project => "project",
+            Self::Host => "host",
+            Self::Pool => "pool",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::Volume => "volume",
+            Self::Vm => "vm",
+            Self::Task => "task",
+        }
+    }
+
+    /// Reads [`Self::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|n| n.as_str() == text)
+    }
+}
+
+/// An object that a change was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Touched {
+    /// Its kind.
+    pub noun: Noun,
+    /// Its id.
+    pub id: Uuid,
+    /// Its tenant, if it has one.
+    pub tenant_id: Option<TenantId>,
+    /// Its project, if it has one.
+    pub project_id: Option<ProjectId>,
+}
+
+impl Touched {
+    /// Where one must be allowed to read in order to see it.
+    pub fn scope(&self) -> Scope {
+        match (self.noun, self.tenant_id, self.project_id) {
+            (Noun::Tenant, ..) => Scope::Tenant { tenant_id: TenantId(self.id) },
+            (Noun::Project, Some(tenant_id), _) => Scope::Project { tenant_id, project_id: ProjectId(self.id) },
+            (_, Some(tenant_id), Some(project_id)) => Scope::Project { tenant_id, project_id },
+            (_, Some(tenant_id), None) => Scope::Tenant { tenant_id },
+            (_, None, _) => Scope::System,
+        }
+    }
+}
+
+/// An object as it stood at one moment; written out only when somebody reads it.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// A tenant.
+    Tenant(Arc<Tenant>),
+    /// A project.
+    Project(Arc<Project>),
+    /// A host.
+    Host(Arc<Host>, Option<Arc<HostFactsRow>>, Demand, Option<Arc<Conditions>>, Option<DateTime>),
+    /// A pool.
+    Pool(Arc<Pool>),
+    /// A network and the addresses given out.
+    Network(Arc<Network>, u64, Option<Arc<Conditions>>),
+    /// An image.
+    Image(Arc<Image>, Option<Arc<ImageFacts>>),
+    /// A volume.
+    Volume(Arc<Volume>, Option<Arc<VolumeFacts>>, Option<Arc<Conditions>>),
+    /// A virtual machine.
+    Vm(Arc<Vm>, Option<Arc<Placement>>, Option<Arc<VmFacts>>, Option<Arc<Conditions>>),
+    /// A task.
+    Task(Arc<Task>),
+}
+
+fn list(conditions: Option<Arc<Conditions>>) -> Vec<basalt_model::Condition> {
+    conditions.map(|c| c.conditions.clone()).unwrap_or_default()
+}
+
+impl Object {
+    /// The object as `GET` shows it.
+    pub fn json(self) -> serde_json::Result<serde_json::Value> {
+        use serde_json::to_value;
+        match self {
+            Self::Tenant(t) => to_value(crate::tenants::view(Arc::unwrap_or_clone(t))),
+            Self::Project(p) => to_value(crate::projects::view(Arc::unwrap_or_clone(p))),
+            Self::Host(host, facts, claimed, conditions, seen_at) => to_value(crate::hosts::view(HostView {
+                seen_at,
+                facts: facts.map(|f| f.facts.clone()),
+                host: Arc::unwrap_or_clone(host),
+                claimed,
+                conditions: list(conditions),
+            }, None)),
+            Self::Pool(p) => to_value(crate::pools::view(Arc::unwrap_or_clone(p))),
+            Self::Network(n, addresses_used, conditions) => to_value(crate::networks::view(NetworkView {
+                network: Arc::unwrap_or_clone(n),
+                addresses_used,
+                conditions: list(conditions),
+            })),
+            Self::Image(i, facts) => match facts {
+                Some(facts) => to_value(crate::images::view(ImageView { image: Arc::unwrap_or_clone(i), facts: Arc::unwrap_or_clone(facts) })),
+                None => to_value(crate::images::awaited(Arc::unwrap_or_clone(i))),
+            },
+            Self::Volume(v, facts, conditions) => to_value(crate::volumes::view(VolumeView {
+                volume: Arc::unwrap_or_clone(v),
+                facts: facts.map(Arc::unwrap_or_clone),
+                conditions: list(conditions),
+            })),
+            Self::Vm(vm, placement, facts, conditions) => to_value(crate::vms::view(VmView {
+                vm: Arc::unwrap_or_clone(vm),
+                placement: placement.map(Arc::unwrap_or_clone),
+                facts: facts.map(Arc::unwrap_or_clone),
+                conditions: list(conditions),
+            })),
+            Self::Task(t) => to_value(&*t),
+        }
+    }
+}
+
+/// Every row that watchers and answers need.
+#[derive(Default)]
+pub struct Rows {
+    tenants: BTreeMap<Uuid, Arc<Tenant>>,
+    projects: BTreeMap<Uuid, Arc<Project>>,
+    hosts: BTreeMap<Uuid, Arc<Host>>,
+    host_facts: HashMap<Uuid, Arc<HostFactsRow>>,
+    host_claims: HashMap<Uuid, Arc<HostClaim>>,
+    pools: BTreeMap<Uuid, Arc<Pool>>,
+    networks: BTreeMap<Uuid, Arc<Network>>,
+    images: BTreeMap<Uuid, Arc<Image>>,
+    image_facts: HashMap<Uuid, Arc<ImageFacts>>,
+    volumes: BTreeMap<Uuid, Arc<Volume>>,
+    volume_facts: HashMap<Uuid, Arc<VolumeFacts>>,
+    vms: BTreeMap<Uuid, Arc<Vm>>,
+    placements: HashMap<Uuid, Arc<Placement>>,
+    vm_facts: HashMap<Uuid, Arc<VmFacts>>,
+    conditions: HashMap<Uuid, Arc<Conditions>>,
+    tasks: BTreeMap<Uuid, Arc<Task>>,
+    ended: VecDeque<Uuid>,
+    certificates: HashMap<String, Arc<Certificate>>,
+    names: HashMap<(Noun, ProjectId, Name), Uuid>,
+    addresses: HashMap<NetworkId, u64>,
+    cached: HashMap<HostId, BTreeSet<ImageId>>,
+}
+
+/// Puts a row in its map, or takes it out.
+macro_rules! keep {
+    ($map:expr, $id:expr, $row:expr, $variant:path) => {
+        match $row {
+            Some($variant(row)) => drop($map.insert($id, Arc::new(row.clone()))),
+            _ => drop($map.remove(&$id)),
+        }
+    };
+}
+
+impl Rows {
+    /// Takes one change; says which object looks different now.
+    pub fn apply(&mut self, change: &Change) -> Option<Touched> {
+        let row = change.row.as_ref();
+        match change.table {
+            Table::Certificate => {
+                keep!(self.certificates, change.key.clone(), row, Row::Certificate);
+                return None;
+            }
+            Table::ManifestItem => {
+                self.manifest_item(&change.key, row);
+                return None;
+            }
+            Table::Manifest | Table::ManifestFact => return None,
+            _ => {}
+        }
+        let id = Uuid::parse_str(&change.key).ok()?;
+        let noun = self.keep_row(change.table, id, row)?;
+        Some(Touched { noun, id, tenant_id: change.tenant_id, project_id: change.project_id })
+    }
+
+    fn keep_row(&mut self, table: Table, id: Uuid, row: Option<&Row>) -> Option<Noun> {
+        Some(match table {
+            Table::Tenant => { keep!(self.tenants, id, row, Row::Tenant); Noun::Tenant }
+            Table::Project => { keep!(self.projects, id, row, Row::Project); Noun::Project }
+            Table::Host => { keep!(self.hosts, id, row, Row::Host); Noun::Host }
+            Table::HostFacts => { keep!(self.host_facts, id, row, Row::HostFacts); Noun::Host }
+            Table::HostClaim => { keep!(self.host_claims, id, row, Row::HostClaim); Noun::Host }
+            Table::Pool => { keep!(self.pools, id, row, Row::Pool); Noun::Pool }
+            Table::Network => {
+                self.name(Noun::Network, id, row);
+                keep!(self.networks, id, row, Row::Network);
+                Noun::Network
+            }
+            Table::Image => {
+                self.name(Noun::Image, id, row);
+                keep!(self.images, id, row, Row::Image);
+                Noun::Image
+            }
+            Table::ImageFacts => { keep!(self.image_facts, id, row, Row::ImageFacts); Noun::Image }
+            Table::Volume => {
+                self.name(Noun::Volume, id, row);
+                keep!(self.volumes, id, row, Row::Volume);
+                Noun::Volume
+            }
+            Table::VolumeFacts => { keep!(self.volume_facts, id, row, Row::VolumeFacts); Noun::Volume }
+            Table::Vm => {
+                self.count_addresses(id, row);
+                keep!(self.vms, id, row, Row::Vm);
+                Noun::Vm
+            }
+            Table::Placement => { keep!(self.placements, id, row, Row::Placement); Noun::Vm }
+            Table::VmFacts => { keep!(self.vm_facts, id, row, Row::VmFacts); Noun::Vm }
+            Table::Conditions => {
+                keep!(self.conditions, id, row, Row::Conditions);
+                return self.noun_of(id);
+            }
+            Table::Task => {
+                keep!(self.tasks, id, row, Row::Task);
+                self.forget_old_tasks(id, row);
+                Noun::Task
+            }
+            _ => return None,
+        })
+    }
+
+    fn noun_of(&self, id: Uuid) -> Option<Noun> {
+        if self.vms.contains_key(&id) {
+            Some(Noun::Vm)
+        } else if self.hosts.contains_key(&id) {
+            Some(Noun::Host)
+        } else if self.volumes.contains_key(&id) {
+            Some(Noun::Volume)
+        } else if self.networks.contains_key(&id) {
+            Some(Noun::Network)
+        } else {
+            None
+        }
+    }
+
+    /// Keeps the index of names: what the row was called is forgotten, what it is called is found.
+    fn name(&mut self, noun: Noun, id: Uuid, row: Option<&Row>) {
+        let before = match noun {
+            Noun::Network => self.networks.get(&id).map(|n| &n.metadata),
+            Noun::Image => self.images.get(&id).map(|i| &i.metadata),
+            _ => self.volumes.get(&id).map(|v| &v.metadata),
+        };
+        if let Some((project, name)) = before.and_then(|m| Some((m.project_id?, m.name.clone()))) {
+            self.names.remove(&(noun, project, name));
+        }
+        let after = match row {
+            Some(Row::Network(n)) => &n.metadata,
+            Some(Row::Image(i)) => &i.metadata,
+            Some(Row::Volume(v)) => &v.metadata,
+            _ => return,
+        };
+        if let Some(project) = after.project_id {
+            self.names.insert((noun, project, after.name.clone()), id);
+        }
+    }
+
+    fn count_addresses(&mut self, id: Uuid, row: Option<&Row>) {
+        for nic in self.vms.get(&id).iter().flat_map(|vm| &vm.nics) {
+            if let Some(n) = self.addresses.get_mut(&nic.network_id) {
+                *n = n.saturating_sub(1);
+            }
+        }
+        if let Some(Row::Vm(vm)) = row {
+            for nic in &vm.nics {
+                *self.addresses.entry(nic.network_id).or_default() += 1;
+            }
+        }
+    }
+
+    fn manifest_item(&mut self, key: &str, row: Option<&Row>) {
+        let mut parts = key.split('/');
+        let (Some(host), Some("image"), Some(id)) = (parts.next(), parts.next(), parts.next()) else { return };
+        let (Ok(host), Ok(id)) = (host.parse::<HostId>(), id.parse::<ImageId>()) else { return };
+        let images = self.cached.entry(host).or_default();
+        match row {
+            Some(Row::ManifestItem(r)) if r.item.present => drop(images.insert(id)),
+            _ => drop(images.remove(&id)),
+        }
+    }
+
+    /// An object as it stands.
+    pub fn object(&self, noun: Noun, id: Uuid) -> Option<Object> {
+        let conditions = || self.conditions.get(&id).cloned();
+        Some(match noun {
+            Noun::Tenant => Object::Tenant(self.tenants.get(&id)?.clone()),
+            Noun::Project => Object::Project(self.projects.get(&id)?.clone()),
+            Noun::Host => Object::Host(
+                self.hosts.get(&id)?.clone(),
+                self.host_facts.get(&id).cloned(),
+                self.host_claims.get(&id).map(|c| c.claimed).unwrap_or_default(),
+                conditions(),
+                self.host_facts.get(&id).map(|f| f.reported_at),
+            ),
+            Noun::Pool => Object::Pool(self.pools.get(&id)?.clone()),
+            Noun::Network => {
+                let used = self.addresses.get(&NetworkId(id)).copied().unwrap_or_default();
+                Object::Network(self.networks.get(&id)?.clone(), used, conditions())
+            }
+            Noun::Image => Object::Image(self.images.get(&id)?.clone(), self.image_facts.get(&id).cloned()),
+            Noun::Volume => Object::Volume(self.volumes.get(&id)?.clone(), self.volume_facts.get(&id).cloned(), conditions()),
+            Noun::Vm => Object::Vm(
+                self.vms.get(&id)?.clone(),
+                self.placements.get(&id).cloned(),
+                self.vm_facts.get(&id).cloned(),
+                conditions(),
+            ),
+            Noun::Task => Object::Task(self.tasks.get(&id)?.clone()),
+        })
+    }
+
+    /// Every object of a noun.
+    pub fn all(&self, noun: Noun) -> Vec<Touched> {
+        let of = |m: &basalt_model::Metadata| Touched { noun, id: m.id, tenant_id: m.tenant_id, project_id: m.project_id };
+        match noun {
+            Noun::Tenant => self.tenants.values().map(|t| of(&t.metadata)).collect(),
+            Noun::Project => self.projects.values().map(|p| of(&p.metadata)).collect(),
+            Noun::Host => self.hosts.values().map(|h| of(&h.metadata)).collect(),
+            Noun::Pool => self.pools.keys().map(|id| Touched { noun, id: *id, tenant_id: None, project_id: None }).collect(),
+            Noun::Network => self.networks.values().map(|n| of(&n.metadata)).collect(),
+            Noun::Image => self.images.values().map(|i| of(&i.metadata)).collect(),
+            Noun::Volume => self.volumes.values().map(|v| of(&v.metadata)).collect(),
+            Noun::Vm => self.vms.values().map(|v| of(&v.metadata)).collect(),
+            Noun::Task => self.tasks.values().filter(|t| !t.state.is_terminal()).map(|t| Touched { noun, id: t.id.0, tenant_id: t.tenant_id, project_id: t.project_id }).collect(),
+        }
+    }
+
+    /// Only the last tasks that ended are remembered, for watchers that resume.
+    fn forget_old_tasks(&mut self, id: Uuid, row: Option<&Row>) {
+        if matches!(row, Some(Row::Task(t)) if t.state.is_terminal()) {
+            self.ended.push_back(id);
+            if self.ended.len() > ENDED_TASKS
+                && let Some(old) = self.ended.pop_front()
+            {
+                self.tasks.remove(&old);
+            }
+        }
+    }
+
+    /// A certificate by its serial number.
+    pub fn certificate(&self, serial: &str) -> Option<Arc<Certificate>> {
+        self.certificates.get(serial).cloned()
+    }
+
+    /// A host.
+    pub fn host(&self, id: HostId) -> Option<Arc<Host>> {
+        self.hosts.get(&id.0).cloned()
+    }
+
+    /// An image of a project by name, with what was seen of it.
+    pub fn image(&self, project: ProjectId, name: &Name) -> Option<(Arc<Image>, Option<Arc<ImageFacts>>)> {
+        let id = self.names.get(&(Noun::Image, project, name.clone()))?;
+        Some((self.images.get(id)?.clone(), self.image_facts.get(id).cloned()))
+    }
+
+    /// A network of a project by name.
+    pub fn network(&self, project: ProjectId, name: &Name) -> Option<Arc<Network>> {
+        self.networks.get(self.names.get(&(Noun::Network, project, name.clone()))?).cloned()
+    }
+
+    /// A volume of a project by name.
+    pub fn volume(&self, project: ProjectId, name: &Name) -> Option<Arc<Volume>> {
+        self.volumes.get(self.names.get(&(Noun::Volume, project, name.clone()))?).cloned()
+    }
+
+    /// Hosts as placement sees them. `seen` is the last sign of life that this gateway had.
+    pub fn placement_hosts(&self, seen: impl Fn(HostId) -> Option<DateTime>, now: DateTime) -> Vec<placement::HostView> {
+        let mut pools: HashMap<HostId, BTreeMap<Name, u64>> = HashMap::new();
+        for pool in self.pools.values() {
+            pools.entry(pool.host_id).or_default().insert(pool.facts.name.clone(), pool.claimed_bytes);
+        }
+        let view = |host: &Arc<Host>| {
+            let id = HostId(host.metadata.id);
+            let facts = self.host_facts.get(&id.0);
+            let removed = host.metadata.deletion_requested_at.is_some();
+            let seen_at = seen(id).max(facts.map(|f| f.reported_at));
+            placement::HostView {
+                id,
+                name: host.metadata.name.clone(),
+                labels: host.metadata.labels.clone(),
+                spec: host.spec.clone(),
+                state: hosts::state(&host.spec, facts.map(|f| &f.facts), seen_at, removed, now),
+                facts: facts.map(|f| Arc::new(f.facts.clone())),
+                claimed: self.host_claims.get(&id.0).map(|c| c.claimed).unwrap_or_default(),
+                pool_claims: pools.remove(&id).unwrap_or_default(),
+                cached_images: self.cached.get(&id).cloned().unwrap_or_default(),
+            }
+        };
+        self.hosts.values().map(view).collect()
+    }
+}

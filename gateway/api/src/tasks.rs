@@ -1,0 +1,207 @@
+//! Tasks: followed by polling, by long poll or by watch; cancelled by who may change their subject.
+
+use crate::{
+    App, Error,
+    authentication::{Permit, find_project},
+    body::NoBody,
+    pages::{self, Reading, merged},
+    query::{NoParams, Query, limit, read_cursor},
+};
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+};
+use basalt_model::{
+    FieldError, TaskId,
+    roles::{Role, Scope, allows},
+    tasks::{Task, TaskLog, TaskState},
+};
+use basalt_store::{Error as StoreError, tasks};
+use basalt_wire::rest::Page;
+use serde::Deserialize;
+use std::time::Duration;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+/// Longest time that a poll is held, in seconds.
+pub const MAX_WAIT_SECONDS: u32 = 55;
+
+/// Which tasks to list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TaskParams {
+    /// Objects on a page, 1 to 500; 100 when nothing is said.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Only those of this project: name or id.
+    #[serde(default)]
+    pub project: Option<String>,
+    /// Only those in this state.
+    #[serde(default)]
+    pub state: Option<TaskState>,
+    /// Only those about this object.
+    #[serde(default)]
+    pub subject_id: Option<Uuid>,
+}
+
+/// How long to wait for a task's end.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct WaitParams {
+    /// Answer when the task has ended, or after this many seconds (0 to 55), as it then is.
+    #[serde(default)]
+    pub wait_seconds: u32,
+}
+
+/// Which lines to read.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LogParams {
+    /// Only lines after this one.
+    #[serde(default)]
+    pub after: i64,
+    /// Lines on a page, 1 to 500; 100 when nothing is said.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// Lists the tasks that the caller may read, oldest first.
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(TaskParams),
+    responses((status = 200, body = Page<Task>), crate::openapi::Problems))]
+pub async fn list_tasks(State(app): State<App>, permit: Permit, Query(params): Query<TaskParams>) -> Result<Answer<Page<Task>>, Error> {
+    let after = params.cursor.as_deref().map(read_cursor).transpose()?;
+    let range = basalt_store::Page { limit: limit(params.limit)?, after, ..Default::default() };
+    let mut filter = tasks::Filter { state: params.state, subject: params.subject_id, ..Default::default() };
+    let readings = match &params.project {
+        Some(text) => {
+            let project = find_project(&app, &permit.principal.grants, text).await?;
+            vec![pages::reading(&app, project.scope()).await?]
+        }
+        None => pages::readings(&app, &permit).await?,
+    };
+    let mut lists = Vec::new();
+    for reading in readings {
+        lists.push(match reading {
+            Reading::System(mut tx) => tasks::list(&mut tx, &filter, &range).await?,
+            Reading::Tenant(mut tx, _, project) => {
+                filter.project = project;
+                tasks::list(&mut tx, &filter, &range).await?
+            }
+        });
+    }
+    Ok(Answer(pages::shown(merged(lists, range.limit, |t: &Task| t.id.0), |t| t)))
+}
+
+/// Shows a task; with `wait_seconds` it waits for the task's end.
+#[utoipa::path(get, path = "/v1/tasks/{task}", tag = "tasks", params(("task" = TaskId, Path, description = "Id"), WaitParams),
+    responses((status = 200, body = Task), crate::openapi::Problems))]
+pub async fn get_task(
+    State(app): State<App>,
+    permit: Permit,
+    Path(task): Path<String>,
+    Query(params): Query<WaitParams>,
+) -> Result<Answer<Task>, Error> {
+    check_wait(params.wait_seconds)?;
+    let id = task.parse().map_err(|_| Error::not_found("task", &task))?;
+    let wait = tokio::time::sleep(Duration::from_secs(params.wait_seconds.into()));
+    tokio::pin!(wait);
+    // Listening before looking: news that come in between are not missed.
+    let mut news = (params.wait_seconds > 0).then(|| app.hub.task(id));
+    loop {
+        let found = find(&app, &permit, id, &task).await?;
+        let Some(news) = news.as_mut().filter(|_| !found.state.is_terminal()) else { return Ok(Answer(found)) };
+        tokio::select! {
+            biased;
+            () = app.drain.begun() => return Ok(Answer(found)),
+            () = &mut wait => return Ok(Answer(find(&app, &permit, id, &task).await?)),
+            changed = news.changed() => changed.map_err(|e| Error::internal("waiting for a task", e))?,
+        }
+    }
+}
+
+/// Lists the lines of a task's log.
+#[utoipa::path(get, path = "/v1/tasks/{task}/logs", tag = "tasks", params(("task" = TaskId, Path, description = "Id"), LogParams),
+    responses((status = 200, body = Vec<TaskLog>), crate::openapi::Problems))]
+pub async fn list_task_logs(
+    State(app): State<App>,
+    permit: Permit,
+    Path(task): Path<String>,
+    Query(params): Query<LogParams>,
+) -> Result<Answer<Vec<TaskLog>>, Error> {
+    let id = task.parse().map_err(|_| Error::not_found("task", &task))?;
+    let limit = limit(params.limit)?;
+    let found = find(&app, &permit, id, &task).await?;
+    let lines = match found.tenant_id {
+        Some(tenant) => tasks::logs(&mut app.store.tenant_read(tenant).await?, id, params.after, limit).await?,
+        None => tasks::logs(&mut app.store.system_read().await?, id, params.after, limit).await?,
+    };
+    Ok(Answer(lines))
+}
+
+/// Cancels a task that has not ended, and turns its intent back where that is possible.
+#[utoipa::path(post, path = "/v1/tasks/{task}/cancel", tag = "tasks", params(("task" = TaskId, Path, description = "Id")),
+    responses((status = 200, body = Task), crate::openapi::Problems))]
+pub async fn cancel_task(
+    State(app): State<App>,
+    permit: Permit,
+    Path(task): Path<String>,
+    _: Query<NoParams>,
+    _: NoBody,
+) -> Result<Answer<Task>, Error> {
+    let id = task.parse().map_err(|_| Error::not_found("task", &task))?;
+    let found = find(&app, &permit, id, &task).await?;
+    permit.require(&scope(&found))?;
+    let change = permit.change(&app);
+    let cancelled = match found.tenant_id {
+        Some(tenant) => {
+            let mut tx = app.store.tenant(tenant).await?;
+            let task = tasks::cancel(&mut tx, &change, id).await?;
+            tx.commit().await?;
+            task
+        }
+        None => {
+            let mut tx = app.store.system().await?;
+            let task = tasks::cancel(&mut tx, &change, id).await?;
+            tx.commit().await?;
+            task
+        }
+    };
+    Ok(Answer(cancelled))
+}
+
+/// Reads a task that the caller may read; any other is not found. The work is the same for both.
+async fn find(app: &App, permit: &Permit, id: TaskId, text: &str) -> Result<Task, Error> {
+    let unknown = || Error::not_found("task", text);
+    match tasks::get(&mut app.store.system_read().await?, id).await {
+        Ok(task) if allows(&permit.principal.grants, Role::Viewer, &scope(&task)) => Ok(task),
+        Ok(_) | Err(StoreError::NotFound { .. }) => Err(unknown()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn scope(task: &Task) -> Scope {
+    match (task.tenant_id, task.project_id) {
+        (Some(tenant_id), Some(project_id)) => Scope::Project { tenant_id, project_id },
+        (Some(tenant_id), None) => Scope::Tenant { tenant_id },
+        (None, _) => Scope::System,
+    }
+}
+
+/// Checks the time to hold a poll.
+pub fn check_wait(seconds: u32) -> Result<(), Error> {
+    if seconds <= MAX_WAIT_SECONDS {
+        return Ok(());
+    }
+    Err(Error::Query(FieldError::new(
+        "wait_seconds",
+        "out_of_range",
+        format!("{seconds} seconds is outside 0 to {MAX_WAIT_SECONDS}"),
+        "give at most 55 and ask again",
+    )))
+}
