@@ -30,9 +30,13 @@ SELECT guard_system('host_heartbeats');
 CREATE TABLE host_links (
     host_id uuid CONSTRAINT host_links_id PRIMARY KEY CONSTRAINT host_links_host REFERENCES hosts,
     agent_boot uuid NOT NULL,
+    -- The starts before it, newest first: what still arrives from them is late.
+    former_boots uuid[] NOT NULL DEFAULT '{}',
     sequence bigint NOT NULL,
     manifest_revision bigint,
-    manifest_refused jsonb
+    manifest_refused jsonb,
+    -- A fact was forgotten because its item came back: the agent must say everything again.
+    send_full boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 SELECT guard_system('host_links');
 
@@ -94,6 +98,8 @@ CREATE TABLE manifest_items (
     epoch bigint NOT NULL,
     present boolean NOT NULL,
     body jsonb NOT NULL,
+    -- The revision in which it last changed.
+    revision bigint NOT NULL,
     CONSTRAINT manifest_items_id PRIMARY KEY (host_id, kind, id)
 );
 CREATE INDEX manifest_items_object ON manifest_items (id);

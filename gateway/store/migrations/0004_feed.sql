@@ -84,3 +84,7 @@ SELECT feed_watch('volume_observed', 'r.volume_id', 'r.tenant_id', 'r.project_id
 SELECT feed_watch('placements', 'r.vm_id', 'r.tenant_id', 'r.project_id');
 SELECT feed_watch('vm_observed', 'r.vm_id', 'r.tenant_id', 'r.project_id');
 SELECT feed_watch('conditions', 'r.subject_id', 'r.tenant_id', 'r.project_id');
+
+-- For readiness: the gateway's login may ask which schema this is, and nothing else without a role.
+CREATE FUNCTION schema_version() RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER
+    AS $$ SELECT coalesce(max(version), 0) FROM public._sqlx_migrations WHERE success $$;

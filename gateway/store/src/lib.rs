@@ -1,1 +1,48 @@
 //! The truth: schema, SQL, tenant isolation, change feed. The only crate that speaks SQL.
+//!
+//! A function that reads or writes takes a transaction: [`TenantTx`] sees one tenant's rows and nothing
+//! else, enforced by PostgreSQL; [`SystemTx`] is for the reconciler and for what belongs to no tenant.
+//! No function commits: the caller does, so that intent, task, audit and quota land together or not at all.
+//! Time and ids come in with [`Change`]; nothing here reads a clock or draws a random number.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod audit_events;
+mod change;
+pub mod conditions;
+mod error;
+pub mod feed;
+mod feed_rows;
+pub mod host_identity;
+pub mod hosts;
+pub mod idempotency;
+pub mod image_transfers;
+pub mod images;
+pub mod leases;
+pub mod manifests;
+mod migrate;
+pub mod networks;
+pub mod placements;
+pub mod pools;
+pub mod projects;
+pub mod quotas;
+pub mod reports;
+pub mod role_bindings;
+mod row;
+pub mod service_tokens;
+mod store;
+pub mod tasks;
+mod tenant;
+pub mod tenants;
+pub mod testkit;
+pub mod users;
+mod vm_changes;
+mod vm_insert;
+pub mod vms;
+pub mod volumes;
+
+pub use change::{Accepted, Change, Finalized, Ids, Key, List, New, Page, Update};
+pub use error::{Error, Result};
+pub use feed::Feed;
+pub use store::{Options, Store};
+pub use tenant::{Handle, SystemTx, TenantTx};

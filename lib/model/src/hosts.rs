@@ -3,6 +3,7 @@
 use crate::{
     CapabilityReason, DateTime, GIB, Name,
     pools::PoolFacts,
+    quotas::Demand,
     validate::{FieldError, Validate, within},
 };
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,22 @@ impl Default for HostSpec {
             cpu_overcommit_percent: default_cpu_overcommit(),
             memory_overcommit_percent: default_memory_overcommit(),
             reserved_memory_bytes: default_reserved_memory(),
+        }
+    }
+}
+
+impl HostSpec {
+    /// What a host with these facts can promise to VMs: overcommit applied, reserved memory left out. CPUs and
+    /// memory only; VMs are not counted, and storage is promised by its pools.
+    pub fn capacity(&self, facts: &HostFacts) -> Demand {
+        let cpus = u64::from(facts.threads) * u64::from(self.cpu_overcommit_percent) / 100;
+        let usable = u128::from(facts.memory_bytes.saturating_sub(self.reserved_memory_bytes));
+        let memory = usable * u128::from(self.memory_overcommit_percent) / 100;
+        Demand {
+            vms: u32::MAX,
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            memory_bytes: u64::try_from(memory).unwrap_or(u64::MAX),
+            storage_bytes: u64::MAX,
         }
     }
 }

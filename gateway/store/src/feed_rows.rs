@@ -1,0 +1,187 @@
+//! The tables on the feed: how each is read, whole or by key, and what a row of it is in the program.
+
+use crate::{
+    conditions::Conditions,
+    hosts::{Certificate, Host, HostClaim, HostFactsRow},
+    images::{self, Image, ImageFacts},
+    manifests::{Fact, ItemRow, Revision},
+    networks::{self, Network},
+    placements::Placement,
+    pools::Pool,
+    projects::{self, Project},
+    tasks,
+    tenants::Tenant,
+    vms::{self, Vm, VmFacts},
+    volumes::{self, Volume, VolumeFacts},
+};
+use basalt_model::{Metadata, ProjectId, TenantId, tasks::Task};
+use sqlx::{FromRow, postgres::PgRow};
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $variant:ident($type:ty) = $source:literal, $read:expr, $select:expr, $keyed:expr;)+) => {
+        /// A table on the feed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Table {
+            $($(#[$doc])* $variant,)+
+        }
+
+        /// A row of a table on the feed, as it stands in the snapshot of the pull.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Row {
+            $($(#[$doc])* $variant(Box<$type>),)+
+        }
+
+        impl Table {
+            /// All tables on the feed.
+            pub const ALL: &'static [Table] = &[$(Table::$variant),+];
+
+            /// The table's name in the database.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $source,)+ }
+            }
+
+            pub(crate) fn by_name(name: &str) -> Option<Self> {
+                match name { $($source => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// Reads every row.
+            pub(crate) fn select_all(self) -> &'static str {
+                match self { $(Self::$variant => $select,)+ }
+            }
+
+            /// Reads the rows with the keys of `$1`, a `text[]`.
+            pub(crate) fn select_keyed(self) -> &'static str {
+                match self { $(Self::$variant => concat!($select, $keyed),)+ }
+            }
+
+            pub(crate) fn read(self, row: &PgRow) -> sqlx::Result<Row> {
+                match self {
+                    $(Self::$variant => Ok(Row::$variant(Box::new(($read)(row)?))),)+
+                }
+            }
+        }
+
+        impl Row {
+            /// The table it stands in.
+            pub fn table(&self) -> Table {
+                match self { $(Self::$variant(_) => Table::$variant,)+ }
+            }
+        }
+    };
+}
+
+tables! {
+    /// Tenants.
+    Tenant(Tenant) = "tenants", Tenant::from_row, "SELECT * FROM tenants x", " WHERE x.id = ANY($1::uuid[])";
+    /// Projects. A change of the quota's use alone is no news.
+    Project(Project) = "projects", Project::from_row, projects::select!(), " WHERE p.id = ANY($1::uuid[])";
+    /// Hosts.
+    Host(Host) = "hosts", Host::from_row, "SELECT * FROM hosts x", " WHERE x.id = ANY($1::uuid[])";
+    /// Facts of hosts.
+    HostFacts(HostFactsRow) = "host_facts", HostFactsRow::from_row, "SELECT * FROM host_facts x",
+        " WHERE x.host_id = ANY($1::uuid[])";
+    /// What hosts can promise, and promised.
+    HostClaim(HostClaim) = "host_claims", HostClaim::from_row, "SELECT * FROM host_claims x",
+        " WHERE x.host_id = ANY($1::uuid[])";
+    /// Certificates of hosts.
+    Certificate(Certificate) = "host_certificates", Certificate::from_row, "SELECT * FROM host_certificates x",
+        " WHERE x.serial = ANY($1)";
+    /// Pools of hosts.
+    Pool(Pool) = "pools", Pool::from_row, "SELECT p.*, h.name AS host FROM pools p JOIN hosts h ON h.id = p.host_id",
+        " WHERE p.id = ANY($1::uuid[])";
+    /// Networks.
+    Network(Network) = "networks", Network::from_row, concat!("SELECT ", networks::columns!(), " FROM networks x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// Images.
+    Image(Image) = "images", Image::from_row, concat!("SELECT ", images::columns!(), " FROM images x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// What the image service reported.
+    ImageFacts(ImageFacts) = "image_observed", ImageFacts::from_row, "SELECT * FROM image_observed x",
+        " WHERE x.image_id = ANY($1::uuid[])";
+    /// Volumes.
+    Volume(Volume) = "volumes", Volume::from_row, concat!("SELECT ", volumes::columns!(), " FROM volumes x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// Facts of volumes.
+    VolumeFacts(VolumeFacts) = "volume_observed", VolumeFacts::from_row, "SELECT * FROM volume_observed x",
+        " WHERE x.volume_id = ANY($1::uuid[])";
+    /// VMs.
+    Vm(Vm) = "vms", Vm::from_row, concat!("SELECT ", vms::columns!(), " FROM vms x"), " WHERE x.id = ANY($1::uuid[])";
+    /// Where VMs run.
+    Placement(Placement) = "placements", Placement::from_row, "SELECT * FROM placements x",
+        " WHERE x.vm_id = ANY($1::uuid[])";
+    /// Facts of VMs.
+    VmFacts(VmFacts) = "vm_observed", VmFacts::from_row, "SELECT * FROM vm_observed x",
+        " WHERE x.vm_id = ANY($1::uuid[])";
+    /// Conditions of objects.
+    Conditions(Conditions) = "conditions", Conditions::from_row, "SELECT * FROM conditions x",
+        " WHERE x.subject_id = ANY($1::uuid[])";
+    /// Newest revisions of manifests.
+    Manifest(Revision) = "manifests", Revision::from_row, "SELECT * FROM manifests x",
+        " WHERE x.host_id = ANY($1::uuid[])";
+    /// Items of manifests.
+    ManifestItem(ItemRow) = "manifest_items", ItemRow::from_row, "SELECT x.* FROM manifest_items x",
+        " JOIN unnest($1::text[]) k ON x.host_id = split_part(k, '/', 1)::uuid AND x.kind = split_part(k, '/', 2)
+            AND x.id = split_part(k, '/', 3)::uuid";
+    /// What hosts said of items.
+    ManifestFact(Fact) = "manifest_facts", Fact::from_row, "SELECT x.* FROM manifest_facts x",
+        " JOIN unnest($1::text[]) k ON x.host_id = split_part(k, '/', 1)::uuid AND x.kind = split_part(k, '/', 2)
+            AND x.id = split_part(k, '/', 3)::uuid";
+    /// Tasks.
+    Task(Task) = "tasks", tasks::read, concat!("SELECT ", tasks::columns!(), " FROM tasks t"),
+        " WHERE t.id = ANY($1::uuid[])";
+}
+
+impl Row {
+    /// The row's key, as the log has it.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Tenant(r) => r.metadata.id.to_string(),
+            Self::Project(r) => r.metadata.id.to_string(),
+            Self::Host(r) => r.metadata.id.to_string(),
+            Self::HostFacts(r) => r.host_id.to_string(),
+            Self::HostClaim(r) => r.host_id.to_string(),
+            Self::Certificate(r) => r.serial.clone(),
+            Self::Pool(r) => r.id.to_string(),
+            Self::Network(r) => r.metadata.id.to_string(),
+            Self::Image(r) => r.metadata.id.to_string(),
+            Self::ImageFacts(r) => r.image_id.to_string(),
+            Self::Volume(r) => r.metadata.id.to_string(),
+            Self::VolumeFacts(r) => r.volume_id.to_string(),
+            Self::Vm(r) => r.metadata.id.to_string(),
+            Self::Placement(r) => r.vm_id.to_string(),
+            Self::VmFacts(r) => r.vm_id.to_string(),
+            Self::Conditions(r) => r.subject_id.to_string(),
+            Self::Manifest(r) => r.host_id.to_string(),
+            Self::ManifestItem(r) => format!("{}/{}/{}", r.host_id, r.item.kind, r.item.id),
+            Self::ManifestFact(r) => format!("{}/{}/{}", r.host_id, r.kind, r.id),
+            Self::Task(r) => r.id.to_string(),
+        }
+    }
+
+    /// Who may see the row: its tenant and project; neither for what belongs to the system.
+    pub fn scope(&self) -> (Option<TenantId>, Option<ProjectId>) {
+        let of = |m: &Metadata| (m.tenant_id, m.project_id);
+        match self {
+            Self::Tenant(r) => (Some(r.id()), None),
+            Self::Project(r) => (r.metadata.tenant_id, Some(r.id())),
+            Self::Network(r) => of(&r.metadata),
+            Self::Image(r) => of(&r.metadata),
+            Self::Volume(r) => of(&r.metadata),
+            Self::Vm(r) => of(&r.metadata),
+            Self::ImageFacts(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::VolumeFacts(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::Placement(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::VmFacts(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::Conditions(r) => (r.tenant_id, r.project_id),
+            Self::Task(r) => (r.tenant_id, r.project_id),
+            Self::Host(_)
+            | Self::HostFacts(_)
+            | Self::HostClaim(_)
+            | Self::Certificate(_)
+            | Self::Pool(_)
+            | Self::Manifest(_)
+            | Self::ManifestItem(_)
+            | Self::ManifestFact(_) => (None, None),
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Networks and the addresses given out in them.
+
+use crate::{
+    Accepted, Change, Error, Finalized, Handle, Key, List, New, Page, Result, SystemTx, TenantTx, Update,
+    audit_events::{self, Entry},
+    change,
+    error::named,
+    manifests,
+    row::{self, Selected},
+    tasks,
+};
+use basalt_model::{
+    Condition, DateTime, Generation, Metadata, NetworkId, PortId, ProjectId, TenantId, VmId,
+    networks::NetworkSpec,
+    tasks::{Subject, Task, TaskKind},
+    vms::VmNic,
+};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
+
+/// A network as declared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Common fields.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: NetworkSpec,
+    /// Its segment's identifier, unique in the system.
+    pub vni: u32,
+}
+
+/// A network as people look at it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkView {
+    /// As declared.
+    pub network: Network,
+    /// Addresses given out.
+    pub addresses_used: u64,
+    /// What is true of it.
+    pub conditions: Vec<Condition>,
+}
+
+/// A VM's connection to a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// What it is.
+    pub nic: VmNic,
+    /// The VM.
+    pub vm_id: VmId,
+    /// Its tenant.
+    pub tenant_id: TenantId,
+    /// Its project.
+    pub project_id: ProjectId,
+}
+
+impl Network {
+    /// Its id.
+    pub fn id(&self) -> NetworkId {
+        NetworkId(self.metadata.id)
+    }
+
+    fn subject(&self) -> Subject {
+        Subject { kind: "network".into(), id: self.metadata.id, name: self.metadata.name.to_string() }
+    }
+}
+
+macro_rules! columns {
+    () => {
+        concat!(crate::row::metadata_columns!("x"), ", x.spec, x.vni")
+    };
+}
+pub(crate) use columns;
+
+impl FromRow<'_, PgRow> for Network {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let vni: i32 = row.try_get("vni")?;
+        let vni = u32::try_from(vni).map_err(|e| row::unreadable("vni", e))?;
+        Ok(Self { metadata: row::metadata(row)?, spec: row::json(row, "spec")?, vni })
+    }
+}
+
+impl FromRow<'_, PgRow> for NetworkView {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            network: Network::from_row(row)?,
+            addresses_used: row::unsigned(row, "used")?,
+            conditions: row::json_option(row, "conditions")?.unwrap_or_default(),
+        })
+    }
+}
+
+macro_rules! view {
+    () => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            ", a.used, c.conditions FROM networks x JOIN address_cursors a ON a.network_id = x.id
+               LEFT JOIN conditions c ON c.subject_id = x.id"
+        )
+    };
+}
+
+/// Declares a network. It is in the truth once this commits, so its task is recorded as completed.
+pub async fn insert(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    new: &New<NetworkSpec>,
+) -> Result<Accepted<Network>> {
+    let (tenant, spec) = (tx.tenant(), &new.spec);
+    let conn = tx.conn();
+    let cidr = spec.cidr.to_string();
+    let overlapped: Option<String> = sqlx::query_scalar(
+        "SELECT text(cidr) FROM networks WHERE project_id = $1 AND cidr && $2::text::cidr LIMIT 1",
+    )
+    .bind(project)
+    .bind(&cidr)
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(with) = overlapped {
+        return Err(Error::CidrOverlap { cidr, with });
+    }
+    let network: Network = sqlx::query_as(concat!(
+        "INSERT INTO networks AS x (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec,
+            cidr) VALUES ($1, $2, $3, $4, $5, 1, $6, $6, $7, $8::text::cidr) RETURNING ",
+        columns!()
+    ))
+    .bind((change.ids)())
+    .bind(tenant)
+    .bind(project)
+    .bind(&new.name)
+    .bind(Json(&new.labels))
+    .bind(change.now)
+    .bind(Json(spec))
+    .bind(&cidr)
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(|e| {
+        named(e, |c| match c {
+            "networks_name" => Some(Error::NameTaken { kind: "network", name: new.name.to_string() }),
+            "networks_project" => Some(Key::from(project).missing("project")),
+            "networks_cidr_overlap" => {
+                Some(Error::CidrOverlap { cidr: cidr.clone(), with: "a network that was just declared".into() })
+            }
+            _ => None,
+        })
+    })?;
+    insert_cursor(conn, &network).await?;
+    let task =
+        tasks::new(change, tenant, project, TaskKind::NetworkCreate, network.subject(), Generation::FIRST);
+    let task = tasks::completed(task);
+    tasks::record(conn, change, "network.create", &task, None).await?;
+    Ok(Accepted { object: network, task })
+}
+
+async fn insert_cursor(conn: &mut PgConnection, network: &Network) -> Result<()> {
+    let spec = &network.spec;
+    let first = i64::from(u32::from(spec.cidr.network())) + 1;
+    let last = i64::from(u32::from(spec.dhcp_server())) - 1;
+    sqlx::query(
+        "INSERT INTO address_cursors (network_id, tenant_id, first_address, last_address, gateway, next_address)
+         VALUES ($1, $2, $3, $4, $5, $3)",
+    )
+    .bind(network.id())
+    .bind(network.metadata.tenant_id)
+    .bind(first)
+    .bind(last)
+    .bind(i64::from(u32::from(spec.gateway())))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A network of a project.
+pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<NetworkView> {
+    sqlx::query_as(concat!(view!(), " WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3)"))
+        .bind(project)
+        .bind(key.id())
+        .bind(key.name())
+        .fetch_optional(tx.conn())
+        .await?
+        .ok_or_else(|| key.missing("network"))
+}
+
+/// Networks of a project, oldest first.
+pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<NetworkView>> {
+    let s = Selected::new(&page.selector);
+    let networks = sqlx::query_as(concat!(
+        view!(),
+        " WHERE x.id > $1 AND x.project_id = $8",
+        crate::row::selected_where!("x"),
+        " ORDER BY x.id LIMIT $2"
+    ))
+    .bind(page.after())
+    .bind(page.fetch())
+    .bind(s.equal)
+    .bind(s.exist)
+    .bind(s.missing)
+    .bind(s.differ_keys)
+    .bind(s.differ_values)
+    .bind(project)
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(page.cut(networks, |n: &NetworkView| n.network.metadata.id))
+}
+
+async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<Network> {
+    sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM networks x WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3) FOR NO KEY UPDATE"
+    ))
+    .bind(project)
+    .bind(key.id())
+    .bind(key.name())
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| key.missing("network"))
+}
+
+/// Changes what guests are told. Range, router and segment stay: guests hold addresses of them.
+pub async fn update(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    update: &Update<NetworkSpec>,
+) -> Result<Network> {
+    let conn = tx.conn();
+    let old = lock(conn, project, key).await?;
+    change::expect(update.expected, old.metadata.generation)?;
+    let (was, wanted) = (&old.spec, &update.spec);
+    for (field, same) in [
+        ("spec.cidr", was.cidr == wanted.cidr),
+        ("spec.gateway", was.gateway() == wanted.gateway()),
+        ("spec.segment", was.segment == wanted.segment),
+    ] {
+        if !same {
+            return Err(Error::Immutable {
+                field: field.into(),
+                remedy: "declare another network and attach new VMs to it".into(),
+            });
+        }
+    }
+    let labels = update.labels.as_ref().unwrap_or(&old.metadata.labels);
+    if was == wanted && *labels == old.metadata.labels {
+        return Ok(old);
+    }
+    let network: Network = sqlx::query_as(concat!(
+        "UPDATE networks x SET spec = $2, labels = $3, generation = generation + 1, updated_at = $4 WHERE id = $1
+         RETURNING ",
+        columns!()
+    ))
+    .bind(old.id())
+    .bind(Json(wanted))
+    .bind(Json(labels))
+    .bind(change.now)
+    .fetch_one(&mut *conn)
+    .await?;
+    audit_events::write(conn, change, entry("network.update", &network)).await?;
+    Ok(network)
+}
+
+fn entry<'a>(action: &'a str, network: &'a Network) -> Entry<'a> {
+    let m = &network.metadata;
+    Entry::new(action, m.tenant_id, m.project_id, "network", m.id, m.name.as_str())
+}
+
+/// Asks for a network's deletion. Refused while VMs are attached; nothing attaches from now on.
+pub async fn delete(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    expected: Option<Generation>,
+) -> Result<Accepted<Network>> {
+    let tenant = tx.tenant();
+    let conn = tx.conn();
+    let old = lock(conn, project, key).await?;
+    change::expect(expected, old.metadata.generation)?;
+    if old.metadata.deletion_requested_at.is_some() {
+        let task: Option<Task> = tasks::live(conn, old.metadata.id, TaskKind::NetworkDelete).await?;
+        let going = || Error::Deleting { kind: "network", name: old.metadata.name.to_string() };
+        return Ok(Accepted { task: task.ok_or_else(going)?, object: old });
+    }
+    sqlx::query("UPDATE address_cursors SET closed = true WHERE network_id = $1")
+        .bind(old.id())
+        .execute(&mut *conn)
+        .await?;
+    // After the cursor is locked: who took an address before is seen here, who comes later finds it closed.
+    let by: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT 'vm/' || v.name FROM ports p JOIN vms v ON v.id = p.vm_id WHERE p.network_id = $1 LIMIT 10",
+    )
+    .bind(old.id())
+    .fetch_all(&mut *conn)
+    .await?;
+    if !by.is_empty() {
+        return Err(Error::InUse { kind: "network", name: old.metadata.name.to_string(), by });
+    }
+    let network: Network = sqlx::query_as(concat!(
+        "UPDATE networks x SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2 WHERE id = $1
+         RETURNING ",
+        columns!()
+    ))
+    .bind(old.id())
+    .bind(change.now)
+    .fetch_one(&mut *conn)
+    .await?;
+    let generation = network.metadata.generation;
+    let task = tasks::new(change, tenant, project, TaskKind::NetworkDelete, network.subject(), generation);
+    tasks::record(conn, change, "network.delete", &task, None).await?;
+    Ok(Accepted { object: network, task })
+}
+
+/// Removes a network whose deletion was asked for, once it is on no host.
+pub async fn finalize(tx: &mut SystemTx, id: NetworkId, now: DateTime) -> Result<Finalized> {
+    let conn = tx.conn();
+    let going: Option<bool> =
+        sqlx::query_scalar("SELECT deletion_requested_at IS NOT NULL FROM networks WHERE id = $1 FOR UPDATE")
+            .bind(id)
+            .fetch_optional(&mut *conn)
+            .await?;
+    match going {
+        None => return Ok(Finalized::Done),
+        Some(true) if !manifests::on_hosts(conn, &[id.0]).await? => {}
+        Some(_) => return Ok(Finalized::Waiting),
+    }
+    sqlx::query("DELETE FROM conditions WHERE subject_id = $1").bind(id).execute(&mut *conn).await?;
+    sqlx::query("DELETE FROM networks WHERE id = $1").bind(id).execute(&mut *conn).await?;
+    tasks::end_all(conn, id.0, TaskKind::NetworkDelete, now).await?;
+    Ok(Finalized::Done)
+}
+
+/// Ports of a project or of one of its networks, oldest first. The page's selector is not used.
+pub async fn ports(
+    tx: &mut impl Handle,
+    project: ProjectId,
+    network: Option<NetworkId>,
+    page: &Page,
+) -> Result<List<Port>> {
+    let rows = sqlx::query(
+        "SELECT p.id, p.tenant_id, p.project_id, p.network_id, p.vm_id, p.mac, host(p.address) AS address,
+            n.name AS network FROM ports p JOIN networks n ON n.id = p.network_id
+         WHERE p.id > $1 AND p.project_id = $3 AND ($4::uuid IS NULL OR p.network_id = $4) ORDER BY p.id LIMIT $2",
+    )
+    .bind(page.after())
+    .bind(page.fetch())
+    .bind(project)
+    .bind(network)
+    .fetch_all(tx.conn())
+    .await?;
+    let ports = rows.iter().map(read_port).collect::<sqlx::Result<Vec<_>>>()?;
+    Ok(page.cut(ports, |p| p.nic.port_id.0))
+}
+
+fn read_port(row: &PgRow) -> sqlx::Result<Port> {
+    let address: String = row.try_get("address")?;
+    Ok(Port {
+        nic: VmNic {
+            port_id: row.try_get::<PortId, _>("id")?,
+            network_id: row.try_get("network_id")?,
+            network: row.try_get("network")?,
+            mac: row.try_get("mac")?,
+            address: address.parse().map_err(|e| row::unreadable("address", e))?,
+        },
+        vm_id: row.try_get("vm_id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        project_id: row.try_get("project_id")?,
+    })
+}

@@ -1,0 +1,387 @@
+//! Where VMs run: compare-and-set on the epoch, and the claim on the host in the same transaction.
+//!
+//! ```text
+//! (no row, epoch 0) ──place──► host, epoch 1 ──release──► no host, epoch 1 ──place──► host, epoch 2 …
+//! ```
+//! An epoch is never given twice, so a host that acts on an old one can be told apart for ever.
+
+use crate::{Error, Result, SystemTx, row};
+use basalt_model::{
+    CapabilityReason, DateTime, Epoch, Generation, HostId, Name, ProjectId, TenantId, VmId, VolumeId,
+};
+use serde_json::Value;
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Where a VM was put, or why it could not be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    /// The VM.
+    pub vm_id: VmId,
+    /// Its tenant.
+    pub tenant_id: TenantId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// The host; absent while nothing takes it.
+    pub host_id: Option<HostId>,
+    /// The host's name.
+    pub host: Option<Name>,
+    /// Which placement of this VM it is; 0 before the first.
+    pub epoch: Epoch,
+    /// The VM's generation that was judged.
+    pub generation: Generation,
+    /// Why there, and why not elsewhere.
+    pub explanation: Value,
+    /// When it was decided.
+    pub decided_at: DateTime,
+}
+
+impl FromRow<'_, PgRow> for Placement {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            vm_id: row.try_get("vm_id")?,
+            tenant_id: row.try_get("tenant_id")?,
+            project_id: row.try_get("project_id")?,
+            host_id: row.try_get("host_id")?,
+            host: row.try_get("host")?,
+            epoch: row.try_get("epoch")?,
+            generation: row.try_get("generation")?,
+            explanation: row::json(row, "explanation")?,
+            decided_at: row.try_get("decided_at")?,
+        })
+    }
+}
+
+/// A decision to put a VM on a host.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The VM.
+    pub vm_id: VmId,
+    /// The VM's generation that was judged; with one, any newer intent makes the decision stale.
+    pub generation: Option<Generation>,
+    /// The epoch that the decision was made against; 0 for a VM that was never placed.
+    pub expected_epoch: Epoch,
+    /// The host.
+    pub host_id: HostId,
+    /// A pool of that host for each volume that is on no host yet.
+    pub pools: Vec<(VolumeId, Name)>,
+    /// Why there, and why not elsewhere.
+    pub explanation: Value,
+    /// Now.
+    pub now: DateTime,
+}
+
+/// What became of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Placed {
+    /// It holds.
+    Placed(Epoch),
+    /// The VM or its placement changed since; decide anew.
+    Stale,
+    /// The host cannot take it any more. Nothing was claimed; the transaction goes on.
+    Full(CapabilityReason),
+}
+
+struct Subject {
+    tenant_id: TenantId,
+    project_id: ProjectId,
+    name: Name,
+    generation: Generation,
+    cpus: i64,
+    memory_bytes: i64,
+}
+
+struct Wanted {
+    id: VolumeId,
+    name: Name,
+    size_bytes: i64,
+    host_id: Option<HostId>,
+}
+
+/// Locks the VM, so that of two deciders the second finds what the first did.
+async fn lock(conn: &mut PgConnection, vm: VmId) -> Result<Option<Subject>> {
+    let row = sqlx::query(
+        "SELECT tenant_id, project_id, name, generation, (spec ->> 'cpus')::bigint AS cpus,
+            (spec ->> 'memory_bytes')::bigint AS memory_bytes
+         FROM vms WHERE id = $1 AND deletion_requested_at IS NULL FOR NO KEY UPDATE",
+    )
+    .bind(vm)
+    .fetch_optional(conn)
+    .await?;
+    let read = |row: PgRow| {
+        Ok(Subject {
+            tenant_id: row.try_get("tenant_id")?,
+            project_id: row.try_get("project_id")?,
+            name: row.try_get("name")?,
+            generation: row.try_get("generation")?,
+            cpus: row.try_get("cpus")?,
+            memory_bytes: row.try_get("memory_bytes")?,
+        })
+    };
+    row.map(read).transpose()
+}
+
+async fn epoch(conn: &mut PgConnection, vm: VmId) -> Result<(Epoch, bool)> {
+    let row = sqlx::query("SELECT epoch, host_id IS NOT NULL AS placed FROM placements WHERE vm_id = $1")
+        .bind(vm)
+        .fetch_optional(conn)
+        .await?;
+    match row {
+        None => Ok((Epoch(0), false)),
+        Some(row) => Ok((row.try_get("epoch")?, row.try_get("placed")?)),
+    }
+}
+
+async fn volumes(conn: &mut PgConnection, vm: VmId) -> Result<Vec<Wanted>> {
+    let rows = sqlx::query(
+        "SELECT id, name, size_bytes, host_id FROM volumes WHERE vm_id = $1 ORDER BY id FOR UPDATE",
+    )
+    .bind(vm)
+    .fetch_all(conn)
+    .await?;
+    let read = |row: PgRow| {
+        Ok(Wanted {
+            id: row.try_get("id")?,
+            name: row.try_get("name")?,
+            size_bytes: row.try_get("size_bytes")?,
+            host_id: row.try_get("host_id")?,
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// Puts a VM on a host: compare-and-set on generation and epoch, with the claims on the host and its pools.
+pub async fn place(tx: &mut SystemTx, place: &Place) -> Result<Placed> {
+    let conn = tx.conn();
+    let Some(vm) = lock(conn, place.vm_id).await? else { return Ok(Placed::Stale) };
+    if place.generation.is_some_and(|g| g != vm.generation) {
+        return Ok(Placed::Stale);
+    }
+    let (epoch, placed) = epoch(conn, place.vm_id).await?;
+    if epoch != place.expected_epoch || placed {
+        return Ok(Placed::Stale);
+    }
+    let pools: BTreeMap<VolumeId, &Name> = place.pools.iter().map(|(id, name)| (*id, name)).collect();
+    let mut bind: Vec<(&Wanted, &Name)> = Vec::new();
+    let volumes = volumes(conn, place.vm_id).await?;
+    for volume in &volumes {
+        match (volume.host_id, pools.get(&volume.id)) {
+            (Some(at), _) if at == place.host_id => {}
+            (Some(_), _) => return Ok(Placed::Full(elsewhere(volume))),
+            (None, Some(pool)) => bind.push((volume, pool)),
+            (None, None) => return Ok(Placed::Stale),
+        }
+    }
+    sqlx::query("SAVEPOINT place").execute(&mut *conn).await?;
+    if let Some(reason) = claim(conn, place.host_id, &vm, &bind).await? {
+        sqlx::query("ROLLBACK TO SAVEPOINT place").execute(&mut *conn).await?;
+        return Ok(Placed::Full(reason));
+    }
+    write(conn, place, &vm, &bind).await
+}
+
+fn elsewhere(volume: &Wanted) -> CapabilityReason {
+    CapabilityReason::new(
+        "volume_elsewhere",
+        format!("volume/{}", volume.name),
+        "the volume is on another host",
+        "place the VM on the host that has its volumes",
+    )
+}
+
+/// Claims host and pools in one statement. The reason says what had no room; then the caller rolls back.
+async fn claim(
+    conn: &mut PgConnection,
+    host: HostId,
+    vm: &Subject,
+    bind: &[(&Wanted, &Name)],
+) -> Result<Option<CapabilityReason>> {
+    let mut by_pool: BTreeMap<&str, i64> = BTreeMap::new();
+    for (volume, pool) in bind {
+        *by_pool.entry(pool.as_str()).or_default() += volume.size_bytes;
+    }
+    let row = sqlx::query(
+        "WITH host AS (
+            UPDATE host_claims SET claimed_vms = claimed_vms + 1, claimed_cpus = claimed_cpus + $2,
+                claimed_memory_bytes = claimed_memory_bytes + $3
+            WHERE host_id = $1 AND claimed_cpus + $2 <= max_cpus AND claimed_memory_bytes + $3 <= max_memory_bytes
+            RETURNING host_id
+         ), pool AS (
+            UPDATE pools p SET claimed_bytes = p.claimed_bytes + n.bytes
+            FROM unnest($4::text[], $5::bigint[]) n(name, bytes)
+            WHERE p.host_id = $1 AND p.name = n.name AND p.claimed_bytes + n.bytes <= p.capacity_bytes
+            RETURNING p.name
+         )
+         SELECT (SELECT count(*) FROM host) AS hosts, (SELECT coalesce(array_agg(name), '{}') FROM pool) AS pools",
+    )
+    .bind(host)
+    .bind(vm.cpus)
+    .bind(vm.memory_bytes)
+    .bind(by_pool.keys().copied().collect::<Vec<_>>())
+    .bind(by_pool.values().copied().collect::<Vec<_>>())
+    .fetch_one(&mut *conn)
+    .await?;
+    let claimed: Vec<String> = row.try_get("pools")?;
+    if row.try_get::<i64, _>("hosts")? == 0 {
+        return Ok(Some(host_full(conn, host, vm).await?));
+    }
+    let short = by_pool.iter().find(|(pool, _)| !claimed.iter().any(|c| c == *pool));
+    Ok(short.map(|(pool, bytes)| {
+        CapabilityReason::new(
+            "insufficient_storage",
+            format!("pool/{pool}"),
+            format!("the pool cannot promise {bytes} more bytes"),
+            "choose another pool, make room in it, or add storage",
+        )
+    }))
+}
+
+async fn host_full(conn: &mut PgConnection, host: HostId, vm: &Subject) -> Result<CapabilityReason> {
+    let row = sqlx::query(
+        "SELECT h.name, c.max_cpus, c.claimed_cpus, c.max_memory_bytes, c.claimed_memory_bytes
+         FROM host_claims c JOIN hosts h ON h.id = c.host_id WHERE c.host_id = $1",
+    )
+    .bind(host)
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else {
+        let message = "the host is gone or never reported what it has";
+        return Ok(CapabilityReason::new(
+            "host_unknown",
+            format!("host/{host}"),
+            message,
+            "choose another host",
+        ));
+    };
+    let figure = |column| row.try_get::<i64, _>(column);
+    let evidence = format!(
+        "{} of {} CPUs and {} of {} bytes are claimed, {} and {} are asked",
+        figure("claimed_cpus")?,
+        figure("max_cpus")?,
+        figure("claimed_memory_bytes")?,
+        figure("max_memory_bytes")?,
+        vm.cpus,
+        vm.memory_bytes
+    );
+    let subject = format!("host/{}", row.try_get::<String, _>("name")?);
+    let (message, remedy) = ("it has no room for the VM any more", "choose another host");
+    Ok(CapabilityReason::new("host_full", subject, message, remedy).with_evidence(evidence))
+}
+
+async fn write(
+    conn: &mut PgConnection,
+    place: &Place,
+    vm: &Subject,
+    bind: &[(&Wanted, &Name)],
+) -> Result<Placed> {
+    let epoch: Option<Epoch> = sqlx::query_scalar(
+        "WITH bound AS (
+            UPDATE volumes v SET host_id = $2, pool = n.pool FROM unnest($3::uuid[], $4::text[]) n(id, pool)
+            WHERE v.id = n.id)
+         INSERT INTO placements AS p (vm_id, tenant_id, project_id, host_id, host, epoch, generation, explanation,
+            decided_at, claimed_cpus, claimed_memory_bytes)
+         SELECT $1, $5, $6, h.id, h.name, $7 + 1, $8, $9, $10, $11, $12 FROM hosts h
+         WHERE h.id = $2 AND h.deletion_requested_at IS NULL
+         ON CONFLICT (vm_id) DO UPDATE SET host_id = excluded.host_id, host = excluded.host, epoch = excluded.epoch,
+            generation = excluded.generation, explanation = excluded.explanation, decided_at = excluded.decided_at,
+            claimed_cpus = excluded.claimed_cpus, claimed_memory_bytes = excluded.claimed_memory_bytes
+         WHERE p.epoch = $7 AND p.host_id IS NULL
+         RETURNING p.epoch",
+    )
+    .bind(place.vm_id)
+    .bind(place.host_id)
+    .bind(bind.iter().map(|(v, _)| v.id.0).collect::<Vec<_>>())
+    .bind(bind.iter().map(|(_, p)| p.as_str()).collect::<Vec<_>>())
+    .bind(vm.tenant_id)
+    .bind(vm.project_id)
+    .bind(place.expected_epoch)
+    .bind(vm.generation)
+    .bind(Json(&place.explanation))
+    .bind(place.now)
+    .bind(vm.cpus)
+    .bind(vm.memory_bytes)
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(epoch) = epoch {
+        return Ok(Placed::Placed(epoch));
+    }
+    sqlx::query("ROLLBACK TO SAVEPOINT place").execute(&mut *conn).await?;
+    tracing::debug!(vm = %vm.name, "the chosen host is going");
+    Ok(Placed::Stale)
+}
+
+/// A judgement that no host takes a VM now.
+#[derive(Clone, Debug)]
+pub struct Unplaced {
+    /// The VM.
+    pub vm_id: VmId,
+    /// The VM's generation that was judged.
+    pub generation: Generation,
+    /// The epoch that the judgement was made against.
+    pub expected_epoch: Epoch,
+    /// Why no host takes it.
+    pub explanation: Value,
+    /// Now.
+    pub now: DateTime,
+}
+
+/// Records why no host takes a VM. `false`: the VM changed or was placed since. The same judgement again is
+/// not written.
+pub async fn record_unplaced(tx: &mut SystemTx, unplaced: &Unplaced) -> Result<bool> {
+    let conn = tx.conn();
+    let Some(vm) = lock(conn, unplaced.vm_id).await? else { return Ok(false) };
+    if vm.generation != unplaced.generation
+        || epoch(conn, unplaced.vm_id).await? != (unplaced.expected_epoch, false)
+    {
+        return Ok(false);
+    }
+    sqlx::query(
+        "INSERT INTO placements AS p (vm_id, tenant_id, project_id, epoch, generation, explanation, decided_at,
+            claimed_cpus, claimed_memory_bytes) VALUES ($1, $2, $3, 0, $4, $5, $6, 0, 0)
+         ON CONFLICT (vm_id) DO UPDATE SET generation = $4, explanation = $5, decided_at = $6
+         WHERE (p.generation, p.explanation) IS DISTINCT FROM ($4, $5)",
+    )
+    .bind(unplaced.vm_id)
+    .bind(vm.tenant_id)
+    .bind(vm.project_id)
+    .bind(vm.generation)
+    .bind(Json(&unplaced.explanation))
+    .bind(unplaced.now)
+    .execute(conn)
+    .await?;
+    Ok(true)
+}
+
+/// Takes a VM from its host and gives the claims back; its volumes stay bound. `false`: it is not placed at
+/// this epoch any more.
+pub async fn release(tx: &mut SystemTx, vm: VmId, expected_epoch: Epoch, now: DateTime) -> Result<bool> {
+    let conn = tx.conn();
+    sqlx::query("SELECT FROM vms WHERE id = $1 FOR NO KEY UPDATE").bind(vm).execute(&mut *conn).await?;
+    let released = sqlx::query(
+        "WITH old AS (SELECT * FROM placements WHERE vm_id = $1 AND epoch = $2 AND host_id IS NOT NULL FOR UPDATE),
+         claims AS (
+            UPDATE host_claims h SET claimed_vms = claimed_vms - 1, claimed_cpus = h.claimed_cpus - o.claimed_cpus,
+                claimed_memory_bytes = h.claimed_memory_bytes - o.claimed_memory_bytes
+            FROM old o WHERE h.host_id = o.host_id)
+         UPDATE placements p SET host_id = NULL, host = NULL, claimed_cpus = 0, claimed_memory_bytes = 0, decided_at = $3
+         FROM old o WHERE p.vm_id = o.vm_id",
+    )
+    .bind(vm)
+    .bind(expected_epoch)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(released.rows_affected() == 1)
+}
+
+/// VMs placed on a host, as `vm/name`, at most ten.
+pub(crate) async fn on_host(conn: &mut PgConnection, host: Uuid) -> Result<Vec<String>, Error> {
+    let by = sqlx::query_scalar(
+        "SELECT 'vm/' || v.name FROM placements p JOIN vms v ON v.id = p.vm_id WHERE p.host_id = $1 LIMIT 10",
+    )
+    .bind(host)
+    .fetch_all(conn)
+    .await?;
+    Ok(by)
+}

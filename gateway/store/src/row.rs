@@ -1,0 +1,165 @@
+//! Reading columns into the model's types.
+
+use crate::{Error, Result};
+use basalt_model::{Labels, Metadata, Selector, selector::Requirement};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Row, postgres::PgRow, types::Json};
+use uuid::Uuid;
+
+/// Columns of [`Metadata`] of a table with tenant and project.
+macro_rules! metadata_columns {
+    ($alias:literal) => {
+        concat!(
+            $alias,
+            ".id, ",
+            $alias,
+            ".tenant_id, ",
+            $alias,
+            ".project_id, ",
+            $alias,
+            ".name, ",
+            $alias,
+            ".labels, ",
+            $alias,
+            ".generation, ",
+            $alias,
+            ".created_at, ",
+            $alias,
+            ".updated_at, ",
+            $alias,
+            ".deletion_requested_at"
+        )
+    };
+}
+pub(crate) use metadata_columns;
+
+/// Rows of a page of one table: `WHERE` goes on after `id > $1`, `$2` is the limit, `$3` to `$7` the selector.
+macro_rules! selected_where {
+    ($alias:literal) => {
+        concat!(
+            " AND ($3::jsonb IS NULL OR (",
+            $alias,
+            ".labels @> $3 AND ",
+            $alias,
+            ".labels ?& $4 AND NOT ",
+            $alias,
+            ".labels ?| $5 AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS n(k, v) WHERE ",
+            $alias,
+            ".labels ->> n.k = n.v)))"
+        )
+    };
+}
+pub(crate) use selected_where;
+
+/// A selector as the five parameters that `selected_where!` reads.
+pub(crate) struct Selected {
+    pub equal: Option<Json<Labels>>,
+    pub exist: Vec<String>,
+    pub missing: Vec<String>,
+    pub differ_keys: Vec<String>,
+    pub differ_values: Vec<String>,
+}
+
+impl Selected {
+    pub(crate) fn new(selector: &Selector) -> Self {
+        let mut out = Self {
+            equal: None,
+            exist: Vec::new(),
+            missing: Vec::new(),
+            differ_keys: Vec::new(),
+            differ_values: Vec::new(),
+        };
+        if selector.0.is_empty() {
+            return out;
+        }
+        out.equal = Some(Json(selector.equalities()));
+        let mut first = std::collections::BTreeMap::new();
+        for requirement in &selector.0 {
+            match requirement {
+                // Two different values of one key: nothing has both, and a map keeps only the last.
+                Requirement::Equals(k, v) => {
+                    if first.insert(k, v).is_some_and(|before| before != v) {
+                        out.exist.push(k.clone());
+                        out.missing.push(k.clone());
+                    }
+                }
+                Requirement::NotEquals(k, v) => {
+                    out.differ_keys.push(k.clone());
+                    out.differ_values.push(v.clone());
+                }
+                Requirement::Exists(k) => out.exist.push(k.clone()),
+                Requirement::Missing(k) => out.missing.push(k.clone()),
+            }
+        }
+        out
+    }
+}
+
+pub(crate) fn metadata(row: &PgRow) -> sqlx::Result<Metadata> {
+    Ok(Metadata {
+        id: row.try_get("id")?,
+        tenant_id: absent(row.try_get("tenant_id"))?,
+        project_id: absent(row.try_get("project_id"))?,
+        name: row.try_get("name")?,
+        labels: json(row, "labels")?,
+        generation: row.try_get("generation")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+        deletion_requested_at: row.try_get("deletion_requested_at")?,
+    })
+}
+
+/// A column that the table may lack.
+fn absent<T>(column: sqlx::Result<Option<T>>) -> sqlx::Result<Option<T>> {
+    match column {
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
+        other => other,
+    }
+}
+
+pub(crate) fn json<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<T> {
+    row.try_get::<Json<T>, _>(column).map(|j| j.0)
+}
+
+pub(crate) fn json_option<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<Option<T>> {
+    row.try_get::<Option<Json<T>>, _>(column).map(|j| j.map(|j| j.0))
+}
+
+/// A bigint that is never negative.
+pub(crate) fn unsigned(row: &PgRow, column: &str) -> sqlx::Result<u64> {
+    let value: i64 = row.try_get(column)?;
+    u64::try_from(value).map_err(|e| unreadable(column, e))
+}
+
+/// A bigint that counts things which fit into 32 bits; larger ones stand at the top.
+pub(crate) fn count(row: &PgRow, column: &str) -> sqlx::Result<u32> {
+    unsigned(row, column).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// A number of bytes as the database keeps it; what is larger stands at the top.
+pub(crate) fn bigint(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The one word that an enum without fields is in JSON and in the database.
+pub(crate) fn word<T: Serialize>(value: &T) -> Result<String> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        Ok(other) => Err(Error::Database(sqlx::Error::Encode(format!("{other} is no word").into()))),
+        Err(e) => Err(Error::Database(sqlx::Error::Encode(Box::new(e)))),
+    }
+}
+
+pub(crate) fn from_word<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<T> {
+    let word: String = row.try_get(column)?;
+    serde_json::from_value(serde_json::Value::String(word)).map_err(|e| unreadable(column, e))
+}
+
+pub(crate) fn unreadable(column: &str, e: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_string(), source: Box::new(e) }
+}
+
+/// Newtypes over UUID as an array parameter.
+pub(crate) fn uuids<T: Into<Uuid> + Copy>(ids: &[T]) -> Vec<Uuid> {
+    ids.iter().map(|id| (*id).into()).collect()
+}

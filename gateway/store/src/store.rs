@@ -1,0 +1,137 @@
+//! The handle on the database: a bounded pool of connections, and the signal after each commit.
+
+use crate::{Error, Result, SystemTx, TenantTx, migrate};
+use basalt_model::TenantId;
+use sqlx::{
+    PgPool, Row,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{str::FromStr, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// The oldest server that is accepted: 15.14 mends row level security leaks of earlier ones.
+const OLDEST: i32 = 150_014;
+
+/// Bounds of the pool.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections at most.
+    pub max_connections: u32,
+    /// Connections kept open.
+    pub min_connections: u32,
+    /// How long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long one statement may run.
+    pub statement_timeout: Duration,
+    /// How long a transaction may stand still before the server ends it.
+    pub idle_in_transaction_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_connections: 16,
+            min_connections: 1,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            idle_in_transaction_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: PgPool,
+    changed: watch::Sender<u64>,
+}
+
+impl Store {
+    /// Connects as `basalt_gateway`. Refuses servers older than 15.14.
+    pub async fn connect(url: &str, options: Options) -> Result<Self> {
+        let connect = PgConnectOptions::from_str(url)?
+            .application_name("basalt-gateway")
+            .statement_cache_capacity(256)
+            .options([
+                ("statement_timeout", millis(options.statement_timeout)),
+                ("idle_in_transaction_session_timeout", millis(options.idle_in_transaction_timeout)),
+                // Every statement here is prepared once and run for ever with parameters of one kind.
+                ("plan_cache_mode", "force_generic_plan".to_string()),
+                ("jit", "off".to_string()),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .min_connections(options.min_connections)
+            .acquire_timeout(options.acquire_timeout)
+            // A dead connection is found out by its BEGIN, which is tried again; a ping would cost every request.
+            .test_before_acquire(false)
+            .connect_with(connect)
+            .await?;
+        let row =
+            sqlx::query("SELECT current_setting('server_version_num')::int AS number, version() AS text")
+                .fetch_one(&pool)
+                .await?;
+        if row.try_get::<i32, _>("number")? < OLDEST {
+            return Err(Error::ServerTooOld { found: row.try_get("text")? });
+        }
+        Ok(Self { inner: Arc::new(Inner { pool, changed: watch::Sender::new(0) }) })
+    }
+
+    /// Makes the roles and brings the schema up to date, as owner or superuser. Safe from several processes at once.
+    pub async fn migrate(owner_url: &str) -> Result<()> {
+        migrate::run(owner_url).await
+    }
+
+    /// Whether the database answers and has this program's schema.
+    pub async fn ready(&self) -> Result<()> {
+        let found: i64 = sqlx::query_scalar("SELECT schema_version()").fetch_one(&self.inner.pool).await?;
+        let wanted = migrate::newest();
+        if found == wanted { Ok(()) } else { Err(Error::SchemaMismatch { found, wanted }) }
+    }
+
+    /// Begins to write as a tenant.
+    pub async fn tenant(&self, tenant: TenantId) -> Result<TenantTx> {
+        TenantTx::begin(self, tenant, false).await
+    }
+
+    /// Begins to read as a tenant; drop it when done.
+    pub async fn tenant_read(&self, tenant: TenantId) -> Result<TenantTx> {
+        TenantTx::begin(self, tenant, true).await
+    }
+
+    /// Begins to write as the system.
+    pub async fn system(&self) -> Result<SystemTx> {
+        SystemTx::begin(self, false).await
+    }
+
+    /// Begins to read as the system; drop it when done.
+    pub async fn system_read(&self) -> Result<SystemTx> {
+        SystemTx::begin(self, true).await
+    }
+
+    /// Moves after every commit of this process; several commits may be one move.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Closes all connections once they are free.
+    pub async fn close(&self) {
+        self.inner.pool.close().await;
+    }
+
+    pub(crate) fn signal(&self) {
+        self.inner.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.inner.pool
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}

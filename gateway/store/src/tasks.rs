@@ -1,0 +1,368 @@
+//! Tasks: recorded with the intent, moved as facts arrive, ended exactly once.
+//!
+//! Every move is one conditional UPDATE that names the states it may leave, so whichever of two racing
+//! moves commits second finds a terminal state and does nothing.
+
+use crate::{
+    Change, Handle, List, Page, Result, SystemTx,
+    audit_events::{self, Entry},
+    row::{self, uuids},
+};
+use basalt_model::{
+    CapabilityReason, DateTime, Generation, ProjectId, TaskId, TenantId,
+    tasks::{Subject, Task, TaskKind, TaskLog, TaskMove, TaskState},
+};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Log lines kept of one task; the oldest go.
+pub const MAX_LOG_LINES: i64 = 1000;
+/// Bytes kept of one log line.
+pub const MAX_LOG_LINE_BYTES: usize = 4096;
+
+macro_rules! columns {
+    () => {
+        "t.id, t.tenant_id, t.project_id, t.kind, t.subject_kind, t.subject_id, t.subject_name, t.generation, t.state,
+         t.progress, t.stage, t.error, t.depends_on, t.deadline, t.attempt, t.actor, t.created_at, t.started_at,
+         t.finished_at"
+    };
+}
+pub(crate) use columns;
+
+/// Reads the columns of `columns!`.
+pub(crate) fn read(row: &PgRow) -> sqlx::Result<Task> {
+    Ok(Task {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        project_id: row.try_get("project_id")?,
+        kind: row::from_word(row, "kind")?,
+        subject: Subject {
+            kind: row.try_get("subject_kind")?,
+            id: row.try_get("subject_id")?,
+            name: row.try_get("subject_name")?,
+        },
+        generation: row.try_get("generation")?,
+        state: row::from_word(row, "state")?,
+        progress: row.try_get("progress")?,
+        stage: row.try_get("stage")?,
+        error: row::json_option(row, "error")?,
+        depends_on: row.try_get::<Vec<Uuid>, _>("depends_on")?.into_iter().map(TaskId).collect(),
+        deadline: row.try_get("deadline")?,
+        attempt: row.try_get("attempt")?,
+        actor: row::json(row, "actor")?,
+        created_at: row.try_get("created_at")?,
+        started_at: row.try_get("started_at")?,
+        finished_at: row.try_get("finished_at")?,
+    })
+}
+
+struct Found(Task);
+
+impl FromRow<'_, PgRow> for Found {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        read(row).map(Found)
+    }
+}
+
+/// A new task for a change of an object.
+pub(crate) fn new(
+    change: &Change,
+    tenant: TenantId,
+    project: ProjectId,
+    kind: TaskKind,
+    subject: Subject,
+    generation: Generation,
+) -> Task {
+    Task {
+        id: change.id(),
+        tenant_id: Some(tenant),
+        project_id: Some(project),
+        kind,
+        subject,
+        generation,
+        state: TaskState::Pending,
+        progress: 0,
+        stage: String::new(),
+        error: None,
+        depends_on: Vec::new(),
+        deadline: change.now + chrono::TimeDelta::seconds(kind.deadline_seconds()),
+        attempt: 1,
+        actor: change.actor.clone(),
+        created_at: change.now,
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+/// Marks a new task as done at once: what it asks for is so when its transaction commits.
+pub(crate) fn completed(mut task: Task) -> Task {
+    task.state = TaskState::Completed;
+    task.progress = 100;
+    task.started_at = Some(task.created_at);
+    task.finished_at = Some(task.created_at);
+    task
+}
+
+/// Records a task and the audit row of the change that made it.
+pub(crate) async fn record(
+    conn: &mut PgConnection,
+    change: &Change,
+    action: &'static str,
+    task: &Task,
+    undo: Option<serde_json::Value>,
+) -> Result<()> {
+    sqlx::query(
+        "WITH audit AS (
+            INSERT INTO audit_events (id, at, tenant_id, project_id, actor_kind, actor_id, actor_name, action,
+                subject_kind, subject_id, subject_name, request_id)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12))
+         INSERT INTO tasks (id, tenant_id, project_id, kind, subject_kind, subject_id, subject_name, generation, state,
+            progress, stage, error, depends_on, deadline, attempt, actor, undo, created_at, started_at, finished_at)
+         VALUES ($13, $3, $4, $14, $9, $10, $11, $15, $16, $17, '', NULL, $18, $19, 1, $20, $21, $2, $22, $23)",
+    )
+    .bind((change.ids)())
+    .bind(change.now)
+    .bind(task.tenant_id)
+    .bind(task.project_id)
+    .bind(&change.actor.kind)
+    .bind(change.actor.id)
+    .bind(&change.actor.name)
+    .bind(action)
+    .bind(&task.subject.kind)
+    .bind(task.subject.id)
+    .bind(&task.subject.name)
+    .bind(&change.request_id)
+    .bind(task.id)
+    .bind(row::word(&task.kind)?)
+    .bind(task.generation)
+    .bind(task.state.as_str())
+    .bind(task.progress)
+    .bind(uuids(&task.depends_on))
+    .bind(task.deadline)
+    .bind(Json(&task.actor))
+    .bind(undo.map(Json))
+    .bind(task.started_at)
+    .bind(task.finished_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A task by id.
+pub async fn get(tx: &mut impl Handle, id: TaskId) -> Result<Task> {
+    find(tx.conn(), id).await?.ok_or_else(|| missing(id))
+}
+
+fn missing(id: TaskId) -> crate::Error {
+    crate::Error::NotFound { kind: "task", name: id.to_string() }
+}
+
+async fn find(conn: &mut PgConnection, id: TaskId) -> Result<Option<Task>> {
+    let task: Option<Found> = sqlx::query_as(concat!("SELECT ", columns!(), " FROM tasks t WHERE t.id = $1"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(task.map(|t| t.0))
+}
+
+/// The newest live task of a kind for an object.
+pub(crate) async fn live(conn: &mut PgConnection, subject: Uuid, kind: TaskKind) -> Result<Option<Task>> {
+    let task: Option<Found> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM tasks t WHERE t.subject_id = $1 AND t.kind = $2 AND t.finished_at IS NULL ORDER BY t.id DESC LIMIT 1"
+    ))
+    .bind(subject)
+    .bind(row::word(&kind)?)
+    .fetch_optional(conn)
+    .await?;
+    Ok(task.map(|t| t.0))
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only of this project.
+    pub project: Option<ProjectId>,
+    /// Only in this state.
+    pub state: Option<TaskState>,
+    /// Only of this kind.
+    pub kind: Option<TaskKind>,
+    /// Only about this object.
+    pub subject: Option<Uuid>,
+}
+
+/// Tasks, oldest first. The page's selector is not used: tasks have no labels.
+pub async fn list(tx: &mut impl Handle, filter: &Filter, page: &Page) -> Result<List<Task>> {
+    let tasks: Vec<Found> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM tasks t WHERE t.id > $1 AND ($3::uuid IS NULL OR t.project_id = $3)
+            AND ($4::text IS NULL OR t.state = $4) AND ($5::text IS NULL OR t.kind = $5)
+            AND ($6::uuid IS NULL OR t.subject_id = $6)
+          ORDER BY t.id LIMIT $2"
+    ))
+    .bind(page.after())
+    .bind(page.fetch())
+    .bind(filter.project)
+    .bind(filter.state.map(TaskState::as_str))
+    .bind(filter.kind.as_ref().map(row::word).transpose()?)
+    .bind(filter.subject)
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(page.cut(tasks.into_iter().map(|t| t.0).collect(), |t| t.id.0))
+}
+
+/// Lines of a task's log after a sequence number, at most `limit`.
+pub async fn logs(tx: &mut impl Handle, id: TaskId, after: i64, limit: u32) -> Result<Vec<TaskLog>> {
+    let rows = sqlx::query(
+        "SELECT seq, at, line FROM task_logs WHERE task_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+    )
+    .bind(id)
+    .bind(after)
+    .bind(i64::from(limit))
+    .fetch_all(tx.conn())
+    .await?;
+    let line =
+        |r: PgRow| Ok(TaskLog { seq: r.try_get("seq")?, at: r.try_get("at")?, line: r.try_get("line")? });
+    rows.into_iter().map(line).collect()
+}
+
+/// Appends lines, each to its task, in order. Lines are cut at [`MAX_LOG_LINE_BYTES`]; of each task the
+/// newest [`MAX_LOG_LINES`] stay. Lines for unknown tasks are dropped.
+pub async fn append_log(tx: &mut SystemTx, lines: &[(TaskId, DateTime, String)]) -> Result<()> {
+    let ids: Vec<Uuid> = lines.iter().map(|l| l.0.0).collect();
+    let at: Vec<DateTime> = lines.iter().map(|l| l.1).collect();
+    let texts: Vec<String> = lines.iter().map(|l| cut(&l.2, MAX_LOG_LINE_BYTES)).collect();
+    // The lock on the tasks orders writers of one log, so that numbers are neither skipped nor given twice.
+    sqlx::query("SELECT id FROM tasks WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE")
+        .bind(&ids)
+        .execute(tx.conn())
+        .await?;
+    sqlx::query(
+        "INSERT INTO task_logs (task_id, seq, tenant_id, at, line)
+         SELECT t.id, coalesce((SELECT max(l.seq) FROM task_logs l WHERE l.task_id = t.id), 0)
+            + row_number() OVER (PARTITION BY t.id ORDER BY n.ord), t.tenant_id, n.at, n.line
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) WITH ORDINALITY n(id, at, line, ord)
+         JOIN tasks t ON t.id = n.id",
+    )
+    .bind(&ids)
+    .bind(at)
+    .bind(texts)
+    .execute(tx.conn())
+    .await?;
+    sqlx::query(
+        "DELETE FROM task_logs l USING (SELECT task_id, max(seq) AS newest FROM task_logs WHERE task_id = ANY($1)
+            GROUP BY task_id) n WHERE l.task_id = n.task_id AND l.seq <= n.newest - $2",
+    )
+    .bind(&ids)
+    .bind(MAX_LOG_LINES)
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+fn cut(text: &str, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    // PostgreSQL keeps no NUL in text.
+    text[..end].replace('\0', "\u{fffd}")
+}
+
+/// Carries out moves in one statement and returns the tasks that moved. Ended tasks never move, no task
+/// returns to pending, and a move that changes nothing writes nothing.
+pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Result<Vec<TaskId>> {
+    // Of two moves of one task in a batch the later one counts.
+    let last: BTreeMap<TaskId, &TaskMove> = moves.iter().map(|m| (m.id, m)).collect();
+    let moves: Vec<&TaskMove> = last.into_values().filter(|m| m.state != TaskState::Pending).collect();
+    let errors: Vec<Option<Json<&CapabilityReason>>> =
+        moves.iter().map(|m| m.error.as_ref().map(Json)).collect();
+    let moved: Vec<TaskId> = sqlx::query_scalar(
+        "UPDATE tasks t SET state = m.state, progress = greatest(t.progress, least(greatest(m.progress, 0), 100)),
+            stage = m.stage, error = m.error, started_at = coalesce(t.started_at, $6),
+            finished_at = CASE WHEN m.state <> 'executing' THEN $6 END
+         FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::jsonb[]) m(id, state, progress, stage, error)
+         WHERE t.id = m.id AND t.finished_at IS NULL AND (m.progress > t.progress
+            OR (t.state, t.stage, t.error) IS DISTINCT FROM (m.state, m.stage, m.error))
+         RETURNING t.id",
+    )
+    .bind(moves.iter().map(|m| m.id.0).collect::<Vec<Uuid>>())
+    .bind(moves.iter().map(|m| m.state.as_str()).collect::<Vec<_>>())
+    .bind(moves.iter().map(|m| m.progress).collect::<Vec<_>>())
+    .bind(moves.iter().map(|m| m.stage.as_str()).collect::<Vec<_>>())
+    .bind(errors)
+    .bind(now)
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(moved)
+}
+
+/// Ends live tasks of an object: those of `kind` as completed, the others as cancelled.
+pub(crate) async fn end_all(
+    conn: &mut PgConnection,
+    subject: Uuid,
+    kind: TaskKind,
+    now: DateTime,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE tasks SET state = CASE WHEN kind = $2 THEN 'completed' ELSE 'cancelled' END,
+            progress = CASE WHEN kind = $2 THEN 100 ELSE progress END, stage = '',
+            started_at = coalesce(started_at, $3), finished_at = $3
+         WHERE subject_id = $1 AND finished_at IS NULL",
+    )
+    .bind(subject)
+    .bind(row::word(&kind)?)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Ends at most `limit` tasks whose deadline passed.
+pub async fn sweep(tx: &mut SystemTx, now: DateTime, limit: u32) -> Result<Vec<Task>> {
+    let tasks: Vec<Found> = sqlx::query_as(concat!(
+        "WITH overdue AS (
+            SELECT id FROM tasks WHERE finished_at IS NULL AND deadline < $1 ORDER BY deadline LIMIT $2
+            FOR UPDATE SKIP LOCKED)
+         UPDATE tasks t SET state = 'timed_out', finished_at = $1, started_at = coalesce(t.started_at, $1),
+            error = jsonb_build_object('code', 'deadline_passed', 'subject', t.subject_kind || '/' || t.subject_name,
+                'message', 'it was not done before its deadline',
+                'evidence', CASE WHEN t.stage = '' THEN t.state ELSE t.stage END,
+                'remedy', 'look at the conditions of ' || t.subject_kind || ' ' || t.subject_name || ' and ask again')
+         FROM overdue WHERE t.id = overdue.id AND t.finished_at IS NULL
+         RETURNING ",
+        columns!()
+    ))
+    .bind(now)
+    .bind(i64::from(limit))
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(tasks.into_iter().map(|t| t.0).collect())
+}
+
+/// Takes a task back, and its intent with it where nothing newer changed the object: a create deletes the
+/// VM, a one-shot verb is cleared, a power verb returns to the power before.
+pub async fn cancel(tx: &mut impl Handle, change: &Change, id: TaskId) -> Result<Task> {
+    let conn = tx.conn();
+    let row = sqlx::query(concat!(
+        "UPDATE tasks t SET state = 'cancelled', finished_at = $2, started_at = coalesce(t.started_at, $2)
+         WHERE t.id = $1 AND t.finished_at IS NULL RETURNING t.undo, ",
+        columns!()
+    ))
+    .bind(id)
+    .bind(change.now)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(row) = row else {
+        let task = find(conn, id).await?.ok_or_else(|| missing(id))?;
+        return Err(crate::Error::TaskEnded { state: task.state });
+    };
+    let (task, undo) = (read(&row)?, row::json_option(&row, "undo")?);
+    let entry = Entry::new("task.cancel", task.tenant_id, task.project_id, "task", id.0, &task.subject.name);
+    audit_events::write(conn, change, entry).await?;
+    crate::vm_changes::turn_back(conn, change, &task, undo).await?;
+    Ok(task)
+}

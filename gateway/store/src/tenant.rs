@@ -1,0 +1,132 @@
+//! Tenant isolation: the transaction is the permission.
+//!
+//! `BEGIN`, the role and the tenant go to the server as one message, and all three end with the
+//! transaction (`SET LOCAL`), so a connection that returns to the pool, even after a cancel or a panic,
+//! carries nobody's rights. Without a role the login itself may read nothing.
+
+use crate::{Result, Store};
+use basalt_model::TenantId;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+
+pub(crate) mod sealed {
+    pub trait Sealed: Send {
+        fn conn(&mut self) -> &mut sqlx::PgConnection;
+    }
+}
+
+/// A transaction that may read tenant rows: a [`TenantTx`] sees its own, a [`SystemTx`] sees all.
+pub trait Handle: sealed::Sealed {}
+
+/// A transaction that sees exactly one tenant's rows.
+#[must_use]
+pub struct TenantTx {
+    tx: Transaction<'static, Postgres>,
+    tenant: TenantId,
+    store: Store,
+}
+
+/// A transaction that sees everything: for the reconciler, for hosts, people and tenants themselves.
+#[must_use]
+pub struct SystemTx {
+    tx: Transaction<'static, Postgres>,
+    store: Store,
+}
+
+impl TenantTx {
+    pub(crate) async fn begin(store: &Store, tenant: TenantId, read_only: bool) -> Result<Self> {
+        let mode = if read_only { " READ ONLY" } else { "" };
+        // A UUID formatted by its own type: nothing of a caller's text gets here.
+        let begin =
+            format!("BEGIN{mode}; SET LOCAL ROLE basalt_tenant; SET LOCAL app.tenant = '{}'", tenant.0);
+        Ok(Self { tx: begin_with(store.pool(), begin).await?, tenant, store: store.clone() })
+    }
+
+    pub(crate) fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Commits, and wakes who waits for changes in this process.
+    pub async fn commit(self) -> Result<()> {
+        self.tx.commit().await?;
+        self.store.signal();
+        Ok(())
+    }
+
+    /// For the few facts that a tenant's change moves and no tenant may see: what hosts promised.
+    /// [`Self::back_to_tenant`] must follow.
+    pub(crate) async fn step_out(&mut self) -> Result<&mut PgConnection> {
+        sqlx::query("SET LOCAL ROLE basalt_system").execute(&mut *self.tx).await?;
+        Ok(&mut self.tx)
+    }
+
+    pub(crate) async fn back_to_tenant(&mut self) -> Result<()> {
+        sqlx::query("SET LOCAL ROLE basalt_tenant").execute(&mut *self.tx).await?;
+        Ok(())
+    }
+}
+
+impl SystemTx {
+    pub(crate) fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    pub(crate) async fn begin(store: &Store, read_only: bool) -> Result<Self> {
+        let mode = if read_only { " READ ONLY" } else { "" };
+        let begin = format!("BEGIN{mode}; SET LOCAL ROLE basalt_system");
+        Ok(Self { tx: begin_with(store.pool(), begin).await?, store: store.clone() })
+    }
+
+    /// One snapshot for everything that is read: what the feed pulls in.
+    pub(crate) async fn begin_snapshot(store: &Store) -> Result<Self> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system";
+        Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
+    }
+
+    /// Commits, and wakes who waits for changes in this process.
+    pub async fn commit(self) -> Result<()> {
+        self.tx.commit().await?;
+        self.store.signal();
+        Ok(())
+    }
+}
+
+impl sealed::Sealed for TenantTx {
+    fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+impl sealed::Sealed for SystemTx {
+    fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+impl Handle for TenantTx {}
+impl Handle for SystemTx {}
+
+/// Begins on a pooled connection. Connections that died while they were idle (a restart of the server)
+/// fail at their first use and leave the pool, so one more than the pool holds are tried.
+async fn begin_with(pool: &PgPool, statement: String) -> Result<Transaction<'static, Postgres>> {
+    let mut left = pool.options().get_max_connections() + 1;
+    loop {
+        left -= 1;
+        match pool.begin_with(AssertSqlSafe(statement.clone())).await {
+            Err(e) if left > 0 && is_dead(&e) => continue,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Whether the connection, rather than the server, is gone. Refused connections are not tried again here.
+fn is_dead(e: &sqlx::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match e {
+        sqlx::Error::Io(e) => matches!(e.kind(), BrokenPipe | ConnectionReset | UnexpectedEof),
+        sqlx::Error::Database(e) => matches!(e.code().as_deref(), Some("57P01" | "57P05" | "25P03")),
+        _ => false,
+    }
+}

@@ -1,0 +1,352 @@
+//! Changing a VM's intent: every change locks the row, checks the caller's generation, moves the generation
+//! and records the task that ends when the change is real.
+
+use crate::{
+    Accepted, Change, Error, Key, Result, TenantTx, Update,
+    audit_events::{self, Entry},
+    change,
+    quotas::{self, Delta},
+    row, tasks,
+    vms::{Vm, columns},
+};
+use basalt_model::{
+    CapabilityReason, Generation, ProjectId, TenantId,
+    tasks::{Task, TaskKind},
+    vms::{Operation, OperationVerb, Power, VmSpec},
+};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, types::Json};
+
+/// The verbs that change the desired power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerVerb {
+    /// To running.
+    Start,
+    /// To stopped.
+    Stop,
+    /// To paused.
+    Pause,
+    /// To running, after a pause.
+    Resume,
+}
+
+impl PowerVerb {
+    fn power(self) -> Power {
+        match self {
+            Self::Start | Self::Resume => Power::Running,
+            Self::Stop => Power::Stopped,
+            Self::Pause => Power::Paused,
+        }
+    }
+
+    fn kind(self) -> (TaskKind, &'static str) {
+        match self {
+            Self::Start => (TaskKind::VmStart, "vm.start"),
+            Self::Stop => (TaskKind::VmStop, "vm.stop"),
+            Self::Pause => (TaskKind::VmPause, "vm.pause"),
+            Self::Resume => (TaskKind::VmResume, "vm.resume"),
+        }
+    }
+}
+
+/// Locks a VM of a project for a change that was meant for a generation.
+async fn lock(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    key: &Key,
+    expected: Option<Generation>,
+) -> Result<Vm> {
+    let vm: Option<Vm> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM vms x WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3) FOR NO KEY UPDATE"
+    ))
+    .bind(project)
+    .bind(key.id())
+    .bind(key.name())
+    .fetch_optional(conn)
+    .await?;
+    let vm = vm.ok_or_else(|| key.missing("vm"))?;
+    change::expect(expected, vm.metadata.generation)?;
+    Ok(vm)
+}
+
+fn alive(vm: &Vm) -> Result<()> {
+    match vm.metadata.deletion_requested_at {
+        None => Ok(()),
+        Some(_) => Err(Error::Deleting { kind: "vm", name: vm.metadata.name.to_string() }),
+    }
+}
+
+/// Writes a changed VM back with the next generation.
+async fn save(conn: &mut PgConnection, change: &Change, vm: &Vm) -> Result<Vm> {
+    let vm = sqlx::query_as(concat!(
+        "UPDATE vms x SET spec = $2, labels = $3, incarnation = $4, operation = $5, deletion_requested_at = $6,
+            updated_at = $7, generation = generation + 1 WHERE id = $1 RETURNING ",
+        columns!()
+    ))
+    .bind(vm.id())
+    .bind(Json(&vm.spec))
+    .bind(Json(&vm.metadata.labels))
+    .bind(vm.incarnation)
+    .bind(vm.operation.as_ref().map(Json))
+    .bind(vm.metadata.deletion_requested_at)
+    .bind(change.now)
+    .fetch_one(conn)
+    .await?;
+    Ok(vm)
+}
+
+fn task(change: &Change, vm: &Vm, kind: TaskKind, generation: Generation) -> Result<Task> {
+    let (Some(tenant), Some(project)) = (vm.metadata.tenant_id, vm.metadata.project_id) else {
+        return Err(Key::Id(vm.metadata.id).missing("project"));
+    };
+    Ok(tasks::new(change, tenant, project, kind, vm.subject(), generation))
+}
+
+fn next(vm: &Vm) -> Generation {
+    Generation(vm.metadata.generation.0 + 1)
+}
+
+/// Replaces a VM's spec. Disks and interfaces stay as they were declared; a change of CPUs or memory moves
+/// the claims on quota and host. What changes nothing moves no generation.
+pub async fn update(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    update: &Update<VmSpec>,
+) -> Result<Accepted<Vm>> {
+    let mut vm = lock(tx.conn(), project, key, update.expected).await?;
+    alive(&vm)?;
+    let wanted = &update.spec;
+    for (field, same) in
+        [("spec.disks", vm.spec.disks == wanted.disks), ("spec.nics", vm.spec.nics == wanted.nics)]
+    {
+        if !same {
+            let remedy = "declare a new VM; attach the old one's data as a volume".to_string();
+            return Err(Error::Immutable { field: field.into(), remedy });
+        }
+    }
+    let labels = update.labels.clone().unwrap_or_else(|| vm.metadata.labels.clone());
+    if vm.spec == *wanted && vm.metadata.labels == labels {
+        let task = tasks::completed(task(change, &vm, TaskKind::VmUpdate, vm.metadata.generation)?);
+        tasks::record(tx.conn(), change, "vm.update", &task, None).await?;
+        return Ok(Accepted { object: vm, task });
+    }
+    resize(tx, project, &vm, wanted).await?;
+    vm.spec = wanted.clone();
+    vm.metadata.labels = labels;
+    let task = task(change, &vm, TaskKind::VmUpdate, next(&vm))?;
+    let vm = save(tx.conn(), change, &vm).await?;
+    tasks::record(tx.conn(), change, "vm.update", &task, None).await?;
+    Ok(Accepted { object: vm, task })
+}
+
+async fn resize(tx: &mut TenantTx, project: ProjectId, vm: &Vm, wanted: &VmSpec) -> Result<()> {
+    let (old, new) = (vm.spec.demand(0), wanted.demand(0));
+    let delta = Delta {
+        vms: 0,
+        cpus: i64::from(new.cpus) - i64::from(old.cpus),
+        memory_bytes: row::bigint(new.memory_bytes) - row::bigint(old.memory_bytes),
+        storage_bytes: 0,
+    };
+    if delta == Delta::default() {
+        return Ok(());
+    }
+    quotas::claim(tx.conn(), project, delta).await?;
+    let conn = tx.step_out().await?;
+    let placed = sqlx::query("SELECT FROM placements WHERE vm_id = $1 AND host_id IS NOT NULL FOR UPDATE")
+        .bind(vm.id())
+        .execute(&mut *conn)
+        .await?
+        .rows_affected();
+    if placed == 1 {
+        let moved = sqlx::query(
+            "WITH host AS (
+                UPDATE host_claims h SET claimed_cpus = h.claimed_cpus + $2,
+                    claimed_memory_bytes = h.claimed_memory_bytes + $3
+                FROM placements p WHERE p.vm_id = $1 AND h.host_id = p.host_id
+                    AND ($2 <= 0 OR h.claimed_cpus + $2 <= h.max_cpus)
+                    AND ($3 <= 0 OR h.claimed_memory_bytes + $3 <= h.max_memory_bytes)
+                RETURNING h.host_id)
+             UPDATE placements SET claimed_cpus = claimed_cpus + $2, claimed_memory_bytes = claimed_memory_bytes + $3
+             WHERE vm_id = $1 AND EXISTS (SELECT FROM host)",
+        )
+        .bind(vm.id())
+        .bind(delta.cpus)
+        .bind(delta.memory_bytes)
+        .execute(&mut *conn)
+        .await?
+        .rows_affected();
+        if moved == 0 {
+            return Err(Error::HostFull(CapabilityReason::new(
+                "host_full",
+                format!("vm/{}", vm.metadata.name),
+                "the host it is placed on has no room for the larger size",
+                "ask for less, or redeclare the VM so that it is placed anew",
+            )));
+        }
+    }
+    tx.back_to_tenant().await
+}
+
+/// Changes the desired power. The task ends when it is observed.
+pub async fn set_power(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    expected: Option<Generation>,
+    verb: PowerVerb,
+) -> Result<Accepted<Vm>> {
+    let conn = tx.conn();
+    let mut vm = lock(conn, project, key, expected).await?;
+    alive(&vm)?;
+    let (kind, action) = verb.kind();
+    let before = vm.spec.power;
+    let mut task = task(change, &vm, kind, next(&vm))?;
+    if before == verb.power() {
+        // Nothing new is wanted: the task waits for what was wanted before.
+        task.generation = vm.metadata.generation;
+        tasks::record(conn, change, action, &task, None).await?;
+        return Ok(Accepted { object: vm, task });
+    }
+    vm.spec.power = verb.power();
+    let vm = save(conn, change, &vm).await?;
+    tasks::record(conn, change, action, &task, Some(json!({ "power": before }))).await?;
+    Ok(Accepted { object: vm, task })
+}
+
+/// Asks for a one-shot verb, stamped with its task's id so that it is carried out at most once.
+pub async fn operate(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    expected: Option<Generation>,
+    verb: OperationVerb,
+) -> Result<Accepted<Vm>> {
+    let conn = tx.conn();
+    let mut vm = lock(conn, project, key, expected).await?;
+    alive(&vm)?;
+    if vm.spec.power != Power::Running {
+        return Err(Error::NotRunning { name: vm.metadata.name, verb });
+    }
+    let (kind, action) = match verb {
+        OperationVerb::Reboot => (TaskKind::VmReboot, "vm.reboot"),
+        OperationVerb::Reset => (TaskKind::VmReset, "vm.reset"),
+    };
+    let task = task(change, &vm, kind, next(&vm))?;
+    vm.operation = Some(Operation { id: task.id, verb });
+    let vm = save(conn, change, &vm).await?;
+    tasks::record(conn, change, action, &task, None).await?;
+    Ok(Accepted { object: vm, task })
+}
+
+/// Destroys a VM and its own volumes and makes them anew, with the same identity and addresses.
+pub async fn redeploy(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    expected: Option<Generation>,
+) -> Result<Accepted<Vm>> {
+    let conn = tx.conn();
+    let mut vm = lock(conn, project, key, expected).await?;
+    alive(&vm)?;
+    if vm.spec.protected {
+        return Err(Error::Protected { name: vm.metadata.name });
+    }
+    let task = task(change, &vm, TaskKind::VmRedeploy, next(&vm))?;
+    vm.incarnation += 1;
+    vm.operation = None;
+    let vm = save(conn, change, &vm).await?;
+    sqlx::query(
+        "UPDATE volumes SET incarnation = incarnation + 1, generation = generation + 1, updated_at = $2
+         WHERE vm_id = $1 AND owned",
+    )
+    .bind(vm.id())
+    .bind(change.now)
+    .execute(&mut *conn)
+    .await?;
+    tasks::record(conn, change, "vm.redeploy", &task, None).await?;
+    Ok(Accepted { object: vm, task })
+}
+
+/// Asks for a VM's deletion; asking again answers the task of the first time.
+pub async fn delete(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    expected: Option<Generation>,
+) -> Result<Accepted<Vm>> {
+    let conn = tx.conn();
+    let vm = lock(conn, project, key, expected).await?;
+    if vm.metadata.deletion_requested_at.is_some() {
+        let task = tasks::live(conn, vm.metadata.id, TaskKind::VmDelete).await?;
+        let going = || Error::Deleting { kind: "vm", name: vm.metadata.name.to_string() };
+        return Ok(Accepted { task: task.ok_or_else(going)?, object: vm });
+    }
+    if vm.spec.protected {
+        return Err(Error::Protected { name: vm.metadata.name });
+    }
+    request_deletion(conn, change, vm).await
+}
+
+async fn request_deletion(conn: &mut PgConnection, change: &Change, mut vm: Vm) -> Result<Accepted<Vm>> {
+    let task = task(change, &vm, TaskKind::VmDelete, next(&vm))?;
+    vm.metadata.deletion_requested_at = Some(change.now);
+    vm.operation = None;
+    let vm = save(conn, change, &vm).await?;
+    sqlx::query(
+        "UPDATE volumes SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2
+         WHERE vm_id = $1 AND owned AND deletion_requested_at IS NULL",
+    )
+    .bind(vm.id())
+    .bind(change.now)
+    .execute(&mut *conn)
+    .await?;
+    tasks::record(conn, change, "vm.delete", &task, None).await?;
+    Ok(Accepted { object: vm, task })
+}
+
+/// Turns the intent of a cancelled task back, unless something newer changed the VM.
+pub(crate) async fn turn_back(
+    conn: &mut PgConnection,
+    change: &Change,
+    task: &Task,
+    undo: Option<Value>,
+) -> Result<()> {
+    let Some(project) = task.project_id.filter(|_| task.subject.kind == "vm") else { return Ok(()) };
+    let mut vm = match lock(conn, project, &Key::Id(task.subject.id), None).await {
+        Err(Error::NotFound { .. }) => return Ok(()),
+        other => other?,
+    };
+    if vm.metadata.deletion_requested_at.is_some() {
+        return Ok(());
+    }
+    match task.kind {
+        TaskKind::VmCreate if !vm.spec.protected => {
+            request_deletion(conn, change, vm).await?;
+            return Ok(());
+        }
+        TaskKind::VmReboot | TaskKind::VmReset if vm.operation.as_ref().is_some_and(|o| o.id == task.id) => {
+            vm.operation = None;
+        }
+        TaskKind::VmStart | TaskKind::VmStop | TaskKind::VmPause | TaskKind::VmResume
+            if vm.metadata.generation == task.generation =>
+        {
+            let before = undo.and_then(|u| serde_json::from_value::<Power>(u.get("power")?.clone()).ok());
+            let Some(power) = before else { return Ok(()) };
+            vm.spec.power = power;
+        }
+        _ => return Ok(()),
+    }
+    let vm = save(conn, change, &vm).await?;
+    let m = &vm.metadata;
+    let tenant: Option<TenantId> = m.tenant_id;
+    let entry = Entry::new("vm.turn_back", tenant, m.project_id, "vm", m.id, m.name.as_str());
+    audit_events::write(conn, change, entry).await
+}
