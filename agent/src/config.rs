@@ -149,7 +149,10 @@ impl Config {
             return Err(format!("gateway.url is {:?}; write https://<gateway>:9444", self.gateway.url));
         }
         if !(1..=15).contains(&self.network.bridge.len()) {
-            return Err(format!("network.bridge is {:?}; an interface name has 1 to 15 characters", self.network.bridge));
+            return Err(format!(
+                "network.bridge is {:?}; an interface name has 1 to 15 characters",
+                self.network.bridge
+            ));
         }
         for (i, pool) in self.pools.iter().enumerate() {
             if !pool.path.is_absolute() {
@@ -199,7 +202,11 @@ datapath = "netdev"
             ("\"/var/lib/basalt/pool\"", "\"pool\"", "not absolute"),
             ("\"directory\"", "\"cloud\"", "cloud"),
             ("\"br-int\"", "\"a-bridge-with-a-long-name\"", "15 characters"),
-            ("[network]", "[[pool]]\nname = \"default\"\nkind = \"directory\"\npath = \"/b\"\n[network]", "another pool"),
+            (
+                "[network]",
+                "[[pool]]\nname = \"default\"\nkind = \"directory\"\npath = \"/b\"\n[network]",
+                "another pool",
+            ),
         ] {
             let e = Config::parse(&GOOD.replace(from, to)).unwrap_err();
             assert!(e.contains(want), "{want}: {e}");

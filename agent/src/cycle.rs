@@ -18,13 +18,11 @@ use basalt_model::{
     hosts::{Foreign, HostFacts},
     vms::{OperationOutcome, OperationReport},
 };
-use basalt_plan::host::{Action, Memory, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff};
-use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest};
-use futures::{
-    FutureExt, StreamExt,
-    future::BoxFuture,
-    stream::FuturesUnordered,
+use basalt_plan::host::{
+    Action, Memory, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff,
 };
+use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -216,7 +214,8 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             if let Desired::Vm(body) = &item.desired
                 && let Some(operation) = &body.operation
             {
-                let message = "the agent's ledger was lost; whether it happened cannot be told, it is not repeated";
+                let message =
+                    "the agent's ledger was lost; whether it happened cannot be told, it is not repeated";
                 let outcome = OperationOutcome::Unknown;
                 let report = OperationReport { id: operation.id, outcome, message: message.into() };
                 let record = OperationRecord {
@@ -246,7 +245,8 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         self.keep_foreign(&plan, &observed);
         self.dirty |= !plan.notes.is_empty();
         plan.notes.iter().for_each(|note| self.memory.note(note));
-        let settled = plan.work.is_empty() && plan.notes.is_empty() && self.works.is_empty() && plan.wake_at.is_none();
+        let settled =
+            plan.work.is_empty() && plan.notes.is_empty() && self.works.is_empty() && plan.wake_at.is_none();
         let begun = self.choose(plan.work);
         let before = self.memory.clone();
         for action in begun.iter().flat_map(|w| &w.actions) {

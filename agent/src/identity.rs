@@ -58,7 +58,10 @@ impl Identity {
             Err(e) => return Err(Error::state(path, e)),
         };
         let broken = |e| {
-            Error::Identity(format!("{}: {e}; move the file away and enrol with a new join token", path.display()))
+            Error::Identity(format!(
+                "{}: {e}; move the file away and enrol with a new join token",
+                path.display()
+            ))
         };
         serde_json::from_slice(&bytes).map(Some).map_err(broken)
     }

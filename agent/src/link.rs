@@ -71,7 +71,12 @@ impl Link {
     ///
     /// # Errors
     /// [`Error::Identity`] when its key or certificate cannot be used.
-    pub fn new(config: &Config, identity: Identity, clock: Arc<dyn Clock>, boot: Uuid) -> Result<Self, Error> {
+    pub fn new(
+        config: &Config,
+        identity: Identity,
+        clock: Arc<dyn Clock>,
+        boot: Uuid,
+    ) -> Result<Self, Error> {
         let ca_pem = read_ca(config)?;
         Ok(Self {
             url: config.gateway.url.trim_end_matches('/').into(),
@@ -103,7 +108,8 @@ impl Link {
         let url = format!("{}/agent/v1/enrol", config.gateway.url.trim_end_matches('/'));
         let client = client(&[&read_ca(config)?], None)?;
         let call = client.post(url).timeout(CALL_LIMIT).json(&request);
-        let signed: enrol::Identity = body("enrolment", answer("enrolment", call.send().await).await?).await?;
+        let signed: enrol::Identity =
+            body("enrolment", answer("enrolment", call.send().await).await?).await?;
         let identity = Identity::new(signed, key_pem, clock.now());
         identity.save(&config.state.dir)?;
         Ok(identity)
@@ -216,8 +222,11 @@ fn client(cas: &[&str], identity: Option<(&Identity, Uuid)>) -> Result<Client, E
         .http2_keep_alive_while_idle(true);
     builder = match identity {
         Some((identity, boot)) => {
-            let boot = header::HeaderValue::try_from(boot.to_string()).map_err(|e| Error::Identity(e.to_string()))?;
-            builder = builder.default_headers([(header::HeaderName::from_static(BOOT_HEADER), boot)].into_iter().collect());
+            let boot = header::HeaderValue::try_from(boot.to_string())
+                .map_err(|e| Error::Identity(e.to_string()))?;
+            builder = builder.default_headers(
+                [(header::HeaderName::from_static(BOOT_HEADER), boot)].into_iter().collect(),
+            );
             let pem = format!("{}\n{}", identity.certificate_pem, identity.key_pem);
             builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(wrong)?)
         }

@@ -1,10 +1,17 @@
-//! The agent's tests against real parts: libvirt's test driver, a private Open vSwitch, qemu-img, QEMU.
+//! The agent's tests. Against real parts: libvirt's test driver, a private Open vSwitch, qemu-img, QEMU.
+//! Against simulated ones: the cycle, its crash sweep, the ledger, the loops, the link over real TLS.
 
 #![allow(clippy::unwrap_used)]
 
+mod crash;
+mod cycle;
 mod facts;
 mod golden;
+mod ledger;
 mod libvirt;
+mod link;
 mod ovs;
+mod rig;
+mod run;
 mod seed;
 mod storage;

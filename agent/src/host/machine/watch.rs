@@ -35,6 +35,10 @@ pub(super) fn start(parts: Arc<Parts>, watchers: &mut JoinSet<()>) -> watch::Rec
 }
 
 async fn states(parts: Arc<Parts>, news: Arc<Notify>) {
+    // libvirt asks QEMU for its abilities once, and takes most of a second: better now than at the first guest.
+    if let Err(error) = parts.libvirt.call(|connect| connect.get_capabilities()).await {
+        tracing::warn!(%error, "libvirt does not answer yet");
+    }
     let mut last = None;
     loop {
         let now = parts.libvirt.states().await.map_err(|error| error.to_string());

@@ -113,7 +113,7 @@ impl Pools {
     /// The pools of a configuration; `state` keeps which of them were once here.
     pub fn new(configs: &[PoolConfig], state: &Path) -> Self {
         let pool = |c: &PoolConfig| Pool { name: c.name.clone(), path: c.path.clone() };
-        Self { pools: configs.iter().map(pool).collect(), known: state.join("pools") }
+        Self { pools: configs.iter().map(pool).collect(), known: state.join("known-pools") }
     }
 
     /// All that are declared.

@@ -6,6 +6,8 @@ use basalt_model::{CapabilityReason, ImageId, hosts::Foreign, images::ImageForma
 use basalt_plan::host::{VolumeDefinition, VolumeKey, VolumeSeen};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -82,7 +84,7 @@ pub fn list(pools: &Pools, users: &BTreeMap<PathBuf, BTreeSet<String>>) -> Listi
 }
 
 fn stray(pool: &Pool, file: &Path, name: &str) -> Foreign {
-    let size = std::fs::metadata(file).map(|m| m.len()).unwrap_or_default();
+    let size = fs::metadata(file).map(|m| m.len()).unwrap_or_default();
     Foreign {
         kind: "volume".into(),
         name: format!("{}/{name}", pool.name),
@@ -128,6 +130,8 @@ pub async fn ensure(pools: &Pools, volume: &VolumeDefinition) -> Result<(), Erro
         create = create.args(["-F", format, "-b"]).arg(&base);
     }
     create.arg(&half).arg(volume.size_bytes.to_string()).run().await?;
+    // libvirt gives it to QEMU's account while the guest runs; nobody else has business in it.
+    fs::set_permissions(&half, fs::Permissions::from_mode(0o600)).map_err(|e| Error::state(&half, e))?;
     files::publish(&half, &file)
 }
 
@@ -149,7 +153,7 @@ pub fn base_format(format: ImageFormat) -> Result<&'static str, Error> {
 fn refuse_smaller(base: &Path, format: &str, subject: &str, wanted: u64) -> Result<(), Error> {
     let size = match format {
         "qcow2" => qcow2::read(base).map(|head| head.size_bytes),
-        _ => std::fs::metadata(base).map(|m| m.len()),
+        _ => fs::metadata(base).map(|m| m.len()),
     };
     let size = size.map_err(|e| Error::state(base, e))?;
     if size <= wanted {

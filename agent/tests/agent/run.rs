@@ -1,0 +1,251 @@
+//! The running agent with its loops, against a gateway in memory and a simulated host.
+
+use crate::rig::*;
+use basalt_agent::{
+    Agent, Error, Handle, Options, Pace,
+    cycle::Tuning,
+    host::sim::SimHost,
+    ledger::MemoryLedger,
+    link::{Fetched, Gateway},
+};
+use basalt_daemon::{Clock, Drain, SystemClock};
+use basalt_model::{
+    DateTime,
+    vms::{ObservedPower, Power},
+};
+use basalt_plan::host::{Resource, effect::Mishap};
+use basalt_wire::agent::{ItemKind, ItemObserved, Manifest, Report, ReportAnswer};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinHandle};
+use uuid::Uuid;
+
+/// A gateway in memory.
+struct Memory {
+    manifest: watch::Sender<(i64, Vec<u8>)>,
+    away: watch::Sender<bool>,
+    reports: Mutex<Vec<Report>>,
+    /// Answer the next report so.
+    send_full: Mutex<bool>,
+}
+
+impl Memory {
+    fn new(manifest: &Manifest) -> Self {
+        let (first, away) = (Self::bytes(manifest), watch::Sender::new(false));
+        let send_full = Mutex::new(false);
+        Self { manifest: watch::Sender::new(first), away, reports: Mutex::default(), send_full }
+    }
+    fn bytes(manifest: &Manifest) -> (i64, Vec<u8>) {
+        (manifest.revision, serde_json::to_vec(manifest).unwrap())
+    }
+    fn put(&self, manifest: &Manifest) {
+        self.manifest.send_replace(Self::bytes(manifest));
+    }
+    fn check(&self) -> Result<(), Error> {
+        if *self.away.borrow() { Err(Error::link("asking", "the gateway is away")) } else { Ok(()) }
+    }
+    /// What was last said of every VM's power.
+    fn powers(&self) -> BTreeMap<Uuid, ObservedPower> {
+        let reports = self.reports.lock().unwrap();
+        let items = reports.iter().flat_map(|r| &r.items).filter(|i| i.kind == ItemKind::Vm);
+        items
+            .filter_map(|i| match &i.observed {
+                ItemObserved::Vm(vm) => Some((i.id, vm.power)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+impl Gateway for Memory {
+    async fn manifest(&self, have: Option<i64>) -> Result<Option<Fetched>, Error> {
+        self.check()?;
+        let (mut away, mut manifest) = (self.away.subscribe(), self.manifest.subscribe());
+        tokio::select! {
+            _ = away.wait_for(|away| *away) => Err(Error::link("asking", "the gateway went away")),
+            newest = manifest.wait_for(|(revision, _)| Some(*revision) != have) => {
+                let (revision, bytes) = newest.unwrap().clone();
+                Ok(Some(Fetched { revision, bytes }))
+            }
+        }
+    }
+    async fn report(&self, report: &Report) -> Result<ReportAnswer, Error> {
+        self.check()?;
+        self.reports.lock().unwrap().push(report.clone());
+        Ok(ReportAnswer { send_full: std::mem::take(&mut *self.send_full.lock().unwrap()) })
+    }
+    async fn renew(&self) -> Result<Option<DateTime>, Error> {
+        Ok(None)
+    }
+}
+
+struct Running {
+    gateway: Arc<Memory>,
+    host: Arc<SimHost>,
+    ledger: MemoryLedger,
+    handle: Handle,
+    drain: Drain,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+fn start(gateway: Arc<Memory>, host: Arc<SimHost>, ledger: MemoryLedger) -> Running {
+    let drain = Drain::new();
+    let pace = Pace {
+        look: Duration::from_millis(200),
+        heartbeat: Duration::from_millis(200),
+        retry: Duration::from_millis(10),
+        ..Pace::default()
+    };
+    let (agent, handle) = Agent::new(Options {
+        host: host.clone(),
+        ledger: ledger.clone(),
+        gateway: gateway.clone(),
+        downloads: Arc::new(NoDownloads),
+        clock: Arc::new(SystemClock),
+        host_id: HOST,
+        boot: SystemClock.new_id(),
+        tuning: Tuning::default(),
+        pace,
+    })
+    .unwrap();
+    let stop = drain.clone();
+    let task = tokio::spawn(async move { agent.run(stop).await });
+    Running { gateway, host, ledger, handle, drain, task }
+}
+
+fn begin(manifest: &Manifest) -> Running {
+    let host = Arc::new(SimHost::new("h1", Arc::new(SystemClock)));
+    start(Arc::new(Memory::new(manifest)), host, MemoryLedger::default())
+}
+
+impl Running {
+    async fn settled(&mut self, revision: i64) {
+        let settled = self.handle.until(|s| s.settled && s.revision == Some(revision));
+        assert!(tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap());
+    }
+    async fn reported(&mut self, power: ObservedPower) {
+        for _ in 0..500 {
+            if self.gateway.powers().get(&vm_id(1).0) == Some(&power) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{power:?} was not reported: {:?}", self.gateway.powers());
+    }
+    async fn stop(self) -> (Arc<Memory>, Arc<SimHost>, MemoryLedger) {
+        self.drain.begin();
+        tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap().unwrap();
+        (self.gateway, self.host, self.ledger)
+    }
+}
+
+#[tokio::test]
+async fn v2_manifests_come_by_poll_and_facts_go_by_report() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    agent.reported(ObservedPower::Running).await;
+    agent.gateway.put(&one(2, |w| w.power = Power::Stopped));
+    agent.settled(2).await;
+    agent.reported(ObservedPower::Stopped).await;
+    let first = agent.gateway.reports.lock().unwrap()[0].clone();
+    let (gateway, ..) = agent.stop().await;
+    let reports = gateway.reports.lock().unwrap();
+    assert!(reports.windows(2).all(|r| r[0].sequence < r[1].sequence && r[1].agent_boot == first.agent_boot));
+    assert!(reports.iter().any(|r| r.facts.as_ref().is_some_and(|f| f.accelerator().is_some())));
+}
+
+#[tokio::test]
+async fn everything_is_sent_again_when_the_gateway_asks() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    agent.reported(ObservedPower::Running).await;
+    *agent.gateway.send_full.lock().unwrap() = true;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let reports = agent.gateway.reports.lock().unwrap().clone();
+    let last_full = reports.iter().rfind(|r| r.facts.is_some()).unwrap();
+    assert_eq!(last_full.items.len(), 4);
+    assert!(last_full.sequence > 2 && reports.last().unwrap().items.is_empty(), "then only signs of life");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn v3_the_gateway_goes_away_the_guest_dies_and_runs_again_and_is_reported_afterwards() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    agent.reported(ObservedPower::Running).await;
+    agent.gateway.away.send_replace(true);
+    agent.host.suffer(&Mishap::Kill(vm_id(1)));
+    for _ in 0..500 {
+        if agent.host.count("starting") == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(agent.host.count("starting"), 2);
+    let told = agent.gateway.reports.lock().unwrap().len();
+    agent.gateway.put(&one(2, |w| w.power = Power::Paused));
+    agent.gateway.away.send_replace(false);
+    agent.settled(2).await;
+    agent.reported(ObservedPower::Paused).await;
+    assert!(agent.gateway.reports.lock().unwrap().len() > told);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn r32_an_agent_that_is_started_again_does_nothing_again() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    let (gateway, host, ledger) = agent.stop().await;
+    let actions = host.actions();
+    gateway.away.send_replace(true);
+    let mut agent = start(gateway, host, ledger);
+    agent.settled(1).await;
+    agent.gateway.away.send_replace(false);
+    agent.reported(ObservedPower::Running).await;
+    let (_, host, _) = agent.stop().await;
+    assert_eq!(host.actions(), actions);
+}
+
+#[tokio::test]
+async fn n2_a_deleted_port_and_wiped_flows_come_back_without_touching_the_guest() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    let before = agent.host.with_world(|w| w.observed.clone());
+    for mishap in [Mishap::DropPort(port_id(1)), Mishap::WipeFlows, Mishap::DropSwitch, Mishap::KillDhcp] {
+        agent.host.suffer(&mishap);
+        let mut mended = false;
+        for _ in 0..500 {
+            mended = agent.host.with_world(|w| w.observed == before);
+            if mended {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(mended, "{mishap:?}");
+    }
+    assert_eq!(agent.host.count("starting"), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_hosts_in_one_process_converge() {
+    let m = manifest(1, &[Some(Wish::default()), Some(Wish::default()), Some(Wish::default())]);
+    let mut agents: Vec<_> = (0..100).map(|_| begin(&m)).collect();
+    for agent in &mut agents {
+        agent.settled(1).await;
+    }
+    for agent in agents {
+        assert_eq!(agent.host.count("starting"), 3);
+        let doubled: Vec<_> = agent
+            .host
+            .mutations()
+            .into_iter()
+            .filter(|((r, s), n)| *n > 1 && !matches!(r, Resource::Flows) && *s != "setting up the network")
+            .collect();
+        assert_eq!(doubled, []);
+        agent.drain.begin();
+    }
+}
