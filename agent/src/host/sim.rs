@@ -125,6 +125,11 @@ impl SimHost {
         value
     }
 
+    /// Reads the world; no news.
+    pub fn look<T>(&self, f: impl FnOnce(&World) -> T) -> T {
+        f(&self.state().world)
+    }
+
     /// Something happens to the host.
     pub fn suffer(&self, mishap: &Mishap) {
         let now = self.clock.now();
