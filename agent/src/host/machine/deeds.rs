@@ -6,7 +6,8 @@ use crate::{
     config::Datapath,
     host::{
         With, images,
-        libvirt::{Backing, Definition, Disk, Format, VolumeDisk, tap_name},
+        libvirt::{Backing, Definition, Disk, DomainState, Format, VolumeDisk, tap_name},
+        ovs::sink,
         seed,
         storage::{qcow2, volumes},
     },
@@ -99,7 +100,16 @@ impl Parts {
         cut_log(&log).map_err(|e| Error::state(&log, e))?;
         // A power cut leaves rows without devices, and libvirt then fails to attach the new ones.
         self.switch.purge_stale(id).await?;
-        Ok(self.libvirt.start(id, paused).await?)
+        // No instruction of the guest is executed before its devices are where they belong.
+        self.libvirt.start(id, true).await?;
+        let domain = self.libvirt.domain(id).await?;
+        for nic in domain.iter().flat_map(|d| &d.nics) {
+            sink::isolate(self.datapath, &nic.tap).await?;
+        }
+        match domain.is_some_and(|d| d.state == DomainState::Paused) && !paused {
+            true => Ok(self.libvirt.resume(id).await?),
+            false => Ok(()),
+        }
     }
 
     async fn undefine(&self, id: VmId) -> Result<(), Error> {
@@ -116,6 +126,7 @@ impl Parts {
             let why = format!("VM {} runs no device {}", port.vm_id, tap_name(port.port_id));
             return Err(Error::host("attaching a port", why));
         };
+        sink::isolate(self.datapath, &nic.tap).await?;
         self.switch.ensure_port(&nic.tap, port.port_id, port.vm_id, &port.mac).await
     }
 }

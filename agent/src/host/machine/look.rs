@@ -6,7 +6,7 @@ use crate::{
     host::{
         facts, images,
         libvirt::{Domain, DomainState, Marks},
-        ovs::{PortRow, SwitchView},
+        ovs::{PortRow, SwitchView, sink},
         seed,
         storage::volumes,
     },
@@ -36,7 +36,8 @@ impl Parts {
         let ports = match (&domains, &view) {
             (Ok(domains), Ok(view)) => {
                 strays.extend(stray_ports(view, domains));
-                Section::complete(ports(domains, view, self.switch.bridge()))
+                let isolated = |tap: &str| sink::is_isolated(self.datapath, tap);
+                Section::complete(ports(domains, view, self.switch.bridge(), &isolated))
             }
             (Err(error), _) => Section::failed(error.to_string()),
             (_, Err(error)) => Section::failed(error.to_string()),
@@ -184,7 +185,14 @@ fn users(domains: &[Domain]) -> BTreeMap<std::path::PathBuf, BTreeSet<String>> {
 }
 
 /// Guests' ports: those of the switch, and those that running domains have and the switch lacks.
-pub(super) fn ports(domains: &[Domain], view: &SwitchView, bridge: &str) -> BTreeMap<PortId, PortSeen> {
+///
+/// One whose device the kernel listens to counts as detached: it is put right in the same way.
+fn ports(
+    domains: &[Domain],
+    view: &SwitchView,
+    bridge: &str,
+    isolated: &dyn Fn(&str) -> bool,
+) -> BTreeMap<PortId, PortSeen> {
     let mut ports = BTreeMap::new();
     for row in &view.ports {
         let (Some(port_id), Some(vm_id)) = (row.port_id(), row.vm_id()) else { continue };
@@ -201,7 +209,7 @@ pub(super) fn ports(domains: &[Domain], view: &SwitchView, bridge: &str) -> BTre
             };
             let state = match row {
                 Some(row) if row.number.is_none() => PortState::Stale,
-                Some(row) if marked(row) => PortState::Attached,
+                Some(row) if marked(row) && isolated(&nic.tap) => PortState::Attached,
                 // A row without our marks is put right in the same way as a missing one.
                 _ => PortState::Detached,
             };
@@ -268,7 +276,9 @@ mod tests {
 
     fn state(rows: Vec<PortRow>, domains: &[Domain]) -> Option<PortState> {
         let view = SwitchView { ports: rows, ready: true, ..SwitchView::default() };
-        ports(domains, &view, "br-int").get(&PortId(Uuid::from_u128(9))).map(|p| p.state)
+        ports(domains, &view, "br-int", &|tap| tap != "tapopen")
+            .get(&PortId(Uuid::from_u128(9)))
+            .map(|p| p.state)
     }
 
     #[test]
@@ -278,6 +288,8 @@ mod tests {
         assert_eq!(state(vec![], &running), Some(PortState::Detached));
         assert_eq!(state(vec![row("tap9", None, 9)], &running), Some(PortState::Stale));
         assert_eq!(state(vec![row("tap9", None, 9)], &[]), Some(PortState::Stale));
+        let listened_to = [domain(9, "tapopen")];
+        assert_eq!(state(vec![row("tapopen", Some(4), 9)], &listened_to), Some(PortState::Detached));
         let mut unmarked = row("tap9", Some(4), 9);
         unmarked.external_ids.clear();
         assert_eq!(state(vec![unmarked], &running), Some(PortState::Detached));

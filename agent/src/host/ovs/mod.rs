@@ -9,6 +9,7 @@
 pub mod dhcp;
 pub mod flows;
 pub mod news;
+pub mod sink;
 pub mod switch;
 pub mod table;
 

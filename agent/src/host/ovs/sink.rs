@@ -1,0 +1,41 @@
+//! Keeps guests' devices away from the host's own network stack, where the switch is a process.
+//!
+//! The userspace datapath reads a tap through a raw socket, and the kernel goes on to treat the same frames as
+//! its own: it answers ARP for every address of the host on the guest's tap, and the guest then talks to the
+//! host beside all flows. A device that belongs to a kernel bridge is spared that, and a bridge that is down
+//! drops what it is given; raw sockets are served before. So every tap belongs to a bridge that is never up,
+//! and should somebody raise it, its ports are isolated from each other.
+
+use crate::{Error, config::Datapath, host::program::Program};
+use std::{fs, path::Path, time::Duration};
+
+/// The bridge that is never up.
+const SINK: &str = "basalt-sink";
+
+/// Whether the kernel leaves a device's frames alone.
+pub fn is_isolated(datapath: Datapath, tap: &str) -> bool {
+    let master = Path::new("/sys/class/net").join(tap).join("master");
+    datapath == Datapath::System
+        || fs::read_link(master).is_ok_and(|target| target.file_name().is_some_and(|name| name == SINK))
+}
+
+/// The kernel leaves a device's frames alone.
+pub async fn isolate(datapath: Datapath, tap: &str) -> Result<(), Error> {
+    if is_isolated(datapath, tap) {
+        return Ok(());
+    }
+    if !Path::new("/sys/class/net").join(SINK).exists() {
+        let made = ip(&["link", "add", SINK, "type", "bridge"]).await;
+        // Another guest's start may have been quicker.
+        made.or_else(|e| if Path::new("/sys/class/net").join(SINK).exists() { Ok(()) } else { Err(e) })?;
+    }
+    ip(&["link", "set", "dev", SINK, "down"]).await?;
+    ip(&["link", "set", "dev", tap, "master", SINK]).await?;
+    let apart =
+        ["isolated", "on", "learning", "off", "flood", "off", "mcast_flood", "off", "bcast_flood", "off"];
+    ip(&[&["link", "set", "dev", tap, "type", "bridge_slave"][..], &apart].concat()).await
+}
+
+async fn ip(args: &[&str]) -> Result<(), Error> {
+    Program::new("ip").args(args).limit(Duration::from_secs(5)).run().await.map(drop)
+}
