@@ -208,6 +208,12 @@ struct Status {
     blocked: Option<CapabilityReason>,
 }
 
+/// Something that another needs and that cannot be used yet.
+struct Lack {
+    stage: String,
+    reason: Option<CapabilityReason>,
+}
+
 /// A plan in the making.
 #[derive(Default)]
 struct Draft {
@@ -279,12 +285,12 @@ impl Draft {
     }
 
     /// Whether something that another needs can be used; else what to wait for, and why it is blocked.
-    fn need(&self, kind: ItemKind, id: uuid::Uuid) -> Result<(), (String, Option<CapabilityReason>)> {
+    fn need(&self, kind: ItemKind, id: uuid::Uuid) -> Result<(), Box<Lack>> {
         match self.status.get(&ItemKey { kind, id }) {
             Some(status) if status.usable => Ok(()),
             status => {
                 let reason = status.and_then(|s| s.blocked.clone());
-                Err((format!("waiting for {} {id}", kind.as_str()), reason))
+                Err(Box::new(Lack { stage: format!("waiting for {} {id}", kind.as_str()), reason }))
             }
         }
     }

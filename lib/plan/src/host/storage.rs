@@ -115,9 +115,7 @@ pub(super) fn volume(look: &Look<'_>, draft: &Draft, id: VolumeId, body: &Volume
             judgement.block(volume_lost(subject, body))
         }
         (Seen::Gone, Ok(())) => judgement.act([Action::EnsureVolume(definition)]),
-        (Seen::Gone, Err((stage, reason))) => {
-            reason.into_iter().fold(judgement.wait(stage), Judgement::block)
-        }
+        (Seen::Gone, Err(lack)) => lack.reason.into_iter().fold(judgement.wait(lack.stage), Judgement::block),
     }
 }
 

@@ -11,7 +11,7 @@
 //! forces the old guest off once everything of the new one is there.
 
 use super::{
-    Action, Draft, Judgement, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS, SeedDefinition,
+    Action, Draft, Judgement, Lack, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS, SeedDefinition,
     SeedKey, Seen, VmDefinition, VmSeen, incomplete, network::stale_ports,
 };
 use basalt_model::{
@@ -161,7 +161,7 @@ impl Case<'_> {
     }
 
     /// What has to be there before the definition: `Err` says what is missing.
-    fn prepare(&self, starts: bool) -> Result<Vec<Action>, Hold> {
+    fn prepare(&self, starts: bool) -> Result<Vec<Action>, Box<Hold>> {
         let mut holds = Hold::default();
         for disk in &self.body.disks {
             holds.need(match disk.source {
@@ -181,12 +181,12 @@ impl Case<'_> {
             Seen::There(()) => None,
             Seen::Gone => Some(Action::WriteSeed(self.seed.clone())),
             Seen::Unknown(why) => {
-                holds.need(Err((format!("cannot list seeds: {why}"), None)));
+                holds.need(Err(Box::new(Lack { stage: format!("cannot list seeds: {why}"), reason: None })));
                 None
             }
         };
         if holds.stage.is_some() || holds.reason.is_some() {
-            Err(holds)
+            Err(Box::new(holds))
         } else {
             Ok(seed.into_iter().collect())
         }
@@ -362,10 +362,10 @@ struct Hold {
 }
 
 impl Hold {
-    fn need(&mut self, need: Result<(), (String, Option<CapabilityReason>)>) {
-        if let Err((stage, reason)) = need {
-            self.stage.get_or_insert(stage);
-            self.reason = self.reason.take().or(reason);
+    fn need(&mut self, need: Result<(), Box<Lack>>) {
+        if let Err(lack) = need {
+            self.stage.get_or_insert(lack.stage);
+            self.reason = self.reason.take().or(lack.reason);
         }
     }
 
