@@ -1,0 +1,78 @@
+//! What most tests begin with: a tenant with a project, an image and a network, and short ways to act in it.
+
+use basalt_model::{ImageId, Labels, ProjectId, TenantId, VmId, images::ImageFormat, vms::VmSpec};
+use basalt_store::{
+    Accepted, Change, Error, Ids, New, networks,
+    testkit::{self, Database, name},
+    vms::{self, Vm},
+};
+use serde_json::json;
+
+pub struct House {
+    pub db: Database,
+    pub ids: Ids,
+    pub tenant: TenantId,
+    pub project: ProjectId,
+    pub image: ImageId,
+}
+
+impl House {
+    pub async fn new() -> Self {
+        Self::on(Database::new().await).await
+    }
+
+    pub async fn on(db: Database) -> Self {
+        let ids = testkit::ids(1);
+        let (tenant, project) = testkit::project(&db, &ids, "acme").await;
+        let image = testkit::ready_image(&db, &ids, (tenant, project), "debian", ImageFormat::Qcow2).await;
+        let house = Self { db, ids, tenant, project, image };
+        house.network("net", "10.10.0.0/16").await.unwrap();
+        house
+    }
+
+    pub fn change(&self) -> Change {
+        testkit::change(&self.ids)
+    }
+
+    pub async fn network(&self, text: &str, cidr: &str) -> Result<networks::Network, Error> {
+        let spec = serde_json::from_value(json!({ "cidr": cidr })).unwrap();
+        let new = New { name: name(text), labels: Labels::default(), spec };
+        let mut tx = self.db.store.tenant(self.tenant).await?;
+        let accepted = networks::insert(&mut tx, &self.change(), self.project, &new).await?;
+        tx.commit().await?;
+        Ok(accepted.object)
+    }
+
+    pub async fn try_vm(&self, text: &str, spec: VmSpec) -> Result<Accepted<Vm>, Error> {
+        let new = New { name: name(text), labels: Labels::default(), spec };
+        let mut tx = self.db.store.tenant(self.tenant).await?;
+        let accepted = vms::insert(&mut tx, &self.change(), self.project, &new).await?;
+        tx.commit().await?;
+        Ok(accepted)
+    }
+
+    /// A VM with one disk and one interface.
+    pub async fn vm(&self, text: &str) -> Accepted<Vm> {
+        self.try_vm(text, small()).await.unwrap()
+    }
+
+    pub async fn vms(&self, n: usize) -> Vec<VmId> {
+        let mut ids = Vec::new();
+        for i in 0..n {
+            ids.push(self.vm(&format!("vm-{i}")).await.object.id());
+        }
+        ids
+    }
+}
+
+pub fn spec(json: serde_json::Value) -> VmSpec {
+    serde_json::from_value(json).unwrap()
+}
+
+/// One CPU, 1 GiB of memory, a disk from the image `debian`, an interface on `net`.
+pub fn small() -> VmSpec {
+    spec(json!({
+        "cpus": 1, "memory_bytes": 1u64 << 30, "nics": [{"network": "net"}],
+        "disks": [{"name": "root", "source": {"kind": "image", "image": "debian"}}],
+    }))
+}

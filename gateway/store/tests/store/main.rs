@@ -1,0 +1,13 @@
+//! The store against a real PostgreSQL: schema, isolation, nouns, tasks and the change feed.
+
+#![allow(clippy::unwrap_used)]
+
+mod feed;
+mod fixture;
+mod isolation;
+mod manifests;
+mod people;
+mod placements;
+mod schema;
+mod tasks;
+mod vms;
