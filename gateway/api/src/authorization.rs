@@ -67,6 +67,7 @@ pub static RULES: &[Rule] = &[
     rule("GET", "/readyz", Who::Anyone),
     rule("GET", "/openapi.json", Who::Anyone),
     role("GET", "/metrics", Viewer, System),
+    role("GET", "/debug/graph", Admin, System),
     rule("POST", "/v1/login", Who::Anyone),
     rule("POST", "/v1/logout", Who::Caller),
     rule("GET", "/v1/whoami", Who::Caller),

@@ -24,6 +24,9 @@ pub async fn readyz(State(app): State<App>) -> Result<&'static str, Error> {
     if let Some((part, why)) = app.readiness.missing().into_iter().next() {
         return Err(Error::NotReady(format!("{part}: {why}")));
     }
+    if !app.hub.is_synced() {
+        return Err(Error::NotReady("feed: the truth is being read for the first time".into()));
+    }
     // Asked anew each time: a pool that once connected says nothing about now.
     match tokio::time::timeout(Duration::from_secs(1), app.store.ready()).await {
         Ok(Ok(())) => Ok("ready\n"),

@@ -13,6 +13,7 @@ mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod body;
+mod debug;
 mod door;
 mod enrolment;
 mod error;
@@ -48,6 +49,7 @@ mod vms;
 mod volumes;
 mod watch;
 
+pub use debug::Ask;
 pub use error::Error;
 pub use hub::Hub;
 pub use login::{FIRST_BOOT_HOURS, first_boot_token};
@@ -88,6 +90,10 @@ pub struct Options {
     pub readiness: Readiness,
     /// Where metrics are registered.
     pub registry: SharedRegistry,
+    /// Given every batch of the feed by whoever pulls it.
+    pub hub: Hub,
+    /// Who answers operators' questions about the graph.
+    pub ask: Option<Ask>,
 }
 
 /// What every handler shares. Clones are the same.
@@ -109,6 +115,7 @@ pub struct Parts {
     pub(crate) projects: authentication::Projects,
     pub(crate) links: links::Links,
     pub(crate) hub: Hub,
+    pub(crate) ask: Option<Ask>,
 }
 
 impl Deref for App {
@@ -136,13 +143,9 @@ impl App {
             tokens: authentication::Tokens::default(),
             projects: authentication::Projects::default(),
             links: links::Links::default(),
-            hub: Hub::default(),
+            hub: options.hub,
+            ask: options.ask,
         }))
-    }
-
-    /// The hub, which must be given every batch of the feed.
-    pub fn hub(&self) -> &Hub {
-        &self.hub
     }
 
     /// The users' door.

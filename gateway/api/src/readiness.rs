@@ -1,48 +1,44 @@
-//! Whether the gateway can serve: parts say what they still wait for, `/readyz` asks.
+//! Whether the gateway can serve: parts of the process are asked, `/readyz` tells.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Parts of the process and what each still waits for. Clones share the same state.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Option<String>>>>);
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Checks of the process's parts. Clones share the same checks.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<Mutex<Vec<(&'static str, Check)>>>);
 
 impl Readiness {
-    /// Nothing is waited for yet.
+    /// Nothing is asked yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A part says why it cannot serve (again).
-    pub fn waiting(&self, part: &'static str, why: impl Into<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, Some(why.into()));
+    /// Adds a part that says why it cannot serve, if it cannot. It must answer at once.
+    pub fn check(&self, part: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((part, Box::new(check)));
     }
 
-    /// A part can serve.
-    pub fn ready(&self, part: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, None);
-    }
-
-    /// Parts that cannot serve, with their reasons.
+    /// The parts that cannot serve now, with their reasons.
     pub fn missing(&self) -> Vec<(&'static str, String)> {
-        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.iter().filter_map(|(part, why)| why.as_ref().map(|w| (*part, w.clone()))).collect()
+        let checks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        checks.iter().filter_map(|(part, check)| Some((*part, check().err()?))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn every_part_must_be_ready() {
-        let readiness = Readiness::new();
-        readiness.waiting("graph", "reading the truth");
-        readiness.ready("feed");
+        let (readiness, read) = (Readiness::new(), Arc::new(AtomicBool::new(false)));
+        let seen = read.clone();
+        readiness.check("graph", move || if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("reading the truth".into()) });
+        readiness.check("feed", || Ok(()));
         assert_eq!(readiness.missing(), [("graph", "reading the truth".to_owned())]);
-        readiness.ready("graph");
+        read.store(true, Ordering::Relaxed);
         assert!(readiness.missing().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, agent, audit, enrolment, explain, health, hosts, image_events, images, login, metrics, networks, pools, ports,
+    App, agent, audit, debug, enrolment, explain, health, hosts, image_events, images, login, metrics, networks, pools, ports,
     projects, role_bindings, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
@@ -14,6 +14,7 @@ pub fn users(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::openapi_json))
         .routes(routes!(metrics::read_metrics))
+        .routes(routes!(debug::ask_graph))
         .routes(routes!(login::login))
         .routes(routes!(login::logout))
         .routes(routes!(login::whoami))

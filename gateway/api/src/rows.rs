@@ -197,7 +197,7 @@ pub struct Rows {
 macro_rules! keep {
     ($map:expr, $id:expr, $row:expr, $variant:path) => {
         match $row {
-            Some($variant(row)) => drop($map.insert($id, Arc::new(row.clone()))),
+            Some($variant(row)) => drop($map.insert($id, Arc::from(row.clone()))),
             _ => drop($map.remove(&$id)),
         }
     };
