@@ -1,1 +1,15 @@
-//! Whole-house scenarios: real PostgreSQL, simulated hosts, faults; lab scenarios with real QEMU and OVS.
+//! The harness of whole-house scenarios, benchmarks and soaks: a private database, a gateway, simulated
+//! hosts with real agents, a client, and oracles that count everything anew.
+
+pub mod api;
+pub mod durable;
+pub mod figures;
+pub mod gateway;
+pub mod house;
+pub mod machine;
+pub mod oracles;
+pub mod truth;
+pub mod wait;
+pub mod watch;
+
+pub use house::House;

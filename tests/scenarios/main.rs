@@ -1,0 +1,15 @@
+//! Whole-house scenarios on simulated hosts: every room takes part, real PostgreSQL, real mutual TLS.
+
+#![allow(clippy::unwrap_used)]
+
+mod deletion;
+mod durable;
+mod faults;
+mod foreign;
+mod ledger;
+mod life;
+mod live;
+mod pending;
+mod restarts;
+mod steps;
+mod twins;

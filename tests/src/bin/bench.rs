@@ -1,0 +1,93 @@
+//! `cargo xtask bench`: measures the figures of docs/performance.md and prints them as a table.
+//!
+//! `--quick` measures less of everything; `--only <name>` measures one group: creates, reads, restart,
+//! memory, manifest, overhead, fleet, feed.
+
+use anyhow::{Context, Result, bail};
+use basalt_tests::{
+    House,
+    figures::{
+        Figure, Size, Table, creates, feed, fleet, http::Target, manifest, memory, reads, restart,
+        surroundings,
+    },
+    truth::Truth,
+};
+
+const GROUPS: [&str; 8] = ["feed", "manifest", "overhead", "creates", "reads", "restart", "memory", "fleet"];
+
+struct Args {
+    size: Size,
+    only: Option<String>,
+}
+
+fn args() -> Result<Args> {
+    let (mut size, mut only, mut given) = (Size::FULL, None, std::env::args().skip(1));
+    while let Some(arg) = given.next() {
+        match arg.as_str() {
+            "--quick" => size = Size::QUICK,
+            "--only" => {
+                let name = given.next().context("--only needs the name of a group")?;
+                if !GROUPS.contains(&name.as_str()) {
+                    bail!("there is no group {name:?}; give one of {}", GROUPS.join(", "));
+                }
+                only = Some(name);
+            }
+            other => bail!("unknown argument {other:?}; --quick and --only <group> are understood"),
+        }
+    }
+    Ok(Args { size, only })
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if cfg!(debug_assertions) {
+        eprintln!("this build is not optimised: its figures say nothing; use `cargo xtask bench`");
+    }
+    let Args { size, only } = args()?;
+    let wanted = |group: &str| only.as_deref().is_none_or(|o| o == group);
+    let mut figures = Vec::new();
+    let mut house = House::over(Truth::durable().await?, 0).await?;
+    figures.extend(surroundings::describe(house.truth.data_dir().as_deref())?);
+    let target = target(&house)?;
+    figures.push(reads::round_trip(&target).await?);
+    for group in GROUPS.into_iter().filter(|g| wanted(g)) {
+        eprintln!("measuring {group} …");
+        let measured = match group {
+            "feed" => feed::measure(house.owner_url(), &size),
+            "manifest" => manifest::measure(&mut house, &size).await,
+            "overhead" => fleet::overhead(&mut house, &size).await,
+            "creates" => creates::measure(&house, &target, &size).await,
+            "reads" => reads::measure(&house, &target, &size).await,
+            "restart" => {
+                reads::fill(&house, &target, &size).await?;
+                restart::measure(&mut house, &size).await
+            }
+            "memory" => memories(&house).await,
+            _ => converged(&size).await,
+        };
+        let measured = measured
+            .with_context(|| format!("{group}; the gateway's log ends with\n{}", house.gateway.log()))?;
+        eprint!("{}", Table(&measured));
+        figures.extend(measured);
+    }
+    figures.push(Figure::new("load average after", surroundings::load_average()?));
+    println!("{}", Table(&figures));
+    Ok(())
+}
+
+async fn memories(house: &House) -> Result<Vec<Figure>> {
+    Ok(vec![memory::gateway(house)?, memory::image_service(house).await?])
+}
+
+/// A fleet begins with nothing, so it has a house of its own.
+async fn converged(size: &Size) -> Result<Vec<Figure>> {
+    let mut house = House::over(Truth::durable().await?, 0).await?;
+    let target = target(&house)?;
+    let figures = fleet::converge(&mut house, &target, size).await;
+    figures.with_context(|| house.gateway.log())
+}
+
+fn target(house: &House) -> Result<Target> {
+    let address = house.gateway.users.strip_prefix("https://").context("the door speaks TLS")?.to_owned();
+    Ok(Target { address, ca_pem: house.place.ca_pem.clone(), token: house.api.token().to_owned() })
+}

@@ -1,0 +1,203 @@
+//! A simulated host of a test house: a real agent over real mutual TLS, a host in memory behind it.
+
+use crate::wait;
+use anyhow::{Context, Result, bail};
+use basalt_agent::{
+    Agent, Config, Error, Options, Pace, cycle::Tuning, host::sim::SimHost, identity::Identity,
+    ledger::FileLedger, link::Link,
+};
+use basalt_daemon::{Clock, Drain, SystemClock};
+use basalt_model::{HostId, VmId, vms::ObservedPower};
+use basalt_plan::host::{Resource, VmSeen};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// How long an action of a simulated host may take before the agent gives it up: real hosts are given minutes.
+pub const ACT_LIMIT: Duration = Duration::from_millis(300);
+
+/// One simulated host.
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: HostId,
+    /// The host in memory: faults, counts, hands.
+    pub sim: Arc<SimHost>,
+    config: Config,
+    dir: PathBuf,
+    running: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Machine {
+    /// A host that was declared, with its join token. The agent does not run yet.
+    pub fn new(
+        name: &str,
+        id: HostId,
+        dir: &Path,
+        gateway: &str,
+        ca_pem: &str,
+        join_token: &str,
+    ) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let (ca, token) = (dir.join("ca.pem"), dir.join("join-token"));
+        fs::write(&ca, ca_pem)?;
+        fs::write(&token, join_token)?;
+        let text = format!(
+            "[gateway]\nurl = \"{gateway}\"\nca = \"{}\"\n[state]\ndir = \"{}\"\n[host]\nname = \"{name}\"\njoin_token_file = \"{}\"\n",
+            ca.display(),
+            dir.join("state").display(),
+            token.display(),
+        );
+        let config = Config::parse(&text).map_err(|why| anyhow::anyhow!(why))?;
+        let sim = Arc::new(SimHost::new(name, Arc::new(SystemClock)));
+        Ok(Self { name: name.into(), id, sim, config, dir: dir.into(), running: Mutex::new(None) })
+    }
+
+    /// Enrols the host and gives its link to the gateway, for who plays the agent.
+    pub async fn enrol(&self, clock: Arc<dyn Clock>, boot: Uuid) -> Result<Link> {
+        fs::create_dir_all(&self.config.state.dir)?;
+        let identity = enrol(&self.config, &*clock).await?;
+        Ok(Link::new(&self.config, identity, clock, boot)?)
+    }
+
+    /// Where the agent keeps its ledger and identity.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Starts the agent: enrols the host if it was not, then runs from its ledger.
+    pub fn start(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.as_ref().is_some_and(|task| !task.is_finished()) {
+            bail!("the agent of {} runs already", self.name);
+        }
+        let (config, host, name) = (self.config.clone(), self.sim.clone(), self.name.clone());
+        *running = Some(tokio::spawn(async move {
+            if let Err(e) = run(config, host).await {
+                tracing::error!(host = name, error = %e, "the agent ended");
+            }
+        }));
+        Ok(())
+    }
+
+    /// Kills the agent between two of its steps; what the host was doing for it stops being waited for.
+    pub async fn kill(&self) {
+        let taken = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = taken {
+            task.abort();
+            // The abort is what was asked for.
+            let _ = task.await;
+        }
+    }
+
+    /// Kills the agent and starts it again.
+    pub async fn restart(&self) -> Result<()> {
+        self.kill().await;
+        self.start()
+    }
+
+    /// A VM as it is on the host.
+    pub fn seen(&self, id: VmId) -> Option<VmSeen> {
+        self.sim.look(|w| w.observed.vms.items.get(&id).cloned())
+    }
+
+    /// Whether a VM executes on the host.
+    pub fn runs(&self, id: VmId) -> bool {
+        self.power(id) == ObservedPower::Running
+    }
+
+    /// The power of a VM as it is on the host.
+    pub fn power(&self, id: VmId) -> ObservedPower {
+        self.seen(id).map_or(ObservedPower::Absent, |vm| vm.power)
+    }
+
+    /// Waits until a VM executes on the host.
+    pub async fn until_runs(&self, id: VmId) -> Result<()> {
+        wait::until_true(&format!("VM {id} runs on {}", self.name), || self.runs(id)).await
+    }
+
+    /// How often something of a resource was really done, by its stage.
+    pub fn done(&self, resource: Resource, stage: &str) -> u32 {
+        self.sim
+            .mutations()
+            .into_iter()
+            .filter(|((r, s), _)| *r == resource && *s == stage)
+            .map(|(_, n)| n)
+            .sum()
+    }
+
+    /// What is left on the host of VMs, by kind.
+    pub fn leftovers(&self) -> Vec<String> {
+        self.sim.look(|w| {
+            let o = &w.observed;
+            let counts = [
+                ("VMs", o.vms.items.len()),
+                ("volumes", o.volumes.items.len()),
+                ("ports", o.ports.items.len()),
+                ("seeds", o.seeds.items.len()),
+            ];
+            counts
+                .iter()
+                .filter(|(_, n)| *n > 0)
+                .map(|(what, n)| format!("{n} {what} on {}", self.name))
+                .collect()
+        })
+    }
+
+    /// The files of the ledger.
+    pub fn ledger_files(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.state_dir();
+        let entries = fs::read_dir(&dir).with_context(|| dir.display().to_string())?;
+        let paths = entries.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
+        Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "ledger")).collect())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(task) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+    }
+}
+
+/// What the agent's `main` does, with a host in memory.
+async fn run(config: Config, host: Arc<SimHost>) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let dir = config.state.dir.clone();
+    fs::create_dir_all(&dir)?;
+    let mut ledger = FileLedger::new(&dir);
+    let identity = match Identity::load(&dir)? {
+        Some(identity) => identity,
+        None => {
+            let identity = enrol(&config, &*clock).await?;
+            ledger.begin()?;
+            identity
+        }
+    };
+    let host_id = identity.host_id;
+    let boot = clock.new_id();
+    let link = Arc::new(Link::new(&config, identity, clock.clone(), boot)?);
+    let tuning = Tuning { act_limit: Some(ACT_LIMIT), ..Tuning::default() };
+    // Quick looks and retries: what takes a real host seconds must not take a scenario seconds.
+    let pace = Pace { look: Duration::from_secs(1), retry: Duration::from_millis(50), ..Pace::default() };
+    let options =
+        Options { host, ledger, gateway: link.clone(), downloads: link, clock, host_id, boot, tuning, pace };
+    Agent::new(options)?.0.run(Drain::new()).await?;
+    Ok(())
+}
+
+async fn enrol(config: &Config, clock: &dyn Clock) -> Result<Identity, Error> {
+    loop {
+        match Link::enrol(config, clock).await {
+            Err(Error::Link { .. } | Error::Busy(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            ended => return ended,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The database of a house: quick and private for scenarios, or a cluster of its own that fsyncs.
+
+use anyhow::{Context, Result};
+use basalt_lab::{
+    layout::Layout,
+    postgres::{Durability, Postgres},
+};
+use basalt_store::{Options, Store, testkit};
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+/// A migrated database.
+pub struct Truth {
+    /// A way in as the gateway's login.
+    pub store: Store,
+    /// The gateway's address of it.
+    pub url: String,
+    /// The superuser's address of it.
+    pub owner_url: String,
+    kept: Kept,
+}
+
+enum Kept {
+    Test { _database: Box<testkit::Database> },
+    Cluster { postgres: Postgres, layout: Layout, _dir: TempDir },
+}
+
+impl Truth {
+    /// A fresh database in the cluster that all scenarios of a run share.
+    pub async fn for_test() -> Self {
+        let database = Box::new(testkit::Database::new().await);
+        Self {
+            store: database.store.clone(),
+            url: database.url(),
+            owner_url: database.owner_url(),
+            kept: Kept::Test { _database: database },
+        }
+    }
+
+    /// A cluster of its own whose commits survive a power cut, as in production. Stopped when dropped.
+    pub async fn durable() -> Result<Self> {
+        let dir = TempDir::new()?;
+        // PostgreSQL runs under an account of its own, which must be able to pass.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        let layout = Layout::create(dir.path())?;
+        let postgres = Postgres::prepare(&layout, Durability::Full)?;
+        postgres.start()?;
+        let (url, owner_url) = (postgres.gateway_url(), postgres.superuser_url());
+        Store::migrate(&owner_url).await.context("migrating")?;
+        let store = Store::connect(&url, Options { max_connections: 4, ..Options::default() }).await?;
+        Ok(Self { store, url, owner_url, kept: Kept::Cluster { postgres, layout, _dir: dir } })
+    }
+
+    /// Where the cluster keeps its files, when it is one of its own.
+    pub fn data_dir(&self) -> Option<std::path::PathBuf> {
+        match &self.kept {
+            Kept::Cluster { layout, .. } => Some(layout.state_dir("postgres")),
+            Kept::Test { .. } => None,
+        }
+    }
+}
+
+impl Drop for Truth {
+    fn drop(&mut self) {
+        if let Kept::Cluster { postgres, .. } = &self.kept {
+            postgres.stop();
+        }
+    }
+}
