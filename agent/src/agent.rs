@@ -285,7 +285,8 @@ impl<H: Host, L: Ledger> Drive<H, L> {
         let stages = self.cycle.stages();
         let mut facts = self.facts(Duration::ZERO);
         loop {
-            let wake = self.step().await;
+            // A look that hangs does not keep the agent from ending.
+            let Some(wake) = drain.or(self.step()).await else { return };
             loop {
                 let due = self.until(wake);
                 tokio::select! {

@@ -22,6 +22,7 @@ use basalt_plan::host::{
     Action, Memory, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff,
 };
 use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest};
+use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
     collections::BTreeMap,
@@ -29,6 +30,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::Notify;
+
+/// Longest look at the host: the first one boots the accelerator's probe.
+const LOOK_LIMIT: Duration = Duration::from_secs(300);
 
 /// How many resources are worked on at the same time.
 #[derive(Clone, Copy, Debug)]
@@ -237,7 +241,11 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             // Nothing is known of what should be here: nothing is touched, strangers are not called so.
             return Ok(Stepped { settled: true, ..Stepped::default() });
         };
-        let observed = self.parts.host.observe().await;
+        let Ok(observed) = tokio::time::timeout(LOOK_LIMIT, self.parts.host.observe()).await else {
+            tracing::error!("the look at the host did not end within {} s", LOOK_LIMIT.as_secs());
+            let wake_at = Some(self.parts.clock.now() + TimeDelta::seconds(1));
+            return Ok(Stepped { wake_at, settled: false });
+        };
         let now = self.parts.clock.now();
         self.memory.in_flight = self.in_flight();
         let plan = diff(manifest, &observed, &self.memory, now);

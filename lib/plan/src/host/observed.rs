@@ -201,12 +201,11 @@ pub enum PortState {
 }
 
 /// The integration bridge and its flows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SwitchSeen {
     /// It could not be asked. Carries why.
     Unknown(String),
     /// It is not there.
-    #[default]
     Missing,
     /// It is there.
     Ready {
@@ -214,6 +213,12 @@ pub enum SwitchSeen {
         /// means the same ports; else `None`.
         flows: Option<String>,
     },
+}
+
+impl Default for SwitchSeen {
+    fn default() -> Self {
+        Self::Unknown("it was not looked at yet".into())
+    }
 }
 
 /// What names a seed.
