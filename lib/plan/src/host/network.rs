@@ -6,11 +6,11 @@ use super::{
 use basalt_model::{CapabilityReason, NetworkId, VmId, networks::Segment};
 use basalt_wire::agent::{ItemKind, ItemObserved, manifest::NetworkBody};
 
-/// The bridge is there before anything is attached to it. A host without networks keeps none.
+/// The bridge is there before anything is attached to it, and before anything is placed here: placement
+/// chooses only hosts whose facts show it.
 pub(super) fn switch(look: &Look<'_>, draft: &mut Draft) {
     draft.switch_ready = matches!(look.observed.switch, SwitchSeen::Ready { .. });
-    let wanted = look.index.items().any(|i| i.kind == ItemKind::Network && !i.is_absent());
-    if wanted && look.observed.switch == SwitchSeen::Missing {
+    if look.observed.switch == SwitchSeen::Missing {
         draft.work(look, Resource::Switch, vec![Action::EnsureSwitch]);
     }
 }
