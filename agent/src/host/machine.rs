@@ -5,6 +5,7 @@
 
 mod deeds;
 mod look;
+mod serial;
 mod watch;
 
 use super::{
@@ -23,9 +24,12 @@ use basalt_plan::host::{Action, Observed};
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
-use tokio::{sync::watch as channel, task::JoinSet};
+use tokio::{
+    sync::{Mutex, watch as channel},
+    task::JoinSet,
+};
 
 /// What a reboot empties: what was set up on the switch.
 const RUN_DIR: &str = "/run/basalt";
@@ -116,9 +120,10 @@ impl Host for Machine {
 
 impl Parts {
     async fn fixed(&self) -> Result<Fixed, Error> {
-        let known = self.fixed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(fixed) = known {
-            return Ok(fixed);
+        // Whoever comes while a probe runs waits for its result.
+        let mut known = self.fixed.lock().await;
+        if let Some(fixed) = &*known {
+            return Ok(fixed.clone());
         }
         let qemu = super::facts::accelerators::qemu_version().await?;
         let boot_id = super::facts::boot_id();
@@ -128,7 +133,7 @@ impl Parts {
             qemu,
         };
         if fixed.accelerators.iter().any(|a| a.usable) {
-            *self.fixed.lock().unwrap_or_else(PoisonError::into_inner) = Some(fixed.clone());
+            *known = Some(fixed.clone());
         }
         Ok(fixed)
     }

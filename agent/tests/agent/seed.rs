@@ -112,6 +112,7 @@ fn v5_a_seed_is_written_once_listed_and_removed() {
 
 /// One pool under a directory.
 pub fn pools(dir: &std::path::Path) -> Pools {
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let text = format!(
         "[gateway]\nurl = \"https://g:9444\"\nca = \"/ca\"\n[state]\ndir = \"{0}/state\"\n[host]\nname = \"h1\"\n\
          [[pool]]\nname = \"default\"\nkind = \"directory\"\npath = \"{0}/pool\"\n",

@@ -201,6 +201,10 @@ fn a_pool_that_went_away_is_unknown_and_is_not_filled_anew() {
     let (facts, problems) = pools.facts();
     assert_eq!((facts.len(), problems.len()), (1, 0));
     assert_eq!(facts[0].available_bytes % (64 * MIB), 0);
+    let close = |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    close(0o700);
+    assert_eq!(pools.facts().1[0].code, "pool_closed");
+    close(0o711);
     std::fs::rename(dir.path().join("pool"), dir.path().join("away")).unwrap();
     std::fs::create_dir(dir.path().join("pool")).unwrap();
     let (facts, problems) = pools.facts();

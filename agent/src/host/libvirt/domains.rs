@@ -18,10 +18,10 @@ use virt::{connect::Connect, domain::Domain as Handle, error::ErrorNumber, sys};
 pub enum DomainState {
     /// It executes.
     Running,
-    /// It is in memory and does not execute, because somebody paused it.
+    /// It is in memory and does not execute: somebody paused it, or its disk has no room. Resuming is the way out.
     Paused,
-    /// QEMU stopped it because of an error of its own or of its disk.
-    Broken,
+    /// libvirt has no word for it that we know.
+    Unclear,
     /// The guest is on its way down.
     Stopping,
     /// It is defined and off.
@@ -266,15 +266,6 @@ fn judge_state(state: sys::virDomainState, reason: i32) -> DomainState {
     let because = |reasons: &[u32]| u32::try_from(reason).is_ok_and(|reason| reasons.contains(&reason));
     match state {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => DomainState::Running,
-        sys::VIR_DOMAIN_PAUSED
-            if because(&[
-                sys::VIR_DOMAIN_PAUSED_IOERROR,
-                sys::VIR_DOMAIN_PAUSED_CRASHED,
-                sys::VIR_DOMAIN_PAUSED_UNKNOWN,
-            ]) =>
-        {
-            DomainState::Broken
-        }
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => DomainState::Paused,
         sys::VIR_DOMAIN_SHUTDOWN => DomainState::Stopping,
         sys::VIR_DOMAIN_SHUTOFF
@@ -284,6 +275,6 @@ fn judge_state(state: sys::virDomainState, reason: i32) -> DomainState {
         }
         sys::VIR_DOMAIN_SHUTOFF => DomainState::Off,
         sys::VIR_DOMAIN_CRASHED => DomainState::Crashed,
-        _ => DomainState::Broken,
+        _ => DomainState::Unclear,
     }
 }

@@ -14,12 +14,6 @@ use crate::{
 };
 use basalt_model::{CapabilityReason, Name, VmId, VolumeId, vms::Firmware};
 use basalt_plan::host::{Action, DiskSourceDefinition, PortDefinition, SeedKey, VmDefinition, VolumeKey};
-use std::{fs, path::Path};
-
-/// A guest's serial log is cut at its next start when it grew beyond this, in bytes.
-const SERIAL_LOG_LIMIT: u64 = 4 * 1024 * 1024;
-/// What is kept of it then, in bytes.
-const SERIAL_LOG_KEPT: u64 = 1024 * 1024;
 
 impl Parts {
     pub(super) async fn act(&self, action: &Action, with: &With) -> Result<(), Error> {
@@ -96,8 +90,6 @@ impl Parts {
     }
 
     async fn start(&self, id: VmId, paused: bool) -> Result<(), Error> {
-        let log = self.serial_log(id);
-        cut_log(&log).map_err(|e| Error::state(&log, e))?;
         // A power cut leaves rows without devices, and libvirt then fails to attach the new ones.
         self.switch.purge_stale(id).await?;
         // No instruction of the guest is executed before its devices are where they belong.
@@ -129,20 +121,4 @@ impl Parts {
         sink::isolate(self.datapath, &nic.tap).await?;
         self.switch.ensure_port(&nic.tap, port.port_id, port.vm_id, &port.mac).await
     }
-}
-
-/// Keeps the end of a log that grew too long. QEMU appends, so a running guest's log may be cut too.
-fn cut_log(log: &Path) -> std::io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = match fs::File::open(log) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    if file.metadata()?.len() <= SERIAL_LOG_LIMIT {
-        return Ok(());
-    }
-    let mut kept = Vec::new();
-    file.seek(SeekFrom::End(-i64::try_from(SERIAL_LOG_KEPT).unwrap_or(0)))?;
-    file.read_to_end(&mut kept)?;
-    fs::write(log, kept)
 }

@@ -153,8 +153,7 @@ fn vm(domain: &Domain) -> VmSeen {
             DomainState::Running => ObservedPower::Running,
             DomainState::Paused => ObservedPower::Paused,
             DomainState::Stopping => ObservedPower::Stopping,
-            // QEMU holds it and cannot go on; only a person or a reset helps.
-            DomainState::Broken => ObservedPower::Unknown,
+            DomainState::Unclear => ObservedPower::Unknown,
             DomainState::Off => ObservedPower::Stopped,
             DomainState::Crashed => ObservedPower::Crashed,
         },

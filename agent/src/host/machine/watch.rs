@@ -3,7 +3,7 @@
 //! libvirt's events need an event loop in C; asking for states once a second costs less than a millisecond
 //! for each fifty domains and cannot be lost with a connection.
 
-use super::Parts;
+use super::{Parts, SERIAL_DIR, serial};
 use crate::host::ovs;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 
 /// How often domains are asked for their states.
 const STATES_EVERY: Duration = Duration::from_secs(1);
-/// How often ports and flows are compared with what was applied, and servers looked for.
+/// How often ports and flows are compared with what was applied, servers looked for, and serial logs cut.
 const SWITCH_EVERY: Duration = Duration::from_secs(3);
 /// News within this time are one.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -63,6 +63,9 @@ async fn switch(parts: Arc<Parts>, news: Arc<Notify>) {
         if last.as_ref() != Some(&now) {
             news.notify_one();
             last = Some(now);
+        }
+        if let Err(error) = serial::cut_all(&parts.state.join(SERIAL_DIR)) {
+            tracing::warn!(%error, "serial logs are not bounded");
         }
         tokio::time::sleep(SWITCH_EVERY).await;
     }

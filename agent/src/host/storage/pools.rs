@@ -10,7 +10,11 @@ use basalt_model::{
     pools::{PoolFacts, PoolKind},
 };
 use rustix::fs::{Mode, OFlags, open, statvfs};
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 /// The mark in a pool.
 const MARK: &str = ".basalt-pool";
@@ -171,7 +175,7 @@ impl Pools {
     }
 
     fn remember(&self, known: &Path) -> Result<(), Error> {
-        std::fs::create_dir_all(&self.known).map_err(|e| Error::state(&self.known, e))?;
+        fs::create_dir_all(&self.known).map_err(|e| Error::state(&self.known, e))?;
         files::write(known, b"", 0o600)
     }
 
@@ -180,7 +184,10 @@ impl Pools {
         let (mut facts, mut problems) = (Vec::new(), Vec::new());
         for pool in &self.pools {
             match self.open(pool).and_then(|()| pool.facts()) {
-                Ok(fact) => facts.push(fact),
+                Ok(fact) => {
+                    facts.push(fact);
+                    problems.extend(closed_door(pool));
+                }
                 Err(error) => problems.push(
                     CapabilityReason::new(
                         "pool_away",
@@ -194,4 +201,17 @@ impl Pools {
         }
         (facts, problems)
     }
+}
+
+/// QEMU runs under an account of its own: every directory above its disks must let it pass.
+fn closed_door(pool: &Pool) -> Option<CapabilityReason> {
+    let closed = |dir: &&Path| fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o001 == 0);
+    let dir = pool.path.ancestors().find(closed)?;
+    let reason = CapabilityReason::new(
+        "pool_closed",
+        format!("pool/{}", pool.name),
+        "QEMU's account cannot reach the disks",
+        format!("chmod o+x {}", dir.display()),
+    );
+    Some(reason.with_evidence(format!("{} lets others not pass", dir.display())))
 }
