@@ -19,6 +19,7 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// The feed is pulled at least so often, whatever the signals say.
 const FLOOR: Duration = Duration::from_secs(1);
@@ -43,7 +44,9 @@ pub struct Driver {
     reconciler: Reconciler,
     feed: Arc<Feed>,
     stepper: Stepper,
-    origin: DateTime,
+    /// When it began: by the clock for what is written down, and for pacing by time that only goes forward.
+    started_at: DateTime,
+    origin: Instant,
     cursor: Option<Cursor>,
     lease: Option<Lease>,
     /// The pull that is under way, and when it began.
@@ -55,6 +58,13 @@ pub struct Driver {
     sweeps: FuturesUnordered<BoxFuture<'static, SweepEnd>>,
     due: BTreeMap<Sweep, Duration>,
     verify_due: Option<Duration>,
+}
+
+/// Where pacing counts from. A clock that is set back must not stop the driver, so this is not the clock that is handed
+/// in; it is never written down, and what decides (the stepper) never sees it but as a duration.
+#[expect(clippy::disallowed_methods)]
+fn begin() -> Instant {
+    Instant::now()
 }
 
 /// What the driver woke up for.
@@ -71,16 +81,17 @@ enum Woken {
 impl Driver {
     /// A driver with an empty graph.
     pub fn new(reconciler: Reconciler) -> Result<Self, Error> {
-        let origin = reconciler.options.clock.now();
+        let started_at = reconciler.options.clock.now();
         let verify_due = match reconciler.options.verify {
             Verify::Always => None,
             Verify::Every(interval) => Some(interval),
         };
         Ok(Self {
             feed: Arc::new(Feed::new(&reconciler.options.store)),
-            stepper: Stepper::new(origin)?,
+            stepper: Stepper::new(started_at)?,
             reconciler,
-            origin,
+            started_at,
+            origin: begin(),
             cursor: None,
             lease: None,
             pull: None,
@@ -102,7 +113,7 @@ impl Driver {
     }
 
     fn now(&self) -> Duration {
-        (self.time() - self.origin).to_std().unwrap_or_default()
+        self.origin.elapsed()
     }
 
     /// Runs until the drain begins.
@@ -235,20 +246,19 @@ impl Driver {
             let now = self.now();
             let Some(effect) = self.stepper.step(now) else { break };
             let options = &self.reconciler.options;
-            let (store, clock, at) = (options.store.clone(), Arc::clone(&options.clock), options.clock.now());
+            let (store, at) = (options.store.clone(), options.clock.now());
             let run = async move {
                 let (name, rows) = (effect.name(), effect.len());
                 let (outcome, done) = handlers::perform(&store, effect, at).await;
-                let took = (clock.now() - at).to_std().unwrap_or_default();
-                (outcome, name, rows, done, took)
+                (outcome, name, rows, done, now)
             };
             self.effects.push(run.boxed());
         }
     }
 
-    fn effect_ended(&mut self, (outcome, name, rows, done, took): EffectEnd) {
-        self.shared().metrics.effect(name, rows, done, took.as_secs_f64());
+    fn effect_ended(&mut self, (outcome, name, rows, done, began): EffectEnd) {
         let now = self.now();
+        self.shared().metrics.effect(name, rows, done, now.saturating_sub(began).as_secs_f64());
         self.stepper.done(outcome, now);
     }
 
@@ -343,7 +353,7 @@ impl Driver {
         }
         self.verify_due = Some(now + interval);
         if self.verify() > 0 {
-            self.stepper = Stepper::new(self.origin)?;
+            self.stepper = Stepper::new(self.started_at)?;
             self.cursor = None;
             self.pull_due = Duration::ZERO;
         }

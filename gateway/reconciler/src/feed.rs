@@ -52,22 +52,22 @@ fn one(tx: &mut Transaction<'_>, inputs: &Inputs, change: &Change, named: &BTree
 
 fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<TaskId>) {
     match row {
-        Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), r.clone()),
-        Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, r.clone()),
-        Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, r.clone()),
-        Row::Pool(r) => tx.put(&inputs.pools, r.id, r.clone()),
-        Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), r.clone()),
-        Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), r.clone()),
-        Row::VolumeFacts(r) => tx.put(&inputs.volume_facts, r.volume_id, r.clone()),
-        Row::Image(r) => tx.put(&inputs.images, r.metadata.id.into(), r.clone()),
-        Row::ImageFacts(r) => tx.put(&inputs.image_facts, r.image_id, r.clone()),
-        Row::Vm(r) => tx.put(&inputs.vms, r.metadata.id.into(), VmRow(r.clone())),
+        Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), (**r).clone()),
+        Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, (**r).clone()),
+        Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, (**r).clone()),
+        Row::Pool(r) => tx.put(&inputs.pools, r.id, (**r).clone()),
+        Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), (**r).clone()),
+        Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), (**r).clone()),
+        Row::VolumeFacts(r) => tx.put(&inputs.volume_facts, r.volume_id, (**r).clone()),
+        Row::Image(r) => tx.put(&inputs.images, r.metadata.id.into(), (**r).clone()),
+        Row::ImageFacts(r) => tx.put(&inputs.image_facts, r.image_id, (**r).clone()),
+        Row::Vm(r) => tx.put(&inputs.vms, r.metadata.id.into(), VmRow((**r).clone())),
         Row::Placement(r) => {
-            let (id, row) = PlacementRow::read(r.clone());
+            let (id, row) = PlacementRow::read((**r).clone());
             tx.put(&inputs.placements, id, row);
         }
-        Row::VmFacts(r) => tx.put(&inputs.vm_facts, r.vm_id, r.clone()),
-        Row::Conditions(r) => tx.put(&inputs.conditions, r.subject_id, r.clone()),
+        Row::VmFacts(r) => tx.put(&inputs.vm_facts, r.vm_id, (**r).clone()),
+        Row::Conditions(r) => tx.put(&inputs.conditions, r.subject_id, (**r).clone()),
         Row::ManifestItem(r) => {
             if let Some((at, item)) = item(r) {
                 tx.put(&inputs.items, at, item);
@@ -167,24 +167,24 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         )+};
     }
     reset! {
-        hosts: Host(r) => Some((r.metadata.id.into(), r.clone()));
-        host_facts: HostFacts(r) => Some((r.host_id, r.clone()));
-        claims: HostClaim(r) => Some((r.host_id, r.clone()));
-        pools: Pool(r) => Some((r.id, r.clone()));
-        networks: Network(r) => Some((r.metadata.id.into(), r.clone()));
-        volumes: Volume(r) => Some((r.metadata.id.into(), r.clone()));
-        volume_facts: VolumeFacts(r) => Some((r.volume_id, r.clone()));
-        images: Image(r) => Some((r.metadata.id.into(), r.clone()));
-        image_facts: ImageFacts(r) => Some((r.image_id, r.clone()));
-        vms: Vm(r) => Some((r.metadata.id.into(), VmRow(r.clone())));
-        placements: Placement(r) => Some(PlacementRow::read(r.clone()));
-        vm_facts: VmFacts(r) => Some((r.vm_id, r.clone()));
-        conditions: Conditions(r) => Some((r.subject_id, r.clone()));
+        hosts: Host(r) => Some((r.metadata.id.into(), (**r).clone()));
+        host_facts: HostFacts(r) => Some((r.host_id, (**r).clone()));
+        claims: HostClaim(r) => Some((r.host_id, (**r).clone()));
+        pools: Pool(r) => Some((r.id, (**r).clone()));
+        networks: Network(r) => Some((r.metadata.id.into(), (**r).clone()));
+        volumes: Volume(r) => Some((r.metadata.id.into(), (**r).clone()));
+        volume_facts: VolumeFacts(r) => Some((r.volume_id, (**r).clone()));
+        images: Image(r) => Some((r.metadata.id.into(), (**r).clone()));
+        image_facts: ImageFacts(r) => Some((r.image_id, (**r).clone()));
+        vms: Vm(r) => Some((r.metadata.id.into(), VmRow((**r).clone())));
+        placements: Placement(r) => Some(PlacementRow::read((**r).clone()));
+        vm_facts: VmFacts(r) => Some((r.vm_id, (**r).clone()));
+        conditions: Conditions(r) => Some((r.subject_id, (**r).clone()));
         items: ManifestItem(r) => item(r);
         facts: ManifestFact(r) => {
             ItemKind::parse(&r.kind).map(|kind| ((r.host_id, kind, r.id), FactRow::read(r)))
         };
-        tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, r.clone()));
+        tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, (**r).clone()));
         ended: Task(r) => {
             (r.state.is_terminal() && named.contains(&r.id)).then_some((r.id, Ended(r.state)))
         };

@@ -396,9 +396,7 @@ pub fn image(
         (ImageState::Deleting, _) => draft.no("Ready", "deleting", "it is being deleted"),
         (ImageState::Ready, _) => draft.yes("Ready", "verified", "its bytes are stored and verified"),
         (ImageState::Failed, Some(reason)) => draft.no("Ready", &reason.code, reason.to_string()),
-        (ImageState::Failed, None) => {
-            draft.no("Ready", "failed", "its upload failed; upload it again under another name")
-        }
+        (ImageState::Failed, None) => draft.no("Ready", "failed", "its upload failed; upload it again"),
         (ImageState::Verifying, _) => {
             draft.no("Ready", "verifying", "digest and format are being checked; nothing needs to be done")
         }

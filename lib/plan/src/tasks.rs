@@ -66,7 +66,10 @@ pub fn advance(task: &Task, subject: &Subject<'_>, depends_on: &[Dependency]) ->
 enum Step {
     /// Nothing was done for it yet: it stays as it is.
     Wait,
-    Going { progress: i32, stage: String },
+    Going {
+        progress: i32,
+        stage: String,
+    },
     Completed(String),
     Failed(CapabilityReason),
     Cancelled(CapabilityReason),
@@ -208,7 +211,9 @@ fn ready_stage(facts: &VmFacts) -> String {
 fn on_the_way(facts: &VmFacts) -> Step {
     let Some(place) = &facts.placement else {
         return match &facts.explanation {
-            Some(e) if e.host_id.is_none() => Step::Going { progress: 0, stage: format!("no host takes it yet: {}", e.summary) },
+            Some(e) if e.host_id.is_none() => {
+                Step::Going { progress: 0, stage: format!("no host takes it yet: {}", e.summary) }
+            }
             _ => Step::Wait,
         };
     };
@@ -270,7 +275,7 @@ fn image(task: &Task, deleting: bool, expected_bytes: u64, observed: &ImageObser
                 "upload_failed",
                 format!("image/{}", task.subject.name),
                 "the upload failed",
-                "upload it again under another name",
+                "upload it again",
             )
         })),
         ImageState::Verifying => {

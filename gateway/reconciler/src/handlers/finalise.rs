@@ -22,7 +22,7 @@ pub async fn perform(
             Removal::Volume(id) => volumes::finalize(&mut tx, *id, now).await?,
             Removal::Image(id) => images::finalize(&mut tx, *id, now).await?,
             Removal::Network(id) => networks::finalize(&mut tx, *id, now).await?,
-            Removal::Host(id) => hosts::finalize(&mut tx, *id, now).await?,
+            Removal::Host(id) => hosts::finalize(&mut tx, *id).await?,
         };
         let wait = match done {
             Finalized::Done => RECHECK,

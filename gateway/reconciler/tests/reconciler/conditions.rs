@@ -1,0 +1,77 @@
+//! V1: whatever a VM waits for, it says so, with what would help.
+
+use crate::world::{World, until};
+use basalt_model::{CapabilityReason, ConditionStatus, GIB, VmId, vms::ObservedPower};
+use basalt_store::hosts;
+use basalt_wire::agent::manifest::ItemKind;
+use chrono::TimeDelta;
+use serde_json::json;
+
+async fn ready_is(world: &World, vm: VmId, reason: &str, part: &str) {
+    until(&format!("Ready says {reason}: {part}"), || async {
+        let ready = world.condition(vm, "Ready").await;
+        ready.is_some_and(|c| c.reason == reason && c.message.contains(part))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v1_pending_never_without_reason() {
+    let world = World::new().await;
+    (world.image().await, world.network().await);
+    let running = world.start();
+    let vm = world.create("web", json!({})).await.object.id();
+    ready_is(&world, vm, "unplaced", "add a host and start its agent").await;
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    agent.run();
+    ready_is(&world, vm, "preparing", "waiting for network net on host h1").await;
+    agent.let_up_to(Some(ItemKind::Image));
+    ready_is(&world, vm, "preparing", "waiting for volume web-root on host h1").await;
+    agent.let_up_to(Some(ItemKind::Volume));
+    ready_is(&world, vm, "realising", "first report of host h1").await;
+    agent.block_vms(Some(CapabilityReason::new("no_machine", "host/h1", "QEMU is gone", "install QEMU")));
+    agent.let_up_to(Some(ItemKind::Vm));
+    ready_is(&world, vm, "blocked", "install QEMU").await;
+    assert_eq!(world.condition(vm, "Blocked").await.unwrap().status, ConditionStatus::True);
+    agent.block_vms(None);
+    ready_is(&world, vm, "realised", "running").await;
+    let since = world.condition(vm, "Placed").await.unwrap().since;
+    assert!(since < world.condition(vm, "Ready").await.unwrap().since);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_host_makes_its_vms_unknown_and_takes_nothing_until_it_is_back() {
+    let (world, clock) = World::manual().await;
+    (world.image().await, world.network().await);
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    agent.let_up_to(Some(ItemKind::Vm));
+    agent.run();
+    let running = world.start();
+    let made = world.create("web", json!({})).await;
+    world.completed(made.task.id).await;
+    let vm = made.object.id();
+    ready_is(&world, vm, "realised", "running").await;
+    clock.advance(TimeDelta::seconds(31));
+    until("it is unreachable", || async {
+        // Time goes on; the lease and the reading of signs of life need it.
+        clock.advance(TimeDelta::seconds(1));
+        let c = world.condition(vm, "HostReachable").await;
+        c.is_some_and(|c| c.status == ConditionStatus::False)
+    })
+    .await;
+    let ready = world.condition(vm, "Ready").await.unwrap();
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::Unknown, "host_unreachable"));
+    assert_eq!(world.vm(vm).await.unwrap().facts.unwrap().observed.power, ObservedPower::Running);
+    let other = world.create("other", json!({})).await.object.id();
+    ready_is(&world, other, "unplaced", "not heard of").await;
+    until("it is back and takes what waited", || async {
+        clock.advance(TimeDelta::seconds(1));
+        let mut tx = world.store.system().await.unwrap();
+        hosts::beat(&mut tx, &[(agent.host, world.clock.now())]).await.unwrap();
+        tx.commit().await.unwrap();
+        world.condition(other, "Ready").await.is_some_and(|c| c.status == ConditionStatus::True)
+    })
+    .await;
+    running.stop().await;
+}

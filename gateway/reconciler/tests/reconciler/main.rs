@@ -1,0 +1,13 @@
+//! The reconciler on a real PostgreSQL, with hosts whose agents report what they were told, at once or
+//! step by step. One binary, so that it links once.
+
+#![allow(clippy::unwrap_used)]
+
+mod agent;
+mod conditions;
+mod leases;
+mod lifecycle;
+mod placement;
+mod recovery;
+mod removal;
+mod world;

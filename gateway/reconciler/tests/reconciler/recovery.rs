@@ -1,0 +1,86 @@
+//! Recovery is the normal path: R1 and restarts at any moment.
+
+use crate::world::{World, until};
+use basalt_model::{GIB, tasks::TaskState};
+use basalt_wire::agent::manifest::ItemKind;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_kill_between_commit_and_wake_converges_after_the_restart() {
+    let world = World::new().await;
+    (world.image().await, world.network().await);
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    agent.let_up_to(Some(ItemKind::Vm));
+    agent.run();
+    let running = world.start();
+    until("it is ready", || async { running.handle.readiness().is_ok() }).await;
+    running.kill().await;
+    // Committed while nobody listens: the signal is lost, the truth is not.
+    let made = world.create("web", json!({})).await;
+    let began = Instant::now();
+    let running = world.start();
+    world.completed(made.task.id).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_killed_at_any_moment_nothing_is_lost_or_doubled() {
+    let world = World::new().await;
+    (world.image().await, world.network().await);
+    let agents = [world.host("h1", 8, 8 * GIB).await, world.host("h2", 8, 8 * GIB).await];
+    for agent in &agents {
+        agent.let_up_to(Some(ItemKind::Vm));
+        agent.run();
+    }
+    let mut made = Vec::new();
+    for i in 0..12u64 {
+        let running = world.start();
+        made.push(world.create(&format!("vm-{i}"), json!({})).await);
+        // From before the bootstrap to after the last write.
+        tokio::time::sleep(Duration::from_millis(i * 7)).await;
+        running.kill().await;
+    }
+    let running = world.start();
+    for vm in &made {
+        world.completed(vm.task.id).await;
+    }
+    let mut begun: Vec<_> = agents.iter().flat_map(|a| a.begun()).collect();
+    begun.sort();
+    let mut want: Vec<_> = made.iter().map(|m| (m.object.metadata.id, 1)).collect();
+    want.sort();
+    assert_eq!(begun, want, "every VM was begun once, on one host");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_on_a_settled_world_writes_nothing() {
+    let world = World::new().await;
+    (world.image().await, world.network().await);
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    agent.let_up_to(Some(ItemKind::Vm));
+    agent.run();
+    let running = world.start();
+    let made = world.create("web", json!({})).await;
+    world.completed(made.task.id).await;
+    until("conditions are written", || async {
+        world.condition(made.object.id(), "Ready").await.is_some_and(|c| c.reason == "realised")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    running.stop().await;
+    let again = world.start();
+    until("it acts", || async { again.handle.metrics().acting.get() == 1 }).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let counters = again.handle.ask(basalt_reconciler::Question::Counters).await.unwrap();
+    for lane in ["place", "manifests", "finalise", "tasks", "conditions"] {
+        assert!(counters.contains(&format!("lane {lane}: 0 rows")), "{counters}");
+    }
+    let dump = again.handle.ask(basalt_reconciler::Question::Dump).await.unwrap();
+    assert!(dump.contains("web") && serde_json::from_str::<serde_json::Value>(&dump).is_ok());
+    assert!(again.handle.metrics().verifications.get() > 0);
+    assert_eq!(again.handle.metrics().differences.get(), 0);
+    assert_eq!(world.task(made.task.id).await.state, TaskState::Completed);
+    again.stop().await;
+}
