@@ -98,7 +98,7 @@ impl Fault {
             Self::KillLibvirtd => of_host("libvirtd"),
             Self::KillGateway => Some((GATEWAY.to_owned(), None)),
             Self::KillImageService => Some((IMAGE_SERVICE.to_owned(), None)),
-            Self::KillPostgres => Some(("postgres".to_owned(), None)),
+            Self::KillPostgres => Some(("postgresql".to_owned(), None)),
             _ => None,
         }
     }
