@@ -5,12 +5,16 @@
 //! host beside all flows. A device that belongs to a kernel bridge is spared that, and a bridge that is down
 //! drops what it is given; raw sockets are served before. So every tap belongs to a bridge that is never up,
 //! and should somebody raise it, its ports are isolated from each other.
+//!
+//! Its name is the one that the kernel's own switch would give to the master of every tap. libvirt looks for it:
+//! a restarted libvirtd attaches a tap anew unless its master has this name and the switch knows it on the
+//! right bridge, and each time the guest would lose its flows and this protection for a moment (R34).
 
 use crate::{Error, config::Datapath, host::program::Program};
 use std::{fs, path::Path, time::Duration};
 
 /// The bridge that is never up.
-const SINK: &str = "basalt-sink";
+const SINK: &str = "ovs-system";
 
 /// Whether the kernel leaves a device's frames alone.
 pub fn is_isolated(datapath: Datapath, tap: &str) -> bool {
