@@ -3,10 +3,18 @@
 //! `BEGIN`, the role and the tenant go to the server as one message, and all three end with the
 //! transaction (`SET LOCAL`), so a connection that returns to the pool, even after a cancel or a panic,
 //! carries nobody's rights. Without a role the login itself may read nothing.
+//!
+//! sqlx's own pooled transaction is not used: one that is cancelled while its `BEGIN` is under way returns
+//! its connection inside an open transaction (its depth is counted only afterwards, so no rollback is sent).
+//! Here such a connection is closed.
 
 use crate::{Result, Store};
 use basalt_model::TenantId;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{
+    AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
+    postgres::PgTransactionManager,
+};
+use sqlx_core::transaction::TransactionManager;
 
 pub(crate) mod sealed {
     pub trait Sealed: Send {
@@ -20,7 +28,7 @@ pub trait Handle: sealed::Sealed {}
 /// A transaction that sees exactly one tenant's rows.
 #[must_use]
 pub struct TenantTx {
-    tx: Transaction<'static, Postgres>,
+    tx: Tx,
     tenant: TenantId,
     store: Store,
 }
@@ -28,7 +36,7 @@ pub struct TenantTx {
 /// A transaction that sees everything: for the reconciler, for hosts, people and tenants themselves.
 #[must_use]
 pub struct SystemTx {
-    tx: Transaction<'static, Postgres>,
+    tx: Tx,
     store: Store,
 }
 
@@ -42,7 +50,7 @@ impl TenantTx {
     }
 
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        &mut self.tx.conn
     }
 
     /// The tenant.
@@ -60,19 +68,19 @@ impl TenantTx {
     /// For the few facts that a tenant's change moves and no tenant may see: what hosts promised.
     /// [`Self::back_to_tenant`] must follow.
     pub(crate) async fn step_out(&mut self) -> Result<&mut PgConnection> {
-        sqlx::query("SET LOCAL ROLE basalt_system").execute(&mut *self.tx).await?;
-        Ok(&mut self.tx)
+        sqlx::query("SET LOCAL ROLE basalt_system").execute(&mut *self.tx.conn).await?;
+        Ok(&mut self.tx.conn)
     }
 
     pub(crate) async fn back_to_tenant(&mut self) -> Result<()> {
-        sqlx::query("SET LOCAL ROLE basalt_tenant").execute(&mut *self.tx).await?;
+        sqlx::query("SET LOCAL ROLE basalt_tenant").execute(&mut *self.tx.conn).await?;
         Ok(())
     }
 }
 
 impl SystemTx {
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        &mut self.tx.conn
     }
 
     pub(crate) async fn begin(store: &Store, read_only: bool) -> Result<Self> {
@@ -97,24 +105,69 @@ impl SystemTx {
 
 impl sealed::Sealed for TenantTx {
     fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        &mut self.tx.conn
     }
 }
 impl sealed::Sealed for SystemTx {
     fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        &mut self.tx.conn
     }
 }
 impl Handle for TenantTx {}
 impl Handle for SystemTx {}
 
+/// An open transaction on a pooled connection. Dropped, it queues a rollback, which the connection sends before
+/// anybody else gets it.
+struct Tx {
+    conn: PoolConnection<Postgres>,
+    open: bool,
+}
+
+impl Tx {
+    async fn begin(pool: &PgPool, statement: SqlStr) -> sqlx::Result<Self> {
+        let mut beginning = Beginning(Some(pool.acquire().await?));
+        if let Some(conn) = &mut beginning.0 {
+            PgTransactionManager::begin(conn, Some(statement)).await?;
+        }
+        match beginning.0.take() {
+            Some(conn) => Ok(Self { conn, open: true }),
+            None => Err(sqlx::Error::BeginFailed),
+        }
+    }
+
+    async fn commit(mut self) -> sqlx::Result<()> {
+        PgTransactionManager::commit(&mut self.conn).await?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if self.open {
+            PgTransactionManager::start_rollback(&mut self.conn);
+        }
+    }
+}
+
+/// A connection whose BEGIN was sent and not answered. Nobody can say what it is inside of.
+struct Beginning(Option<PoolConnection<Postgres>>);
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        if let Some(conn) = &mut self.0 {
+            conn.close_on_drop();
+        }
+    }
+}
+
 /// Begins on a pooled connection. Connections that died while they were idle (a restart of the server)
 /// fail at their first use and leave the pool, so one more than the pool holds are tried.
-async fn begin_with(pool: &PgPool, statement: String) -> Result<Transaction<'static, Postgres>> {
+async fn begin_with(pool: &PgPool, statement: String) -> Result<Tx> {
     let mut left = pool.options().get_max_connections() + 1;
     loop {
         left -= 1;
-        match pool.begin_with(AssertSqlSafe(statement.clone())).await {
+        match Tx::begin(pool, AssertSqlSafe(statement.clone()).into_sql_str()).await {
             Err(e) if left > 0 && is_dead(&e) => continue,
             other => return Ok(other?),
         }

@@ -68,6 +68,13 @@ impl Database {
         self.cluster().url(&self.name, "postgres")
     }
 
+    /// Role and tenant of one of the store's idle connections, outside of any transaction: what the one who used
+    /// it before left behind.
+    pub async fn left_behind(&self) -> (String, String) {
+        let query = "SELECT current_setting('role'), coalesce(current_setting('app.tenant', true), '')";
+        sqlx::query_as(query).fetch_one(self.store.pool()).await.expect("an idle connection answers")
+    }
+
     /// A connection as the cluster's superuser, whom no policy binds.
     pub async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.owner_url()).await.expect("the cluster answers")

@@ -1,1 +1,199 @@
-//! Placeholder.
+//! Placements: one host at a time, never more on it than it can take.
+
+use crate::fixture::{House, small};
+use basalt_model::{Epoch, GIB, HostId, VmId, VolumeId};
+use basalt_store::{
+    Error, Key, Page, Update, hosts,
+    placements::{self, Place, Placed, Unplaced},
+    pools,
+    testkit::{self, facts, name, now},
+    vms,
+};
+use serde_json::json;
+
+async fn volume(h: &House, vm: VmId) -> VolumeId {
+    let mut tx = h.db.store.system_read().await.unwrap();
+    vms::get_by_id(&mut tx, vm).await.unwrap().vm.disks[0].volume_id.unwrap()
+}
+
+async fn place(h: &House, vm: VmId, host: HostId, epoch: i64) -> Placed {
+    let place = Place {
+        vm_id: vm,
+        generation: None,
+        expected_epoch: Epoch(epoch),
+        host_id: host,
+        pools: vec![(volume(h, vm).await, name("default"))],
+        explanation: json!({"summary": "it fits"}),
+        now: now(),
+    };
+    let mut tx = h.db.store.system().await.unwrap();
+    let placed = placements::place(&mut tx, &place).await.unwrap();
+    tx.commit().await.unwrap();
+    placed
+}
+
+async fn claims(h: &House, host: HostId) -> (u32, u32, u64, u64) {
+    let mut tx = h.db.store.system_read().await.unwrap();
+    let claimed = hosts::get(&mut tx, &Key::from(host)).await.unwrap().claimed;
+    let pools = pools::list(&mut tx, Some(host), &Page::default()).await.unwrap().items;
+    (claimed.vms, claimed.cpus, claimed.memory_bytes, pools[0].claimed_bytes)
+}
+
+#[tokio::test]
+async fn a_placement_claims_and_binds_and_a_release_gives_back() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(4, 16 * GIB, 100 * GIB)).await;
+    let vm = h.vm("web-1").await.object.id();
+    assert_eq!(place(&h, vm, host, 0).await, Placed::Placed(Epoch(1)));
+    assert_eq!(claims(&h, host).await, (1, 1, GIB, GIB));
+    let mut tx = h.db.store.tenant_read(h.tenant).await.unwrap();
+    let view = vms::get(&mut tx, h.project, &Key::from(vm)).await.unwrap();
+    let placement = view.placement.unwrap();
+    assert_eq!(
+        (placement.host_id, placement.host.unwrap().as_str(), placement.epoch),
+        (Some(host), "h1", Epoch(1))
+    );
+    let explained = vms::explanation(&mut tx, vm).await.unwrap().unwrap();
+    assert_eq!(explained.explanation, json!({"summary": "it fits"}));
+    drop(tx);
+    assert_eq!(place(&h, vm, host, 1).await, Placed::Stale, "placed already");
+    let mut tx = h.db.store.system().await.unwrap();
+    assert!(!placements::release(&mut tx, vm, Epoch(7), now()).await.unwrap());
+    assert!(placements::release(&mut tx, vm, Epoch(1), now()).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(claims(&h, host).await, (0, 0, 0, GIB), "the volume stays where it is");
+    assert_eq!(place(&h, vm, host, 0).await, Placed::Stale, "an epoch is never given twice");
+    assert_eq!(place(&h, vm, host, 1).await, Placed::Placed(Epoch(2)));
+    assert_eq!(claims(&h, host).await, (1, 1, GIB, GIB));
+}
+
+#[tokio::test]
+async fn a_stale_decision_claims_nothing() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(4, 16 * GIB, 100 * GIB)).await;
+    let vm = h.vm("web-1").await.object;
+    let mut decision = Place {
+        vm_id: vm.id(),
+        generation: Some(basalt_model::Generation(2)),
+        expected_epoch: Epoch(0),
+        host_id: host,
+        pools: vec![(vm.disks[0].volume_id.unwrap(), name("default"))],
+        explanation: json!({}),
+        now: now(),
+    };
+    let mut tx = h.db.store.system().await.unwrap();
+    assert_eq!(placements::place(&mut tx, &decision).await.unwrap(), Placed::Stale, "another generation");
+    decision.generation = None;
+    decision.pools.clear();
+    assert_eq!(
+        placements::place(&mut tx, &decision).await.unwrap(),
+        Placed::Stale,
+        "a volume without a pool"
+    );
+    decision.pools = vec![(vm.disks[0].volume_id.unwrap(), name("nowhere"))];
+    let full = placements::place(&mut tx, &decision).await.unwrap();
+    assert!(matches!(&full, Placed::Full(r) if r.code == "insufficient_storage"), "{full:?}");
+    tx.commit().await.unwrap();
+    assert_eq!(claims(&h, host).await, (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn an_unplaced_vm_says_why_until_it_is_placed() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(4, 16 * GIB, 100 * GIB)).await;
+    let vm = h.vm("web-1").await.object;
+    let judged = |epoch| Unplaced {
+        vm_id: vm.id(),
+        generation: vm.metadata.generation,
+        expected_epoch: Epoch(epoch),
+        explanation: json!({"summary": "no host"}),
+        now: now(),
+    };
+    let mut tx = h.db.store.system().await.unwrap();
+    assert!(placements::record_unplaced(&mut tx, &judged(0)).await.unwrap());
+    assert!(!placements::record_unplaced(&mut tx, &judged(3)).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(place(&h, vm.id(), host, 0).await, Placed::Placed(Epoch(1)));
+    let mut tx = h.db.store.system().await.unwrap();
+    assert!(!placements::record_unplaced(&mut tx, &judged(1)).await.unwrap(), "it is placed");
+}
+
+/// Four deciders place the same forty VMs on a host that can take sixteen (four threads, 400 %).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pl4_concurrent_places_never_overfill_a_host() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(4, 64 * GIB, 1000 * GIB)).await;
+    let vms = h.vms(24).await;
+    let decide = |offset: usize| {
+        let (h, vms) = (&h, &vms);
+        async move {
+            let mut placed = 0;
+            for i in 0..vms.len() {
+                let vm = vms[(i * 5 + offset) % vms.len()];
+                match place(h, vm, host, 0).await {
+                    Placed::Placed(epoch) => {
+                        assert_eq!(epoch, Epoch(1));
+                        placed += 1;
+                    }
+                    Placed::Stale => {}
+                    Placed::Full(reason) => assert_eq!(reason.code, "host_full"),
+                }
+            }
+            placed
+        }
+    };
+    let (a, b, c, d) = tokio::join!(decide(0), decide(6), decide(12), decide(18));
+    assert_eq!(a + b + c + d, 16, "as many as fit, and each once");
+    assert_eq!(claims(&h, host).await, (16, 16, 16 * GIB, 16 * GIB));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pl4_concurrent_places_never_overfill_a_pool() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(64, 64 * GIB, 3 * GIB)).await;
+    let vms = h.vms(8).await;
+    let all = futures::future::join_all(vms.iter().map(|vm| place(&h, *vm, host, 0))).await;
+    assert_eq!(all.iter().filter(|p| matches!(p, Placed::Placed(_))).count(), 3, "{all:?}");
+    assert_eq!(claims(&h, host).await, (3, 3, 3 * GIB, 3 * GIB), "the refused ones took nothing of the host");
+}
+
+#[tokio::test]
+async fn a_larger_vm_claims_more_of_its_host_or_is_refused() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(1, 3 * GIB, 100 * GIB)).await;
+    let vm = h.vm("web-1").await.object.id();
+    assert_eq!(place(&h, vm, host, 0).await, Placed::Placed(Epoch(1)));
+    let mut spec = small();
+    spec.memory_bytes = 2 * GIB;
+    let mut update = Update { expected: None, labels: None, spec };
+    let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
+    vms::update(&mut tx, &h.change(), h.project, &Key::from(vm), &update).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(claims(&h, host).await, (1, 1, 2 * GIB, GIB));
+    update.spec.memory_bytes = 4 * GIB;
+    let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
+    let e = vms::update(&mut tx, &h.change(), h.project, &Key::from(vm), &update).await.unwrap_err();
+    assert!(matches!(e, Error::HostFull(_)), "{e}");
+    drop(tx);
+    assert_eq!(claims(&h, host).await, (1, 1, 2 * GIB, GIB));
+}
+
+#[tokio::test]
+async fn a_host_with_vms_stays_and_a_going_host_takes_none() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(4, 16 * GIB, 100 * GIB)).await;
+    let other = testkit::host(&h.db, &h.ids, "h2", facts(4, 16 * GIB, 100 * GIB)).await;
+    let vm = h.vm("web-1").await.object.id();
+    assert_eq!(place(&h, vm, host, 0).await, Placed::Placed(Epoch(1)));
+    let c = h.change();
+    let mut tx = h.db.store.system().await.unwrap();
+    let e = hosts::delete(&mut tx, &c, &Key::from(host), None).await.unwrap_err();
+    assert!(matches!(&e, Error::InUse { kind: "host", by, .. } if by == &["vm/web-1"]), "{e}");
+    hosts::delete(&mut tx, &c, &Key::from(other), None).await.unwrap();
+    tx.commit().await.unwrap();
+    let late = h.vm("web-2").await.object.id();
+    assert_eq!(place(&h, late, other, 0).await, Placed::Stale);
+    let mut tx = h.db.store.system().await.unwrap();
+    assert_eq!(hosts::finalize(&mut tx, other).await.unwrap(), basalt_store::Finalized::Done);
+    tx.commit().await.unwrap();
+}

@@ -10,9 +10,8 @@ use basalt_model::{
     volumes::VolumeSource,
 };
 use basalt_store::{
-    Error, Finalized, Key, New, Page, Update, audit_events, images, networks, quotas, tasks,
+    Error, Finalized, Key, New, Page, Update, audit_events, images, networks, quotas, tasks, tenants,
     testkit::{self, name, now},
-    tenants,
     vms::{self, PowerVerb},
     volumes,
 };
@@ -29,16 +28,25 @@ async fn v1_a_create_resolves_images_networks_and_addresses_and_records_task_aud
     let nic = &view.vm.nics[0];
     assert_eq!((nic.address.to_string().as_str(), nic.network.as_str()), ("10.10.0.2", "net"));
     assert!(nic.mac.starts_with("02:"), "{}", nic.mac);
-    let disk = volumes::get(&mut tx, h.project, &Key::from(view.vm.disks[0].volume_id.unwrap())).await.unwrap();
+    let disk =
+        volumes::get(&mut tx, h.project, &Key::from(view.vm.disks[0].volume_id.unwrap())).await.unwrap();
     assert_eq!((disk.volume.metadata.name.as_str(), disk.volume.spec.size_bytes), ("web-1-root", GIB));
     assert_eq!(disk.volume.spec.source, VolumeSource::Image { image: name("debian") });
-    assert!(disk.volume.owned && disk.volume.vm_id == Some(view.vm.id()) && disk.volume.image_id == Some(h.image));
+    assert!(
+        disk.volume.owned && disk.volume.vm_id == Some(view.vm.id()) && disk.volume.image_id == Some(h.image)
+    );
     let task = tasks::get(&mut tx, made.task.id).await.unwrap();
     assert_eq!(task, made.task);
-    assert_eq!((task.kind, task.state, task.subject.id), (TaskKind::VmCreate, TaskState::Pending, view.vm.id().0));
+    assert_eq!(
+        (task.kind, task.state, task.subject.id),
+        (TaskKind::VmCreate, TaskState::Pending, view.vm.id().0)
+    );
     let filter = audit_events::Filter { subject_id: Some(view.vm.id().0), ..Default::default() };
     let trail = audit_events::list(&mut tx, &filter, &Page::default()).await.unwrap().items;
-    assert_eq!((trail.len(), trail[0].action.as_str(), trail[0].actor.name.as_str()), (1, "vm.create", "tester"));
+    assert_eq!(
+        (trail.len(), trail[0].action.as_str(), trail[0].actor.name.as_str()),
+        (1, "vm.create", "tester")
+    );
     let used = quotas::get(&mut tx, h.project).await.unwrap().used;
     assert_eq!((used.vms, used.cpus, used.memory_bytes, used.storage_bytes), (1, 1, GIB, GIB));
 }
@@ -73,21 +81,28 @@ async fn v1_what_a_spec_names_must_be_there_ready_and_of_the_right_kind() {
     let h = House::new().await;
     let disk = |image: &str, size: Option<u64>| {
         let mut s = small();
-        s.disks = serde_json::from_value(json!([{"name": "root", "source": {"kind": "image", "image": image}}])).unwrap();
+        s.disks =
+            serde_json::from_value(json!([{"name": "root", "source": {"kind": "image", "image": image}}]))
+                .unwrap();
         s.disks[0].size_bytes = size;
         s
     };
     let e = h.try_vm("a", disk("nothing", None)).await.unwrap_err();
-    assert!(matches!(&e, Error::ReferenceNotFound { kind: "image", field, .. } if field == "spec.disks[0].source.image"));
+    assert!(
+        matches!(&e, Error::ReferenceNotFound { kind: "image", field, .. } if field == "spec.disks[0].source.image")
+    );
     let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
-    let uploading = ImageSpec { format: ImageFormat::Raw, size_bytes: 5, sha256: None, visibility: Visibility::Project };
+    let uploading =
+        ImageSpec { format: ImageFormat::Raw, size_bytes: 5, sha256: None, visibility: Visibility::Project };
     let new = New { name: name("late"), labels: Labels::default(), spec: uploading };
     images::insert(&mut tx, &h.change(), h.project, &new).await.unwrap();
     tx.commit().await.unwrap();
     let e = h.try_vm("a", disk("late", None)).await.unwrap_err();
     assert!(matches!(&e, Error::ImageNotReady { state: ImageState::Uploading, .. }), "{e}");
     let e = h.try_vm("a", disk("debian", Some(MIB))).await.unwrap_err();
-    assert!(matches!(&e, Error::SizeTooSmall { given: MIB, minimum: GIB, field } if field == "spec.disks[0].size_bytes"));
+    assert!(
+        matches!(&e, Error::SizeTooSmall { given: MIB, minimum: GIB, field } if field == "spec.disks[0].size_bytes")
+    );
     let mut s = small();
     s.nics[0].network = name("nowhere");
     let e = h.try_vm("a", s).await.unwrap_err();
@@ -111,7 +126,10 @@ async fn nothing_is_left(h: &House) {
 async fn v1_overlapping_subnets_and_taken_names_are_refused_by_name() {
     let h = House::new().await;
     let e = h.network("other", "10.10.7.0/24").await.unwrap_err();
-    assert!(matches!(&e, Error::CidrOverlap { cidr, with } if cidr == "10.10.7.0/24" && with == "10.10.0.0/16"), "{e}");
+    assert!(
+        matches!(&e, Error::CidrOverlap { cidr, with } if cidr == "10.10.7.0/24" && with == "10.10.0.0/16"),
+        "{e}"
+    );
     let e = h.network("net", "10.20.0.0/16").await.unwrap_err();
     assert!(matches!(&e, Error::NameTaken { kind: "network", .. }), "{e}");
     h.vm("web-1").await;
@@ -140,7 +158,10 @@ async fn v1_an_exhausted_subnet_and_a_taken_address_are_refused_and_freed_addres
     let third = h.try_vm("t0", on(Some("10.40.0.3"))).await.unwrap().object;
     assert_eq!(third.nics[0].address.to_string(), "10.40.0.3");
     let e = h.try_vm("t9", on(Some("10.40.0.3"))).await.unwrap_err();
-    assert!(matches!(&e, Error::AddressTaken { address, field, .. } if address == "10.40.0.3" && field == "spec.nics[0].address"), "{e}");
+    assert!(
+        matches!(&e, Error::AddressTaken { address, field, .. } if address == "10.40.0.3" && field == "spec.nics[0].address"),
+        "{e}"
+    );
     let mut got = Vec::new();
     for i in 1..4 {
         got.push(h.try_vm(&format!("t{i}"), on(None)).await.unwrap().object.nics[0].address.to_string());
@@ -173,7 +194,8 @@ async fn concurrent_creates_never_share_an_address() {
 #[tokio::test]
 async fn v1_a_quota_is_never_exceeded_by_concurrent_creates_and_the_refusal_has_the_figures() {
     let h = House::new().await;
-    let limits = QuotaSpec { max_vms: 5, max_cpus: 100, max_memory_bytes: 100 * GIB, max_storage_bytes: 100 * GIB };
+    let limits =
+        QuotaSpec { max_vms: 5, max_cpus: 100, max_memory_bytes: 100 * GIB, max_storage_bytes: 100 * GIB };
     let mut tx = h.db.store.system().await.unwrap();
     quotas::set(&mut tx, &h.change(), h.project, &limits).await.unwrap();
     tx.commit().await.unwrap();
@@ -249,7 +271,8 @@ async fn v2_verbs_move_the_generation_once_and_stamp_one_shot_verbs() {
     vms::set_power(&mut tx, &c, h.project, &key, None, PowerVerb::Start).await.unwrap();
     let reboot = vms::operate(&mut tx, &c, h.project, &key, None, OperationVerb::Reboot).await.unwrap();
     assert_eq!(reboot.object.operation.unwrap().id, reboot.task.id);
-    let e = vms::set_power(&mut tx, &c, h.project, &key, Some(basalt_model::Generation(2)), PowerVerb::Stop).await;
+    let e = vms::set_power(&mut tx, &c, h.project, &key, Some(basalt_model::Generation(2)), PowerVerb::Stop)
+        .await;
     assert!(matches!(e.unwrap_err(), Error::GenerationMismatch { current, .. } if current.0 == 4));
     let redeployed = vms::redeploy(&mut tx, &c, h.project, &key, None).await.unwrap().object;
     let volume = volumes::get(&mut tx, h.project, &Key::Name(name("web-1-root"))).await.unwrap().volume;
@@ -358,7 +381,9 @@ async fn lists_are_pages_by_id_and_selected_by_labels() {
         }
     }
     assert_eq!(seen, (0..7).map(|i| format!("vm-{i}")).collect::<Vec<_>>());
-    for (selector, n) in [("tier=web", 4), ("tier!=web", 3), ("tier,n=x", 7), ("!tier", 0), ("tier=web,tier=db", 0)] {
+    for (selector, n) in
+        [("tier=web", 4), ("tier!=web", 3), ("tier,n=x", 7), ("!tier", 0), ("tier=web,tier=db", 0)]
+    {
         let page = Page { selector: selector.parse::<Selector>().unwrap(), ..Page::default() };
         assert_eq!(vms::list(&mut tx, h.project, &page).await.unwrap().items.len(), n, "{selector}");
     }

@@ -1,0 +1,1432 @@
+-- Generated from the catalog of a freshly migrated database; BASALT_BLESS=1 writes it anew.
+
+-- tables
+
+LOGGED TABLE address_cursors (
+    network_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    first_address bigint NOT NULL,
+    last_address bigint NOT NULL,
+    gateway bigint NOT NULL,
+    next_address bigint NOT NULL,
+    used bigint NOT NULL DEFAULT 0,
+    closed boolean NOT NULL DEFAULT false
+);
+LOGGED TABLE audit_events (
+    id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    tenant_id uuid,
+    project_id uuid,
+    actor_kind text NOT NULL,
+    actor_id uuid NOT NULL,
+    actor_name text NOT NULL,
+    action text NOT NULL,
+    subject_kind text NOT NULL,
+    subject_id uuid NOT NULL,
+    subject_name text NOT NULL,
+    request_id text
+);
+LOGGED TABLE change_log (
+    xid xid8 NOT NULL,
+    seq bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    source text NOT NULL,
+    key text NOT NULL,
+    op text NOT NULL,
+    tenant_id uuid,
+    project_id uuid
+);
+LOGGED TABLE conditions (
+    subject_id uuid NOT NULL,
+    subject_kind text NOT NULL,
+    tenant_id uuid,
+    project_id uuid,
+    conditions jsonb NOT NULL
+);
+LOGGED TABLE feed_cursors (
+    holder uuid NOT NULL,
+    horizon xid8 NOT NULL,
+    updated_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE feed_retention (
+    singleton boolean NOT NULL,
+    pruned_below xid8 NOT NULL
+);
+LOGGED TABLE first_boot_tokens (
+    hash bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone
+);
+LOGGED TABLE host_certificates (
+    serial text NOT NULL,
+    host_id uuid NOT NULL,
+    issued_at timestamp with time zone NOT NULL,
+    not_after timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone
+);
+LOGGED TABLE host_claims (
+    host_id uuid NOT NULL,
+    max_cpus bigint NOT NULL,
+    max_memory_bytes bigint NOT NULL,
+    claimed_vms bigint NOT NULL DEFAULT 0,
+    claimed_cpus bigint NOT NULL DEFAULT 0,
+    claimed_memory_bytes bigint NOT NULL DEFAULT 0
+);
+LOGGED TABLE host_facts (
+    host_id uuid NOT NULL,
+    facts jsonb NOT NULL,
+    reported_at timestamp with time zone NOT NULL
+);
+UNLOGGED TABLE host_heartbeats (
+    host_id uuid NOT NULL,
+    seen_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE host_links (
+    host_id uuid NOT NULL,
+    agent_boot uuid NOT NULL,
+    former_boots uuid[] NOT NULL DEFAULT '{}'::uuid[],
+    sequence bigint NOT NULL,
+    manifest_revision bigint,
+    manifest_refused jsonb,
+    send_full boolean NOT NULL DEFAULT false
+);
+LOGGED TABLE hosts (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL
+);
+LOGGED TABLE idempotency_keys (
+    principal_id uuid NOT NULL,
+    key text NOT NULL,
+    tenant_id uuid,
+    digest bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    status integer,
+    location text,
+    body jsonb
+);
+LOGGED TABLE image_events (
+    id uuid NOT NULL,
+    image_id uuid NOT NULL,
+    applied_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE image_observed (
+    image_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    observed jsonb NOT NULL,
+    reported_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE images (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    shared boolean NOT NULL
+);
+LOGGED TABLE join_tokens (
+    host_id uuid NOT NULL,
+    hash bytea NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone
+);
+LOGGED TABLE leases (
+    name text NOT NULL,
+    holder uuid NOT NULL,
+    epoch bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE manifest_facts (
+    host_id uuid NOT NULL,
+    kind text NOT NULL,
+    id uuid NOT NULL,
+    generation bigint NOT NULL,
+    epoch bigint NOT NULL,
+    gone boolean NOT NULL,
+    observed jsonb NOT NULL,
+    stage text NOT NULL,
+    reported_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE manifest_items (
+    host_id uuid NOT NULL,
+    kind text NOT NULL,
+    id uuid NOT NULL,
+    generation bigint NOT NULL,
+    epoch bigint NOT NULL,
+    present boolean NOT NULL,
+    body jsonb NOT NULL,
+    revision bigint NOT NULL
+);
+LOGGED TABLE manifests (
+    host_id uuid NOT NULL,
+    revision bigint NOT NULL,
+    updated_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE networks (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    cidr cidr NOT NULL,
+    vni integer NOT NULL DEFAULT nextval('network_vnis'::regclass)
+);
+LOGGED TABLE placements (
+    vm_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    host_id uuid,
+    host text,
+    epoch bigint NOT NULL,
+    generation bigint NOT NULL,
+    explanation jsonb NOT NULL,
+    decided_at timestamp with time zone NOT NULL,
+    claimed_cpus bigint NOT NULL,
+    claimed_memory_bytes bigint NOT NULL
+);
+LOGGED TABLE pools (
+    id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    name text NOT NULL,
+    facts jsonb NOT NULL,
+    capacity_bytes bigint NOT NULL,
+    claimed_bytes bigint NOT NULL DEFAULT 0,
+    updated_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE ports (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    network_id uuid NOT NULL,
+    vm_id uuid NOT NULL,
+    nic_index integer NOT NULL,
+    mac text NOT NULL,
+    address inet NOT NULL
+);
+LOGGED TABLE projects (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone
+);
+LOGGED TABLE quotas (
+    project_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    max_vms bigint NOT NULL,
+    max_cpus bigint NOT NULL,
+    max_memory_bytes bigint NOT NULL,
+    max_storage_bytes bigint NOT NULL,
+    used_vms bigint NOT NULL DEFAULT 0,
+    used_cpus bigint NOT NULL DEFAULT 0,
+    used_memory_bytes bigint NOT NULL DEFAULT 0,
+    used_storage_bytes bigint NOT NULL DEFAULT 0
+);
+LOGGED TABLE role_bindings (
+    id uuid NOT NULL,
+    principal_id uuid NOT NULL,
+    role text NOT NULL,
+    tenant_id uuid,
+    project_id uuid,
+    created_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE service_tokens (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    hash bytea NOT NULL,
+    user_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone
+);
+LOGGED TABLE task_logs (
+    task_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    tenant_id uuid,
+    at timestamp with time zone NOT NULL,
+    line text NOT NULL
+);
+LOGGED TABLE tasks (
+    id uuid NOT NULL,
+    tenant_id uuid,
+    project_id uuid,
+    kind text NOT NULL,
+    subject_kind text NOT NULL,
+    subject_id uuid NOT NULL,
+    subject_name text NOT NULL,
+    generation bigint NOT NULL,
+    state text NOT NULL,
+    progress integer NOT NULL,
+    stage text NOT NULL,
+    error jsonb,
+    depends_on uuid[] NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    attempt integer NOT NULL,
+    actor jsonb NOT NULL,
+    undo jsonb,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone
+);
+LOGGED TABLE tenants (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL GENERATED ALWAYS AS (id),
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone
+);
+LOGGED TABLE transfers (
+    id uuid NOT NULL,
+    image_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    direction text NOT NULL,
+    host_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE users (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    password_hash text NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE vm_observed (
+    vm_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    epoch bigint NOT NULL,
+    observed_generation bigint NOT NULL,
+    observed jsonb NOT NULL,
+    stage text NOT NULL,
+    reported_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE vms (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    incarnation bigint NOT NULL,
+    operation jsonb,
+    nics jsonb NOT NULL,
+    disks jsonb NOT NULL
+);
+LOGGED TABLE volume_observed (
+    volume_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    observed_generation bigint NOT NULL,
+    observed jsonb NOT NULL,
+    stage text NOT NULL,
+    reported_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE volumes (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    size_bytes bigint NOT NULL,
+    image_id uuid,
+    vm_id uuid,
+    owned boolean NOT NULL,
+    host_id uuid,
+    pool text,
+    incarnation bigint NOT NULL
+);
+
+-- constraints
+
+CONSTRAINT address_cursors_id ON address_cursors PRIMARY KEY (network_id);
+CONSTRAINT address_cursors_network ON address_cursors FOREIGN KEY (network_id) REFERENCES networks(id) ON DELETE CASCADE;
+CONSTRAINT address_cursors_used ON address_cursors CHECK ((used >= 0));
+CONSTRAINT audit_events_id ON audit_events PRIMARY KEY (id);
+CONSTRAINT conditions_id ON conditions PRIMARY KEY (subject_id);
+CONSTRAINT feed_cursors_id ON feed_cursors PRIMARY KEY (holder);
+CONSTRAINT feed_retention_id ON feed_retention PRIMARY KEY (singleton);
+CONSTRAINT feed_retention_one ON feed_retention CHECK (singleton);
+CONSTRAINT first_boot_tokens_hash ON first_boot_tokens PRIMARY KEY (hash);
+CONSTRAINT host_certificates_host ON host_certificates FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_certificates_id ON host_certificates PRIMARY KEY (serial);
+CONSTRAINT host_claims_host ON host_claims FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_claims_id ON host_claims PRIMARY KEY (host_id);
+CONSTRAINT host_cpus ON host_claims CHECK ((claimed_cpus >= 0));
+CONSTRAINT host_memory ON host_claims CHECK ((claimed_memory_bytes >= 0));
+CONSTRAINT host_vms ON host_claims CHECK ((claimed_vms >= 0));
+CONSTRAINT host_facts_host ON host_facts FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_facts_id ON host_facts PRIMARY KEY (host_id);
+CONSTRAINT host_heartbeats_id ON host_heartbeats PRIMARY KEY (host_id);
+CONSTRAINT host_links_host ON host_links FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_links_id ON host_links PRIMARY KEY (host_id);
+CONSTRAINT hosts_id ON hosts PRIMARY KEY (id);
+CONSTRAINT hosts_name ON hosts UNIQUE (name);
+CONSTRAINT idempotency_keys_id ON idempotency_keys PRIMARY KEY (principal_id, key);
+CONSTRAINT image_events_id ON image_events PRIMARY KEY (id);
+CONSTRAINT image_observed_id ON image_observed PRIMARY KEY (image_id);
+CONSTRAINT image_observed_image ON image_observed FOREIGN KEY (image_id) REFERENCES images(id);
+CONSTRAINT images_id ON images PRIMARY KEY (id);
+CONSTRAINT images_name ON images UNIQUE (project_id, name);
+CONSTRAINT images_project ON images FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
+CONSTRAINT join_tokens_hash ON join_tokens UNIQUE (hash);
+CONSTRAINT join_tokens_host ON join_tokens FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT join_tokens_id ON join_tokens PRIMARY KEY (host_id);
+CONSTRAINT leases_name ON leases PRIMARY KEY (name);
+CONSTRAINT manifest_facts_host ON manifest_facts FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT manifest_facts_id ON manifest_facts PRIMARY KEY (host_id, kind, id);
+CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_items_id ON manifest_items PRIMARY KEY (host_id, kind, id);
+CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_items_manifest ON manifest_items FOREIGN KEY (host_id) REFERENCES manifests(host_id);
+CONSTRAINT manifests_host ON manifests FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT manifests_id ON manifests PRIMARY KEY (host_id);
+CONSTRAINT networks_cidr_overlap ON networks EXCLUDE USING gist (project_id WITH =, cidr inet_ops WITH &&);
+CONSTRAINT networks_id ON networks PRIMARY KEY (id);
+CONSTRAINT networks_name ON networks UNIQUE (project_id, name);
+CONSTRAINT networks_project ON networks FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
+CONSTRAINT networks_vni ON networks UNIQUE (vni);
+CONSTRAINT placements_host ON placements FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT placements_id ON placements PRIMARY KEY (vm_id);
+CONSTRAINT placements_named ON placements CHECK (((host_id IS NULL) = (host IS NULL)));
+CONSTRAINT placements_vm ON placements FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT pool_room ON pools CHECK ((claimed_bytes >= 0));
+CONSTRAINT pools_host ON pools FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT pools_id ON pools PRIMARY KEY (id);
+CONSTRAINT pools_name ON pools UNIQUE (host_id, name);
+CONSTRAINT ports_address ON ports UNIQUE (network_id, address);
+CONSTRAINT ports_id ON ports PRIMARY KEY (id);
+CONSTRAINT ports_mac ON ports UNIQUE (network_id, mac);
+CONSTRAINT ports_network ON ports FOREIGN KEY (network_id) REFERENCES networks(id);
+CONSTRAINT ports_vm ON ports FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT projects_id ON projects PRIMARY KEY (id);
+CONSTRAINT projects_id_tenant ON projects UNIQUE (id, tenant_id);
+CONSTRAINT projects_name ON projects UNIQUE (tenant_id, name);
+CONSTRAINT projects_tenant ON projects FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT quota_cpus ON quotas CHECK ((used_cpus >= 0));
+CONSTRAINT quota_memory ON quotas CHECK ((used_memory_bytes >= 0));
+CONSTRAINT quota_storage ON quotas CHECK ((used_storage_bytes >= 0));
+CONSTRAINT quota_vms ON quotas CHECK ((used_vms >= 0));
+CONSTRAINT quotas_id ON quotas PRIMARY KEY (project_id);
+CONSTRAINT quotas_project ON quotas FOREIGN KEY (project_id) REFERENCES projects(id);
+CONSTRAINT role_bindings_id ON role_bindings PRIMARY KEY (id);
+CONSTRAINT role_bindings_once ON role_bindings UNIQUE NULLS NOT DISTINCT (principal_id, role, tenant_id, project_id);
+CONSTRAINT role_bindings_project ON role_bindings FOREIGN KEY (project_id) REFERENCES projects(id);
+CONSTRAINT role_bindings_role ON role_bindings CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])));
+CONSTRAINT role_bindings_scope ON role_bindings CHECK (((project_id IS NULL) OR (tenant_id IS NOT NULL)));
+CONSTRAINT role_bindings_tenant ON role_bindings FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT service_tokens_hash ON service_tokens UNIQUE (hash);
+CONSTRAINT service_tokens_id ON service_tokens PRIMARY KEY (id);
+CONSTRAINT service_tokens_user ON service_tokens FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE;
+CONSTRAINT task_logs_id ON task_logs PRIMARY KEY (task_id, seq);
+CONSTRAINT task_logs_task ON task_logs FOREIGN KEY (task_id) REFERENCES tasks(id) ON DELETE CASCADE;
+CONSTRAINT tasks_ended ON tasks CHECK (((state = ANY (ARRAY['pending'::text, 'executing'::text])) = (finished_at IS NULL)));
+CONSTRAINT tasks_id ON tasks PRIMARY KEY (id);
+CONSTRAINT tasks_progress ON tasks CHECK (((progress >= 0) AND (progress <= 100)));
+CONSTRAINT tasks_state ON tasks CHECK ((state = ANY (ARRAY['pending'::text, 'executing'::text, 'completed'::text, 'failed'::text, 'timed_out'::text, 'cancelled'::text])));
+CONSTRAINT tenants_id ON tenants PRIMARY KEY (id);
+CONSTRAINT tenants_name ON tenants UNIQUE (name);
+CONSTRAINT transfers_direction ON transfers CHECK ((direction = ANY (ARRAY['upload'::text, 'download'::text])));
+CONSTRAINT transfers_id ON transfers PRIMARY KEY (id);
+CONSTRAINT transfers_image ON transfers FOREIGN KEY (image_id) REFERENCES images(id) ON DELETE CASCADE;
+CONSTRAINT users_id ON users PRIMARY KEY (id);
+CONSTRAINT users_name ON users UNIQUE (name);
+CONSTRAINT vm_observed_id ON vm_observed PRIMARY KEY (vm_id);
+CONSTRAINT vm_observed_vm ON vm_observed FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT vms_id ON vms PRIMARY KEY (id);
+CONSTRAINT vms_name ON vms UNIQUE (project_id, name);
+CONSTRAINT vms_project ON vms FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
+CONSTRAINT volume_observed_id ON volume_observed PRIMARY KEY (volume_id);
+CONSTRAINT volume_observed_volume ON volume_observed FOREIGN KEY (volume_id) REFERENCES volumes(id);
+CONSTRAINT volumes_bound ON volumes CHECK (((host_id IS NULL) = (pool IS NULL)));
+CONSTRAINT volumes_host ON volumes FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT volumes_id ON volumes PRIMARY KEY (id);
+CONSTRAINT volumes_image ON volumes FOREIGN KEY (image_id) REFERENCES images(id);
+CONSTRAINT volumes_name ON volumes UNIQUE (project_id, name);
+CONSTRAINT volumes_project ON volumes FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
+CONSTRAINT volumes_vm ON volumes FOREIGN KEY (vm_id) REFERENCES vms(id);
+
+-- indexes
+
+CREATE INDEX audit_events_project ON public.audit_events USING btree (project_id, id);
+CREATE INDEX audit_events_subject ON public.audit_events USING btree (subject_id, id);
+CREATE INDEX change_log_xid ON public.change_log USING btree (xid);
+CREATE INDEX host_certificates_host_id ON public.host_certificates USING btree (host_id);
+CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
+CREATE INDEX images_shared ON public.images USING btree (tenant_id, name) WHERE shared;
+CREATE INDEX manifest_facts_object ON public.manifest_facts USING btree (id);
+CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
+CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
+CREATE INDEX ports_vm_id ON public.ports USING btree (vm_id);
+CREATE UNIQUE INDEX service_tokens_name ON public.service_tokens USING btree (name) WHERE ((user_id IS NULL) AND (revoked_at IS NULL));
+CREATE INDEX service_tokens_user_id ON public.service_tokens USING btree (user_id) WHERE (user_id IS NOT NULL);
+CREATE INDEX tasks_live_deadline ON public.tasks USING btree (deadline) WHERE (finished_at IS NULL);
+CREATE INDEX tasks_project ON public.tasks USING btree (project_id, id);
+CREATE INDEX tasks_subject ON public.tasks USING btree (subject_id, id);
+CREATE INDEX transfers_image_id ON public.transfers USING btree (image_id);
+CREATE INDEX vms_project_id ON public.vms USING btree (project_id, id);
+CREATE INDEX volumes_host_id ON public.volumes USING btree (host_id);
+CREATE INDEX volumes_image_id ON public.volumes USING btree (image_id);
+CREATE INDEX volumes_vm_id ON public.volumes USING btree (vm_id);
+
+-- sequences
+
+SEQUENCE change_log_seq_seq AS bigint MINVALUE 1 MAXVALUE 9223372036854775807 CYCLE f;
+SEQUENCE network_vnis AS integer MINVALUE 4096 MAXVALUE 16777215 CYCLE f;
+
+-- functions
+
+CREATE OR REPLACE FUNCTION public.claim_address(network uuid, wanted inet, spoken_for inet[])
+ RETURNS inet
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    c address_cursors;
+    n bigint;
+    candidate inet;
+BEGIN
+    SELECT * INTO c FROM address_cursors WHERE network_id = network FOR UPDATE;
+    IF NOT FOUND OR c.closed THEN
+        RAISE EXCEPTION 'network % takes no ports', network
+            USING ERRCODE = 'BS001', CONSTRAINT = 'network_closed', DETAIL = network::text;
+    END IF;
+    IF wanted IS NOT NULL THEN
+        UPDATE address_cursors SET used = used + 1 WHERE network_id = network;
+        RETURN wanted;
+    END IF;
+    n := c.next_address;
+    IF c.used <= c.last_address - c.first_address THEN
+        FOR i IN 0 .. c.last_address - c.first_address LOOP
+            IF n > c.last_address THEN
+                n := c.first_address;
+            END IF;
+            candidate := '0.0.0.0'::inet + n;
+            IF n <> c.gateway AND candidate <> ALL (spoken_for)
+                AND NOT EXISTS (SELECT FROM ports p WHERE p.network_id = network AND p.address = candidate) THEN
+                UPDATE address_cursors SET used = used + 1, next_address = n + 1 WHERE network_id = network;
+                RETURN candidate;
+            END IF;
+            n := n + 1;
+        END LOOP;
+    END IF;
+    RAISE EXCEPTION 'no address is free in network %', network
+        USING ERRCODE = 'BS002', CONSTRAINT = 'subnet_exhausted', DETAIL = network::text;
+END $function$;
+CREATE OR REPLACE FUNCTION public.current_tenant()
+ RETURNS uuid
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$ SELECT nullif(current_setting('app.tenant', true), '')::uuid $function$;
+CREATE OR REPLACE FUNCTION public.feed_conditions_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'conditions', r.subject_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_conditions_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'conditions', r.subject_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_conditions_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'conditions', r.subject_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_certificates_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_certificates', r.serial, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_certificates_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_certificates', r.serial, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_certificates_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_certificates', r.serial, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_claims_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_claims', r.host_id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_claims_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_claims', r.host_id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_claims_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_claims', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_facts_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_facts', r.host_id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_facts_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_facts', r.host_id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_facts_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_facts', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_hosts_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'hosts', r.id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_hosts_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'hosts', r.id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_hosts_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'hosts', r.id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_image_observed_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'image_observed', r.image_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_image_observed_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'image_observed', r.image_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_image_observed_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'image_observed', r.image_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_images_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'images', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_images_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'images', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_images_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'images', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifest_facts_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifest_facts', r.host_id || '/' || r.kind || '/' || r.id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifest_facts_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifest_facts', r.host_id || '/' || r.kind || '/' || r.id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifest_facts_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifest_facts', r.host_id || '/' || r.kind || '/' || r.id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifest_items_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifest_items', r.host_id || '/' || r.kind || '/' || r.id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifest_items_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifest_items', r.host_id || '/' || r.kind || '/' || r.id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifest_items_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifest_items', r.host_id || '/' || r.kind || '/' || r.id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifests_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifests', r.host_id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifests_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifests', r.host_id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_manifests_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'manifests', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_networks_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'networks', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_networks_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'networks', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_networks_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'networks', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_placements_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'placements', r.vm_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_placements_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'placements', r.vm_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_placements_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'placements', r.vm_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_pools_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'pools', r.id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_pools_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'pools', r.id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_pools_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'pools', r.id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_projects_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'projects', r.id, 'delete', r.tenant_id, r.id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_projects_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'projects', r.id, 'insert', r.tenant_id, r.id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_projects_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'projects', r.id, 'update', r.tenant_id, r.id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_reload()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+BEGIN
+    INSERT INTO public.change_log (xid, source, key, op)
+    VALUES (pg_catalog.pg_current_xact_id(), TG_TABLE_NAME, '', 'reload');
+    RETURN NULL;
+END $function$;
+CREATE OR REPLACE FUNCTION public.feed_tasks_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'tasks', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_tasks_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'tasks', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_tasks_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'tasks', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_tenants_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'tenants', r.id, 'delete', r.id, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_tenants_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'tenants', r.id, 'insert', r.id, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_tenants_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'tenants', r.id, 'update', r.id, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_vm_observed_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'vm_observed', r.vm_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_vm_observed_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'vm_observed', r.vm_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_vm_observed_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'vm_observed', r.vm_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_vms_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'vms', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_vms_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'vms', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_vms_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'vms', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_volume_observed_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'volume_observed', r.volume_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_volume_observed_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'volume_observed', r.volume_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_volume_observed_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'volume_observed', r.volume_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_volumes_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'volumes', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_volumes_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'volumes', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_volumes_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'volumes', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_watch(source regclass, key text, tenant text, project text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    event text;
+    rows_of text;
+BEGIN
+    FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
+        rows_of := CASE event WHEN 'delete' THEN 'OLD' ELSE 'NEW' END;
+        EXECUTE format($f$
+            CREATE FUNCTION %1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $body$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), %2$L, %3$s, %4$L, %5$s, %6$s FROM changed_rows r;
+                RETURN NULL;
+            END $body$
+            $f$, format('feed_%s_%s', source, event), source, key, event, tenant, project);
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %I() FROM PUBLIC', format('feed_%s_%s', source, event));
+        EXECUTE format('CREATE TRIGGER feed_%s AFTER %s ON %s REFERENCING %s TABLE AS changed_rows
+            FOR EACH STATEMENT EXECUTE FUNCTION %I()', event, event, source, rows_of, format('feed_%s_%s', source, event));
+    END LOOP;
+    EXECUTE format('CREATE TRIGGER feed_truncate AFTER TRUNCATE ON %s
+        FOR EACH STATEMENT EXECUTE FUNCTION feed_reload()', source);
+END $function$;
+CREATE OR REPLACE FUNCTION public.guard_system(guarded regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', guarded);
+    EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', guarded);
+    EXECUTE format('CREATE POLICY system_rows ON %s TO basalt_system USING (true) WITH CHECK (true)', guarded);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO basalt_system', guarded);
+END $function$;
+CREATE OR REPLACE FUNCTION public.guard_tenant(guarded regclass, rights text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', guarded);
+    EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', guarded);
+    EXECUTE format('CREATE POLICY tenant_rows ON %s TO basalt_tenant
+        USING (tenant_id = (SELECT current_tenant())) WITH CHECK (tenant_id = (SELECT current_tenant()))', guarded);
+    EXECUTE format('CREATE POLICY system_rows ON %s TO basalt_system USING (true) WITH CHECK (true)', guarded);
+    EXECUTE format('GRANT %s ON %s TO basalt_tenant', rights, guarded);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO basalt_system', guarded);
+END $function$;
+CREATE OR REPLACE FUNCTION public.hold_image(image uuid)
+ RETURNS uuid
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM FROM images WHERE id = image AND deletion_requested_at IS NULL FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'image % is going', image
+            USING ERRCODE = 'BS003', CONSTRAINT = 'image_going', DETAIL = image::text;
+    END IF;
+    RETURN image;
+END $function$;
+CREATE OR REPLACE FUNCTION public.schema_version()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+AS $function$ SELECT coalesce(max(version), 0) FROM public._sqlx_migrations WHERE success $function$;
+
+-- triggers
+
+CREATE TRIGGER feed_delete AFTER DELETE ON public.conditions REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.conditions FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.host_certificates REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_certificates_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.host_certificates REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_certificates_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_certificates FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.host_certificates REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_certificates_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.host_claims REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_claims_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.host_claims REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_claims_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_claims FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.host_claims REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_claims_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.host_facts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_facts_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.host_facts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_facts_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_facts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.host_facts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_facts_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.hosts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_hosts_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.hosts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_hosts_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.hosts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.hosts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_hosts_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.image_observed REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_image_observed_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.image_observed REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_image_observed_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.image_observed FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.image_observed REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_image_observed_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.images REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_images_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.images REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_images_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.images FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.images REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_images_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.manifest_facts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifest_facts_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.manifest_facts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifest_facts_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.manifest_facts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.manifest_facts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifest_facts_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.manifest_items REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifest_items_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.manifest_items REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifest_items_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.manifest_items FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.manifest_items REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifest_items_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.manifests REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifests_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.manifests REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifests_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.manifests FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.manifests REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifests_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.networks REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_networks_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.networks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_networks_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.networks FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.networks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_networks_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.placements REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_placements_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_placements_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.placements FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_placements_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.pools REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_pools_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.pools REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_pools_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.pools FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.pools REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_pools_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.projects REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.projects FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.tasks REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.tasks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.tasks FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.tasks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.tenants REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tenants_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.tenants REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tenants_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.tenants FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.tenants REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tenants_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.vm_observed REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_vm_observed_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.vm_observed REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_vm_observed_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.vm_observed FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.vm_observed REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_vm_observed_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.vms REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_vms_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.vms REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_vms_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.vms FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.vms REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_vms_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.volume_observed REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_volume_observed_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.volume_observed REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_volume_observed_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.volume_observed FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.volume_observed REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_volume_observed_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.volumes REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_volumes_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.volumes REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_volumes_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.volumes FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.volumes REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_volumes_update();
+
+-- policies
+
+POLICY system_rows ON address_cursors FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON address_cursors FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON audit_events FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON audit_events FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON change_log FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY triggers_write ON change_log FOR INSERT TO {basalt_owner} USING () WITH CHECK (true);
+POLICY system_rows ON conditions FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON conditions FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON feed_cursors FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON feed_retention FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON first_boot_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_certificates FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_claims FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_facts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_heartbeats FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_links FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON hosts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON idempotency_keys FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON idempotency_keys FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON image_events FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON image_observed FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON image_observed FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON images FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON images FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON join_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON leases FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON manifest_facts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON manifest_items FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON manifests FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON networks FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON networks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON pools FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON ports FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON ports FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON projects FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON service_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON task_logs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON task_logs FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON tasks FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON tasks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON tenants FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON tenants FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON transfers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON transfers FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON users FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON vm_observed FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON vm_observed FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON vms FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON vms FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON volume_observed FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON volume_observed FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON volumes FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON volumes FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+
+-- rights
+
+GRANT DELETE, INSERT, SELECT, UPDATE ON address_cursors TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON address_cursors TO basalt_tenant;
+GRANT INSERT, SELECT ON audit_events TO basalt_system;
+GRANT INSERT, SELECT ON audit_events TO basalt_tenant;
+GRANT DELETE, SELECT ON change_log TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON conditions TO basalt_system;
+GRANT SELECT ON conditions TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON feed_cursors TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON feed_retention TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON first_boot_tokens TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_certificates TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_claims TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_facts TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_heartbeats TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_links TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON hosts TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON idempotency_keys TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON idempotency_keys TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON image_events TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON image_observed TO basalt_system;
+GRANT INSERT, SELECT ON image_observed TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON images TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON images TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON join_tokens TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON leases TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON manifest_facts TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON manifest_items TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON manifests TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON networks TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON networks TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON placements TO basalt_system;
+GRANT SELECT ON placements TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON pools TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON ports TO basalt_system;
+GRANT INSERT, SELECT ON ports TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON projects TO basalt_system;
+GRANT SELECT ON projects TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
+GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON service_tokens TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON task_logs TO basalt_system;
+GRANT SELECT ON task_logs TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON tasks TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON tasks TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON tenants TO basalt_system;
+GRANT SELECT ON tenants TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON transfers TO basalt_system;
+GRANT INSERT, SELECT ON transfers TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON users TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON vm_observed TO basalt_system;
+GRANT SELECT ON vm_observed TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON vms TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON vms TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON volume_observed TO basalt_system;
+GRANT SELECT ON volume_observed TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON volumes TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON volumes TO basalt_tenant;
