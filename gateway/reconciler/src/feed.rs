@@ -54,7 +54,7 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
     match row {
         Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), (**r).clone()),
         Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, (**r).clone()),
-        Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, (**r).clone()),
+        Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, **r),
         Row::Pool(r) => tx.put(&inputs.pools, r.id, (**r).clone()),
         Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), (**r).clone()),
         Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), (**r).clone()),
@@ -169,7 +169,7 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
     reset! {
         hosts: Host(r) => Some((r.metadata.id.into(), (**r).clone()));
         host_facts: HostFacts(r) => Some((r.host_id, (**r).clone()));
-        claims: HostClaim(r) => Some((r.host_id, (**r).clone()));
+        claims: HostClaim(r) => Some((r.host_id, **r));
         pools: Pool(r) => Some((r.id, (**r).clone()));
         networks: Network(r) => Some((r.metadata.id.into(), (**r).clone()));
         volumes: Volume(r) => Some((r.metadata.id.into(), (**r).clone()));

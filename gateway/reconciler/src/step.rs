@@ -59,7 +59,7 @@ impl Stepper {
             manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
             tasks: Lane::new(&nodes.task_moves, bounds(256, 1, 2)),
-            conditions: Lane::new(&nodes.conditions, bounds(256, 1, 20)),
+            conditions: Lane::new(&nodes.conditions, bounds(256, 1, 100)),
             graph,
             nodes,
         })
@@ -114,7 +114,10 @@ impl Stepper {
         }
         let hosts = self.manifests.batch(now);
         if !hosts.is_empty() {
-            return Some(Effect::Manifests(hosts.into_iter().map(|j| (j.key, j.value.0.clone())).collect()));
+            let mut rows: Vec<_> = hosts.into_iter().map(|j| (j.key, j.value.0.clone())).collect();
+            // Batches that run side by side take their locks in one order.
+            rows.sort_by_key(|row| row.0);
+            return Some(Effect::Manifests(rows));
         }
         let removals = self.finalise.batch(now);
         if !removals.is_empty() {

@@ -48,6 +48,13 @@ impl Decided {
             Decided::Unplaced(u) => u.vm_id,
         }
     }
+
+    fn host(&self) -> Option<HostId> {
+        match self {
+            Decided::Place(p) => Some(p.host_id),
+            Decided::Unplaced(_) => None,
+        }
+    }
 }
 
 /// How a decision ended.
@@ -108,15 +115,16 @@ pub struct Placement {
     pending: BTreeMap<VmId, Pending>,
     parked: BTreeSet<VmId>,
     next_round: Duration,
-    /// Counts the times a host gained something, now and when the running batch was decided.
+    /// Counts the times a host gained something.
     gains: u64,
-    decided_at: u64,
+    /// The count when a VM was judged to fit nowhere, while that is being written.
+    judged_at: BTreeMap<VmId, u64>,
 }
 
 impl Placement {
     /// Over the requests of a graph.
     pub fn new(nodes: &Nodes) -> Self {
-        let bounds = Bounds { rows: 64, batches: 1, debounce: Duration::ZERO };
+        let bounds = Bounds { rows: 32, batches: 3, debounce: Duration::ZERO };
         Self {
             lane: Lane::new(&nodes.requests, bounds),
             nodes: *nodes,
@@ -125,7 +133,7 @@ impl Placement {
             parked: BTreeSet::new(),
             next_round: Duration::ZERO,
             gains: 0,
-            decided_at: 0,
+            judged_at: BTreeMap::new(),
         }
     }
 
@@ -195,7 +203,6 @@ impl Placement {
             if jobs.is_empty() {
                 return Vec::new();
             }
-            self.decided_at = self.gains;
             let mut out = Vec::new();
             for job in jobs {
                 let decision = choose(&job.value.request, self.views.values());
@@ -208,6 +215,8 @@ impl Placement {
                 }
             }
             if !out.is_empty() {
+                // Batches that run side by side take their locks in one order.
+                out.sort_by_key(|decided| (decided.host(), decided.vm_id()));
                 return out;
             }
             self.lane.ended();
@@ -243,7 +252,11 @@ impl Placement {
                 let known = stored.is_some_and(|s| {
                     s.generation >= row.generation && s.explanation.as_ref() == Some(&explanation)
                 });
-                (!known).then_some(Decided::Unplaced(Unplaced {
+                if known {
+                    return None;
+                }
+                self.judged_at.insert(vm_id, self.gains);
+                Some(Decided::Unplaced(Unplaced {
                     vm_id,
                     generation: row.generation,
                     expected_epoch: row.epoch,
@@ -279,10 +292,11 @@ impl Placement {
     pub fn done(&mut self, rows: &[(VmId, Ended)], snapshot: &Snapshot, now: Duration) {
         self.lane.ended();
         for (vm, ended) in rows {
+            let judged_at = self.judged_at.remove(vm);
             let finish = match ended {
                 Ended::Placed => Finish::After(RECHECK),
                 // A host gained something while the decision was on its way.
-                Ended::Parked if self.decided_at != self.gains => Finish::After(ROUND),
+                Ended::Parked if judged_at != Some(self.gains) => Finish::After(ROUND),
                 Ended::Parked => {
                     self.parked.insert(*vm);
                     Finish::After(PARKED)

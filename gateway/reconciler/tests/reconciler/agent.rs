@@ -47,7 +47,7 @@ pub struct Agent {
     clock: Arc<dyn Clock>,
     ids: Ids,
     boot: Uuid,
-    facts: Arc<Mutex<HostFacts>>,
+    facts: HostFacts,
     state: Arc<Mutex<State>>,
 }
 
@@ -59,7 +59,7 @@ impl Agent {
             clock: Arc::clone(&world.clock),
             ids: Arc::clone(&world.ids),
             boot: (world.ids)(),
-            facts: Arc::new(Mutex::new(facts(threads, memory_bytes))),
+            facts: facts(threads, memory_bytes),
             state: Arc::new(Mutex::new(State { removes: true, ..State::default() })),
         }
     }
@@ -87,13 +87,8 @@ impl Agent {
         self.state.lock().unwrap().begun.clone()
     }
 
-    pub fn change_facts(&self, change: impl FnOnce(&mut HostFacts)) {
-        change(&mut self.facts.lock().unwrap());
-    }
-
     pub async fn report_facts(&self) {
-        let facts = self.facts.lock().unwrap().clone();
-        self.send(None, Some(facts), Vec::new()).await;
+        self.send(None, Some(self.facts.clone()), Vec::new()).await;
     }
 
     async fn send(&self, revision: Option<i64>, facts: Option<HostFacts>, items: Vec<ItemFact>) {

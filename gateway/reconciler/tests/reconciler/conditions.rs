@@ -18,7 +18,7 @@ async fn ready_is(world: &World, vm: VmId, reason: &str, part: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn v1_pending_never_without_reason() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let running = world.start();
     let vm = world.create("web", json!({})).await.object.id();
     ready_is(&world, vm, "unplaced", "add a host and start its agent").await;
@@ -43,7 +43,7 @@ async fn v1_pending_never_without_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_host_makes_its_vms_unknown_and_takes_nothing_until_it_is_back() {
     let (world, clock) = World::manual().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.let_up_to(Some(ItemKind::Vm));
     agent.run();

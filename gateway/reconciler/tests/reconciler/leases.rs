@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_reconcilers_one_acts_and_the_other_takes_over_when_it_dies() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.let_up_to(Some(ItemKind::Vm));
     agent.run();

@@ -27,7 +27,7 @@ async fn observed(world: &World, vm: VmId) -> ObservedPower {
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_every_verb_of_a_vm_ends_when_its_facts_say_so() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.let_up_to(Some(ItemKind::Vm));
     agent.run();
@@ -67,7 +67,7 @@ async fn t1_every_verb_of_a_vm_ends_when_its_facts_say_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_progress_grows_with_what_the_host_has() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.run();
     let running = world.start();
@@ -94,7 +94,7 @@ async fn t1_progress_grows_with_what_the_host_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_a_newer_verb_ends_the_older_ones_exactly_once() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.let_up_to(Some(ItemKind::Vm));
     agent.run();
@@ -116,7 +116,7 @@ async fn t4_a_newer_verb_ends_the_older_ones_exactly_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t2_the_sweep_ends_what_passed_its_deadline_and_the_vm_still_says_why() {
     let (world, clock) = World::manual().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     world.host("h1", 1, GIB).await;
     let running = world.start();
     let made = world.create("big", json!({"cpus": 4})).await;

@@ -18,7 +18,7 @@ async fn explanation(world: &World, vm: VmId) -> PlacementExplanation {
 #[tokio::test(flavor = "multi_thread")]
 async fn pl1_labels_pin_and_maintenance_decide_where_a_vm_goes() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     world.host("plain", 8, 8 * GIB).await;
     let fast = [("disk", "ssd")].into_iter().collect();
     world.labelled_host("fast", 8, 8 * GIB, fast).await;
@@ -49,7 +49,7 @@ async fn pl1_labels_pin_and_maintenance_decide_where_a_vm_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pl2_what_fits_nowhere_says_why_of_every_host_and_goes_where_room_appears() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let small = world.host("small", 2, 2 * GIB).await;
     small.let_up_to(Some(basalt_wire::agent::manifest::ItemKind::Vm));
     small.run();
@@ -84,7 +84,7 @@ async fn pl2_what_fits_nowhere_says_why_of_every_host_and_goes_where_room_appear
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pl4_a_hundred_concurrent_creates_never_overfill_a_small_host() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     world.host("small", 10, 10 * GIB).await;
     let running = world.start();
     let names: Vec<String> = (0..100).map(|i| format!("vm-{i}")).collect();

@@ -56,7 +56,7 @@ async fn reached(world: &World, agent: &Agent, vm: VmId, step: Step) {
 #[tokio::test(flavor = "multi_thread")]
 async fn r15_delete_while_create_is_at_each_step() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.run();
     for (i, step) in [
@@ -95,7 +95,7 @@ async fn r15_delete_while_create_is_at_each_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_stays_until_its_host_reported_it_gone_and_its_disk_stays_until_then() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.let_up_to(Some(ItemKind::Vm));
     agent.let_remove(false);
@@ -122,7 +122,7 @@ async fn a_vm_stays_until_its_host_reported_it_gone_and_its_disk_stays_until_the
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_image_and_network_stay_for_the_other_vm() {
     let world = World::new().await;
-    (world.image().await, world.network().await);
+    world.furnish().await;
     let agent = world.host("h1", 4, 4 * GIB).await;
     agent.let_up_to(Some(ItemKind::Vm));
     agent.run();

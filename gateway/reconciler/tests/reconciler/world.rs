@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use basalt_daemon::{Clock, Drain, ManualClock, SystemClock};
 use basalt_model::{
-    GIB, Generation, HostId, ImageId, Labels, Name, ProjectId, TaskId, TenantId, TransferId, VmId,
+    GIB, HostId, ImageId, Labels, Name, ProjectId, TaskId, TenantId, TransferId, VmId,
     hosts::HostSpec,
     tasks::{Actor, Task, TaskState},
 };
@@ -116,8 +116,14 @@ impl World {
         agent
     }
 
+    /// An image and a network for VMs.
+    pub async fn furnish(&self) {
+        self.image().await;
+        self.network().await;
+    }
+
     /// An image `debian` of 1 GiB that is ready.
-    pub async fn image(&self) -> ImageId {
+    async fn image(&self) -> ImageId {
         let spec = serde_json::from_value(json!({"format": "qcow2", "size_bytes": 1000})).unwrap();
         let new = New { name: name("debian"), labels: Labels::default(), spec };
         let mut tx = self.store.tenant(self.tenant).await.unwrap();
@@ -140,7 +146,7 @@ impl World {
     }
 
     /// A network `net`.
-    pub async fn network(&self) {
+    async fn network(&self) {
         let spec = serde_json::from_value(json!({"cidr": "10.20.0.0/16"})).unwrap();
         let new = New { name: name("net"), labels: Labels::default(), spec };
         let mut tx = self.store.tenant(self.tenant).await.unwrap();
@@ -204,11 +210,6 @@ impl World {
         assert_eq!(task.state, TaskState::Completed, "{task:#?}");
         assert_eq!(task.progress, 100);
         task
-    }
-
-    /// A VM's generation.
-    pub async fn generation(&self, id: VmId) -> Generation {
-        self.vm(id).await.unwrap().vm.metadata.generation
     }
 
     /// Conditions of a VM.
