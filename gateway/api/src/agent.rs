@@ -113,7 +113,7 @@ fn etag(revision: i64) -> Result<HeaderValue, Error> {
 }
 
 /// Refuses a start of the agent that a newer one took over from.
-async fn check_start(app: &App, host: HostId, headers: &HeaderMap) -> Result<(), Error> {
+pub async fn check_start(app: &App, host: HostId, headers: &HeaderMap) -> Result<(), Error> {
     let boot = headers.get(BOOT_HEADER).and_then(|v| v.to_str().ok()).and_then(|t| Uuid::parse_str(t).ok());
     match boot.and_then(|boot| Some((boot, app.links.fenced(host, boot)?))) {
         None => Ok(()),
@@ -153,22 +153,33 @@ pub async fn report(State(app): State<App>, agent: Agent, _: Query<NoParams>, La
     }
     app.links.beat(host, now);
     if order == Order::Late {
-        return Err(Error::Conflict {
-            code: "late",
-            detail: format!("A report with a number of {sequence} or more was taken already."),
-            reasons: Vec::new(),
-        });
+        return Err(late(sequence));
     }
+    let revision = report.manifest_revision;
     let says_nothing = report.facts.is_none() && report.items.is_empty() && report.manifest_refused.is_none();
-    if says_nothing && order == Order::Next {
+    if says_nothing && order == Order::Next && !app.links.acts_on_other(host, revision) {
         return Ok(Answer(ReportAnswer { send_full: false }));
     }
     match apply(&app, host, report).await {
-        Ok(applied) => Ok(Answer(ReportAnswer { send_full: applied.send_full })),
+        Ok(applied) if applied.accepted => {
+            app.links.stored(host, revision);
+            Ok(Answer(ReportAnswer { send_full: applied.send_full }))
+        }
+        // This gateway knew nothing of the start; the store remembers that another one followed it.
+        Ok(_) if order == Order::NewStart => Err(fence(&app, host, boot, app.links.give_up(host, boot)).await?),
+        Ok(_) => Err(late(sequence)),
         Err(e) => {
             app.links.unsee(host, boot, sequence);
             Err(e)
         }
+    }
+}
+
+fn late(sequence: i64) -> Error {
+    Error::Conflict {
+        code: "late",
+        detail: format!("A report with a number of {sequence} or more was taken already."),
+        reasons: Vec::new(),
     }
 }
 

@@ -220,11 +220,18 @@ impl Permit {
     }
 
     /// Refuses unless the caller is an administrator where a grant would hold, and so may give it.
-    pub fn demand_grant(&self, grant: &Grant) -> Result<(), Error> {
+    /// A project is looked up: a body may claim that it belongs to the caller's own tenant.
+    pub async fn demand_grant(&self, app: &App, grant: &Grant) -> Result<(), Error> {
         match grant.scope {
             Scope::System => self.require(&Scope::System),
             Scope::Tenant { tenant_id } => self.demand(&grant.scope, "tenant", &tenant_id.to_string()),
-            Scope::Project { project_id, .. } => self.demand(&grant.scope, "project", &project_id.to_string()),
+            Scope::Project { tenant_id, project_id } => {
+                let text = project_id.to_string();
+                match look_up_project(app, None, &Key::Id(project_id.0), &text).await? {
+                    Some(project) if project.tenant_id == tenant_id => self.demand(&grant.scope, "project", &text),
+                    _ => Err(Error::not_found("project", text)),
+                }
+            }
         }
     }
 

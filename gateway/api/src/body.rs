@@ -9,7 +9,7 @@ use axum::{
 };
 use basalt_model::{FieldError, Validate};
 use basalt_wire::rest::{Create, Update};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// Most bytes of a user's body.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -93,6 +93,11 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Reads a value; what is wrong becomes a [`FieldError`].
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // A list in the right order would pass for an object otherwise.
+    if bytes.trim_ascii_start().first().is_some_and(|b| *b != b'{') {
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| Error::NotJson { reason: e.to_string() })?;
+        return Err(Error::Invalid(vec![FieldError::new("body", "wrong_type", "the body is no object", "send one JSON object")]));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let read = serde_path_to_error::deserialize(&mut reader);
     let value = read.map_err(|e| {
@@ -243,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_told_apart() {
-        for text in ["", "{", "{\"name\": }", "{} {}"] {
+        for text in ["", "{", "{]", "[1", "{} {}"] {
             let e = parse::<basalt_wire::rest::EmptySpec>(text.as_bytes());
             assert!(matches!(e, Err(Error::NotJson { .. })), "{text}");
         }

@@ -69,37 +69,32 @@ pub async fn explain_placement(
 pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Result<(), Error> {
     let decision = decide(app, project, body);
     let Verdict::Never(reason) = decision.verdict else { return Ok(()) };
-    let mut errors = Vec::new();
-    if let Some(field) = field(&reason, &body.spec) {
-        errors.push(FieldError::new(field, reason.code.clone(), reason.message.clone(), reason.remedy.clone()));
-    }
     let mut reasons = vec![reason];
     for candidate in decision.explanation.candidates {
         reasons.extend(candidate.rejections);
     }
-    reasons.dedup();
+    let mut errors: Vec<FieldError> = Vec::new();
+    for reason in &reasons {
+        if let Some(field) = field(reason)
+            && !errors.iter().any(|e| e.field == field)
+        {
+            errors.push(FieldError::new(field, reason.code.clone(), reason.message.clone(), reason.remedy.clone()));
+        }
+    }
     Err(Error::Impossible { detail: decision.explanation.summary, reasons, errors })
 }
 
 /// The field of the body that a placement reason is about, where there is one.
-fn field(reason: &CapabilityReason, spec: &VmSpec) -> Option<String> {
-    if reason.subject.starts_with("spec.") {
-        return Some(reason.subject.clone());
-    }
-    let code = reason.code.as_ref();
-    let by_code = [
-        ("memory", "spec.memory_bytes"),
-        ("cpu", "spec.cpus"),
-        ("uefi", "spec.firmware"),
-        ("firmware", "spec.firmware"),
-        ("label", "spec.placement.host_labels"),
-        ("pool", "spec.disks"),
-        ("storage", "spec.disks"),
-        ("bridge", "spec.nics"),
-        ("uplink", "spec.nics"),
-    ];
-    let by_code = by_code.into_iter().find(|(word, _)| code.contains(word)).map(|(_, field)| field.to_owned());
-    by_code.or_else(|| spec.placement.host.is_some().then(|| "spec.placement.host".to_owned()))
+fn field(reason: &CapabilityReason) -> Option<&'static str> {
+    Some(match reason.code.as_ref() {
+        "host_too_small_memory" | "insufficient_memory" => "spec.memory_bytes",
+        "host_too_small_cpus" | "insufficient_cpus" => "spec.cpus",
+        "uefi_missing" => "spec.firmware",
+        "pinned_host_unknown" => "spec.placement.host",
+        "pool_missing" | "pool_too_small" | "insufficient_storage" | "no_pool" | "volume_elsewhere" => "spec.disks",
+        "integration_bridge_missing" | "uplink_missing" => "spec.nics",
+        _ => return None,
+    })
 }
 
 fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Decision {

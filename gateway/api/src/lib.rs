@@ -148,6 +148,11 @@ impl App {
         }))
     }
 
+    /// The hub that the doors listen to.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// The users' door.
     pub fn users(&self) -> Router {
         self.serve(routes::users(Default::default()))

@@ -41,6 +41,7 @@ struct Link {
     boot: Uuid,
     sequence: i64,
     told: Vec<Uuid>,
+    acts_on: Option<i64>,
     seen: Option<DateTime>,
     written: Option<DateTime>,
 }
@@ -77,6 +78,26 @@ impl Links {
         let mut links = self.links();
         let link = links.get_mut(&host)?;
         (boot < link.boot).then(|| link.tell(boot))
+    }
+
+    /// Whether the agent acts on another manifest than its last stored report said.
+    pub fn acts_on_other(&self, host: HostId, revision: Option<i64>) -> bool {
+        self.links().get(&host).is_none_or(|l| l.acts_on != revision)
+    }
+
+    /// A report was stored.
+    pub fn stored(&self, host: HostId, revision: Option<i64>) {
+        self.links().entry(host).or_default().acts_on = revision;
+    }
+
+    /// The store knows that this start was followed by another; says whether that is told first.
+    pub fn give_up(&self, host: HostId, boot: Uuid) -> bool {
+        let mut links = self.links();
+        let link = links.entry(host).or_default();
+        if link.boot == boot {
+            (link.boot, link.sequence) = (Uuid::nil(), 0);
+        }
+        link.tell(boot)
     }
 
     /// Forgets the number of a report that could not be stored, so that it may come again.

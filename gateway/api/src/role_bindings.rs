@@ -54,7 +54,7 @@ pub async fn create_role_binding(
     _: Query<NoParams>,
     Json { value, .. }: Json<CreateRoleBinding>,
 ) -> Result<(StatusCode, Answer<RoleBinding>), Error> {
-    permit.demand_grant(&value.grant)?;
+    permit.demand_grant(&app, &value.grant).await?;
     let mut tx = app.store.system().await?;
     let made = role_bindings::insert(&mut tx, &permit.change(&app), value.principal_id, value.grant).await?;
     tx.commit().await?;

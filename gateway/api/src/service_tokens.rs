@@ -58,7 +58,7 @@ pub async fn create_service_token(
         return Err(Error::Invalid(vec![FieldError::new("grants", "required", "a token without grants can do nothing", "give at least one grant")]));
     }
     for grant in &value.grants {
-        permit.demand_grant(grant)?;
+        permit.demand_grant(&app, grant).await?;
     }
     let mut tx = app.store.system().await?;
     let days = TimeDelta::days(value.expires_in_days.into());

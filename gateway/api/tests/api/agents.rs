@@ -1,0 +1,163 @@
+//! The agents' door: manifests by long poll, reports in order, downloads of what the manifest names.
+
+use crate::{
+    door::Door,
+    enrolment::{Host, enrol},
+};
+use basalt_model::{Epoch, Generation, HostId, ImageId, images::ImageFormat};
+use basalt_store::{manifests, testkit};
+use basalt_wire::agent::manifest::{ItemKind, Manifest};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+fn report(boot: u128, sequence: i64) -> Value {
+    json!({"agent_boot": Uuid::from_u128(boot), "sequence": sequence})
+}
+
+async fn put(door: &Door, host: HostId, items: &[manifests::Item]) -> i64 {
+    let mut tx = door.db.store.system().await.unwrap();
+    let put = manifests::put(&mut tx, host, items, &[], testkit::now()).await.unwrap();
+    tx.commit().await.unwrap();
+    put.revision
+}
+
+/// An item of a network that exists: the store refuses items of objects that do not.
+async fn network_item(door: &Door) -> manifests::Item {
+    let project = door.project("acme").await;
+    let lan = json!({"name": "lan", "spec": {"cidr": "10.0.0.0/24"}});
+    let made = door.admin("POST", &format!("/v1/projects/{}/networks", project.1)).json(lan).send().await.expect(202);
+    let id: Uuid = made.body["object"]["id"].as_str().unwrap().parse().unwrap();
+    let body = json!({"as": "network", "name": "lan", "segment": {"kind": "vxlan"}, "vni": 7, "cidr": "10.0.0.0/24",
+        "gateway": "10.0.0.1", "dhcp_server": "10.0.0.254", "dhcp": true, "dns": [], "mtu": 1450});
+    let kind = ItemKind::Network.as_str().into();
+    manifests::Item { kind, id, generation: Generation(1), epoch: Epoch(0), present: true, body }
+}
+
+#[tokio::test]
+async fn a_manifest_poll_is_held_until_the_revision_moves() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    let empty = host.get(&door, "/agent/v1/manifest").send().await.expect(200);
+    assert_eq!((empty.header("etag"), &empty.body["items"]), ("\"0\"", &json!([])));
+    let poll = |etag: &'static str, wait| host.get(&door, wait).header("if-none-match", etag).send();
+    let item = network_item(&door).await;
+    let begun = Instant::now();
+    let unchanged = poll("\"0\"", "/agent/v1/manifest?wait_seconds=1").await;
+    assert_eq!((unchanged.status, unchanged.header("etag")), (304, "\"0\""));
+    assert!(begun.elapsed() >= Duration::from_millis(990));
+    let (answer, revision) = tokio::join!(poll("\"0\"", "/agent/v1/manifest"), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        put(&door, host.id, std::slice::from_ref(&item)).await
+    });
+    let answer = answer.expect(200);
+    assert_eq!(answer.header("etag"), format!("\"{revision}\""));
+    let manifest = Manifest::read(answer.body.to_string().as_bytes(), host.id).unwrap();
+    assert_eq!((manifest.revision, manifest.items.len()), (revision, 1));
+}
+
+#[tokio::test]
+async fn s39_an_agent_reads_its_own_manifest_only() {
+    let door = Door::new().await;
+    let (a, b) = (enrol(&door, "a").await, enrol(&door, "b").await);
+    let item = network_item(&door).await;
+    put(&door, a.id, &[item]).await;
+    let mine = a.get(&door, "/agent/v1/manifest").send().await.expect(200);
+    let theirs = b.get(&door, "/agent/v1/manifest").send().await.expect(200);
+    assert_eq!((mine.body["items"].as_array().unwrap().len(), theirs.body["items"].as_array().unwrap().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_older_report_of_the_same_start_is_refused() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    let send = |sequence| host.post(&door, "/agent/v1/report").json(report(50, sequence)).send();
+    assert_eq!(send(1).await.expect(200).body["send_full"], false);
+    assert_eq!(send(2).await.expect(200).body["send_full"], false);
+    assert_eq!(send(2).await.expect(409).code(), "late");
+    assert_eq!(send(1).await.expect(409).code(), "late");
+    send(3).await.expect(200);
+    // A start of which only a later report arrives was not heard out.
+    let unheard = host.post(&door, "/agent/v1/report").json(report(60, 4)).send().await.expect(200);
+    assert_eq!(unheard.body["send_full"], true);
+    let bad = host.post(&door, "/agent/v1/report").json(json!({"agent_boot": Uuid::nil(), "sequence": 1, "vms": []})).send().await;
+    assert_eq!((bad.status, &bad.body["errors"][0]["field"]), (422, &json!("vms")));
+}
+
+#[tokio::test]
+async fn h1_of_two_agents_with_one_identity_the_older_start_is_fenced_and_it_is_said() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    let send = |boot, sequence| host.post(&door, "/agent/v1/report").json(report(boot, sequence)).send();
+    send(50, 1).await.expect(200);
+    send(60, 1).await.expect(200);
+    for sequence in [2, 3] {
+        let refused = send(50, sequence).await.expect(409);
+        assert_eq!((refused.code(), &refused.body["reasons"][0]["code"]), ("fenced", &json!("fenced")));
+    }
+    let boot = Uuid::from_u128(50).to_string();
+    let poll = host.get(&door, "/agent/v1/manifest").header("basalt-agent-boot", &boot).send().await;
+    assert_eq!((poll.status, poll.code()), (409, "fenced"));
+    send(60, 2).await.expect(200);
+    let audit = door.admin("GET", "/v1/audit?action=host.agent_fenced").send().await.expect(200);
+    let events = audit.body["items"].as_array().unwrap();
+    assert_eq!((events.len(), &events[0]["subject_id"]), (1, &json!(host.id)));
+}
+
+#[tokio::test]
+async fn heartbeats_are_written_together_and_shown() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    host.post(&door, "/agent/v1/report").json(report(50, 1)).send().await.expect(200);
+    door.clock.advance(chrono::TimeDelta::seconds(20));
+    host.post(&door, "/agent/v1/report").json(report(50, 2)).send().await.expect(200);
+    let drain = basalt_daemon::Drain::new();
+    drain.begin();
+    door.app.clone().run(drain).await;
+    let shown = door.admin("GET", "/v1/hosts/h1").send().await.expect(200);
+    let seen: basalt_model::DateTime = shown.body["seen_at"].as_str().unwrap().parse().unwrap();
+    assert_eq!(seen, testkit::now() + chrono::TimeDelta::seconds(20));
+}
+
+#[tokio::test]
+async fn a_download_is_granted_for_images_of_the_hosts_manifest_only() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    let project = door.project("acme").await;
+    let image = testkit::ready_image(&door.db, &door.ids, project, "debian", ImageFormat::Qcow2).await;
+    let ask = |host: &Host, image: ImageId| host.post(&door, &format!("/agent/v1/images/{image}/download")).send();
+    ask(&host, image).await.expect(404);
+    let body = json!({"as": "image", "format": "qcow2", "sha256": "0".repeat(64), "size_bytes": 1 << 20});
+    let item = manifests::Item { kind: "image".into(), id: image.0, generation: Generation(1), epoch: Epoch(0), present: true, body };
+    put(&door, host.id, &[item]).await;
+    let grant = ask(&host, image).await.expect(200);
+    assert_eq!(grant.body["url"], "https://images:9445/blobs");
+    ask(&enrol(&door, "h2").await, image).await.expect(404);
+}
+
+#[tokio::test]
+async fn an_image_event_is_taken_from_the_image_service_once() {
+    let door = Door::new().await;
+    let project = door.project("acme").await;
+    let images = format!("/v1/projects/{}/images", project.1);
+    let made = door.admin("POST", &images).json(json!({"name": "debian", "spec": {"format": "raw", "size_bytes": 4}})).send().await.expect(202);
+    let grant = door.admin("POST", &format!("{images}/debian/upload")).send().await.expect(201);
+    let ring = basalt_wire::upload_token::Keyring::new([(1, vec![7; 32])]).unwrap();
+    let claims = basalt_wire::upload_token::verify(&ring, grant.body["token"].as_str().unwrap(), testkit::now()).unwrap();
+    let event = json!({"id": Uuid::from_u128(1), "at": testkit::now(), "image_id": made.body["object"]["id"], "transfer_id": claims.transfer_id,
+        "outcome": {"kind": "ready", "sha256": "0".repeat(64), "size_bytes": 4, "virtual_size_bytes": 4}});
+    let service = basalt_daemon::tls::Peer { uris: vec!["basalt:image-service".into()], serial: "1".into() };
+    let send = |peer: basalt_daemon::tls::Peer| {
+        let event = event.clone();
+        let door = &door;
+        async move { door.agent_call("POST", "/image/v1/events").peer(&peer).json(event).send().await }
+    };
+    let host = enrol(&door, "h1").await;
+    send(host.peer.clone()).await.expect(401);
+    send(service.clone()).await.expect(204);
+    send(service).await.expect(204);
+    let shown = door.admin("GET", &format!("{images}/debian")).send().await.expect(200);
+    assert_eq!((&shown.body["phase"], &shown.body["observed"]["state"]), (&json!("ready"), &json!("ready")));
+    let task = door.admin("GET", &format!("/v1/tasks/{}", made.body["task"]["id"].as_str().unwrap())).send().await.expect(200);
+    assert_eq!(task.body["state"], "completed");
+}

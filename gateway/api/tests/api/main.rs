@@ -1,0 +1,16 @@
+//! The doors against a real PostgreSQL, without sockets: requests go straight into the routers.
+
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod agents;
+mod bad_input;
+mod door;
+mod enrolment;
+mod first_boot;
+mod openapi;
+mod people;
+mod server_owned;
+mod tasks;
+mod watch;
+mod writes;
