@@ -79,7 +79,8 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
             }
         }
         Row::Task(r) => put_task(tx, inputs, r, named),
-        Row::Tenant(_) | Row::Project(_) | Row::Certificate(_) | Row::Manifest(_) => {}
+        Row::Manifest(r) => tx.put(&inputs.revisions, r.host_id, r.revision),
+        Row::Tenant(_) | Row::Project(_) | Row::Certificate(_) => {}
     }
 }
 
@@ -132,7 +133,8 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
             gone(tx, &inputs.tasks, key);
             gone(tx, &inputs.ended, key);
         }
-        Table::Tenant | Table::Project | Table::Certificate | Table::Manifest => {}
+        Table::Manifest => gone(tx, &inputs.revisions, key),
+        Table::Tenant | Table::Project | Table::Certificate => {}
     }
 }
 
@@ -180,6 +182,7 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         placements: Placement(r) => Some(PlacementRow::read((**r).clone()));
         vm_facts: VmFacts(r) => Some((r.vm_id, (**r).clone()));
         conditions: Conditions(r) => Some((r.subject_id, (**r).clone()));
+        revisions: Manifest(r) => Some((r.host_id, r.revision));
         items: ManifestItem(r) => item(r);
         facts: ManifestFact(r) => {
             ItemKind::parse(&r.kind).map(|kind| ((r.host_id, kind, r.id), FactRow::read(r)))

@@ -67,6 +67,8 @@ pub struct Inputs {
     pub vm_facts: Input<VmId, basalt_store::vms::VmFacts>,
     /// Conditions as they are stored, by subject.
     pub conditions: Input<Uuid, Conditions>,
+    /// Revisions of manifests.
+    pub revisions: Input<HostId, i64>,
     /// Manifest items as they are stored.
     pub items: Input<ItemAt, ItemRow>,
     /// What hosts said of items.
@@ -180,6 +182,7 @@ fn inputs(builder: &mut Builder) -> Inputs {
         placements: builder.input("placements"),
         vm_facts: builder.input("vm_facts"),
         conditions: builder.input("stored_conditions"),
+        revisions: builder.input("revisions"),
         items: builder.input("items"),
         facts: builder.input("facts"),
         tasks: builder.input("tasks"),

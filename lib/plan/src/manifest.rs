@@ -248,15 +248,16 @@ pub fn held_by_volume(image: Option<ImageId>) -> Option<ItemKey> {
 /// How to bring the rows of one host to what is wanted there. Empty when they say it already.
 ///
 /// `desired` is everything wanted on the host, `stored` the rows that stand, `facts` what the host
-/// reported. Applying the answer and asking again gives nothing until facts or wishes change.
+/// reported, `revision` that of its manifest. Applying the answer and asking again gives nothing until facts or wishes change.
 pub fn difference<'a>(
     desired: &BTreeMap<ItemKey, &'a Item>,
     stored: &BTreeMap<ItemKey, &'a Item>,
     facts: &BTreeMap<ItemKey, Fact>,
+    revision: i64,
 ) -> Vec<Edit> {
     let mut edits: Vec<Edit> = desired
         .iter()
-        .filter_map(|(key, want)| put(want, stored.get(key).copied(), facts.get(key)))
+        .filter_map(|(key, want)| put(want, stored.get(key).copied(), facts.get(key), revision))
         .collect();
     let in_use = used(desired, stored);
     for (key, row) in stored.iter().rev().filter(|(k, _)| !desired.contains_key(*k)) {
@@ -266,7 +267,11 @@ pub fn difference<'a>(
 }
 
 /// How the row of a wanted item changes, if it does.
-pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>) -> Option<Edit> {
+///
+/// `revision` is the host's manifest revision; it matters only while no row stands. A host may have missed that the
+/// row was away, and then compares with what stood before: so a thing that is not placed comes in with an epoch above
+/// every revision so far. A VM comes back only by another placement, whose epoch is higher by itself.
+pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>, revision: i64) -> Option<Edit> {
     let mut item = want.clone();
     match stored {
         Some(row) if row.is_absent() => item.epoch = item.epoch.max(Epoch(row.epoch.0 + 1)),
@@ -277,8 +282,10 @@ pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>) -> Option<Ed
                 return None;
             }
         }
-        // The host may still remember a life of this item whose row is gone.
         None => {
+            if want.kind != ItemKind::Vm {
+                item.epoch = item.epoch.max(Epoch(revision + 1));
+            }
             if let Some(fact) = fact.filter(|f| f.gone) {
                 item.epoch = item.epoch.max(Epoch(fact.epoch.0 + 1));
             }

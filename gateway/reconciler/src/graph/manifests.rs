@@ -167,7 +167,10 @@ pub fn edits_by_host(
     let puts = builder.derive("puts", &desired, move |ctx, at, want| {
         let stored = ctx.get(&inputs.items, at);
         let fact = ctx.get(&inputs.facts, at).map(|f| fact(f));
-        manifest::put(&want.0, stored.map(|s| &s.0), fact.as_ref()).map(|e| Edits(vec![e]))
+        // Read only where it matters: it moves with every write to the host's manifest.
+        let revision = if stored.is_none() { ctx.get(&inputs.revisions, &at.0).map(|r| **r) } else { None };
+        manifest::put(&want.0, stored.map(|s| &s.0), fact.as_ref(), revision.unwrap_or(0))
+            .map(|e| Edits(vec![e]))
     });
     let wanted_naming = builder.index("wanted_naming", &desired, naming);
     let withdrawals = builder.derive("withdrawals", &inputs.items, move |ctx, at, row| {

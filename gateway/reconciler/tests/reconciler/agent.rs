@@ -4,7 +4,7 @@
 use crate::world::{World, name};
 use basalt_daemon::Clock;
 use basalt_model::{
-    CapabilityReason, GIB, HostId,
+    CapabilityReason, Epoch, GIB, Generation, HostId,
     hosts::{Accelerator, BridgeFacts, HostFacts, Versions},
     pools::{PoolFacts, PoolKind},
     vms::{ObservedPower, OperationOutcome, OperationReport, Power, VmObserved},
@@ -16,7 +16,7 @@ use basalt_store::{
 };
 use basalt_wire::agent::manifest::{Desired, ItemKind, VmBody};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -26,8 +26,10 @@ use uuid::Uuid;
 #[derive(Default)]
 struct State {
     sequence: i64,
-    /// Items that it has, with the epoch they were made at. The host's reality.
-    has: BTreeMap<(ItemKind, Uuid), i64>,
+    /// Items that it has: the host's reality.
+    has: BTreeSet<(ItemKind, Uuid)>,
+    /// The newest epoch and generation of each item of the last manifest: an agent refuses older ones.
+    accepted: BTreeMap<(String, Uuid), (Epoch, Generation)>,
     /// What it reported last.
     said: BTreeMap<(ItemKind, Uuid), ItemFact>,
     /// Realises items up to this kind.
@@ -79,7 +81,7 @@ impl Agent {
 
     /// What the host has of a kind now.
     pub fn has(&self, kind: ItemKind) -> Vec<Uuid> {
-        self.state.lock().unwrap().has.keys().filter(|k| k.0 == kind).map(|k| k.1).collect()
+        self.state.lock().unwrap().has.iter().filter(|k| k.0 == kind).map(|k| k.1).collect()
     }
 
     /// How often VMs were begun.
@@ -138,6 +140,15 @@ impl Agent {
     fn act(&self, items: &[manifests::Item]) -> Vec<ItemFact> {
         let mut state = self.state.lock().unwrap();
         let mut facts = Vec::new();
+        for item in items {
+            let newest = state.accepted.get(&(item.kind.clone(), item.id)).copied().unwrap_or_default();
+            assert!(
+                (item.epoch, item.generation) >= newest,
+                "a host would refuse {item:?}: it has {newest:?}"
+            );
+        }
+        let age = |i: &manifests::Item| ((i.kind.clone(), i.id), (i.epoch, i.generation));
+        state.accepted = items.iter().map(age).collect();
         // Users before used when removing, used before users when making.
         for item in items.iter().rev().filter(|i| !i.present) {
             let key = (ItemKind::parse(&item.kind).unwrap(), item.id);
@@ -152,7 +163,7 @@ impl Agent {
                 continue;
             }
             let desired: Desired = serde_json::from_value(item.body.clone()).unwrap();
-            if state.has.insert(key, item.epoch.0).is_none() && key.0 == ItemKind::Vm {
+            if state.has.insert(key) && key.0 == ItemKind::Vm {
                 *state.begun.entry(item.id).or_default() += 1;
             }
             facts.push((key, fact(item, seen(&desired, state.blocked.clone()))));

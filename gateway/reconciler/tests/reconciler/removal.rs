@@ -143,3 +143,37 @@ async fn a_shared_image_and_network_stay_for_the_other_vm() {
     world.completed(again.task.id).await;
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wanted_again_before_its_host_saw_it_away_is_newer_than_what_it_had() {
+    let world = World::new().await;
+    world.furnish().await;
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    agent.let_up_to(Some(ItemKind::Vm));
+    let running = world.start();
+    let first = world.create("first", json!({})).await;
+    let passes = || async {
+        agent.pass().await;
+        world.task(first.task.id).await.state.is_terminal()
+    };
+    until("the first runs", passes).await;
+    world.delete(first.object.id()).await;
+    // The host reports everything gone, and does not look at its manifest after that.
+    until("its last goodbye is said", || async {
+        agent.pass().await;
+        [ItemKind::Vm, ItemKind::Volume, ItemKind::Image, ItemKind::Network]
+            .into_iter()
+            .all(|kind| agent.has(kind).is_empty())
+    })
+    .await;
+    until("the manifest is empty", || async { kinds(&world, agent.host).await.is_empty() }).await;
+    let second = world.create("second", json!({})).await;
+    until("the host is to have it", || async { kinds(&world, agent.host).await.len() == 4 }).await;
+    // The agent of these tests panics on an item that a host would refuse as old.
+    until("the second runs", || async {
+        agent.pass().await;
+        world.task(second.task.id).await.state == TaskState::Completed
+    })
+    .await;
+    running.stop().await;
+}
