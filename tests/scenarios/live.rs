@@ -42,12 +42,14 @@ async fn t5_tasks_and_vms_are_live_over_watch_and_resume_by_cursor() -> Result<(
     let delete = house.api.delete_vm("web").await?;
     house.api.completed(&delete).await?;
     let mut again = Watch::open(&house.api, &format!("kinds=vm,task&project=demo&cursor={first}")).await?;
-    let read = again.until(|e| e.event == WatchKind::Delete && e.id == Some(vm.metadata.id)).await?;
+    let read = again.until(|e| e.event == WatchKind::Bookmark).await?;
     ensure!(read.iter().all(|e| e.event != WatchKind::Resync), "a cursor this young must be known: {read:?}");
+    ensure!(read.iter().any(|e| e.event == WatchKind::Delete && e.id == Some(vm.metadata.id)), "{read:?}");
     let ended = |id: Uuid| {
         read.iter().filter(|e| e.id == Some(id)).filter_map(task_state).any(TaskState::is_terminal)
     };
     ensure!(ended(task.id.0), "the create's end was missed: {read:?}");
+    ensure!(ended(delete.id.0), "the deletion's end was missed: {read:?}");
 
     // A cursor that means nothing any more begins anew, and says so.
     let mut lost = Watch::open(&house.api, "kinds=task&project=demo&cursor=0-0").await;

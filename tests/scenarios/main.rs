@@ -9,6 +9,7 @@ mod foreign;
 mod ledger;
 mod life;
 mod live;
+mod oracles;
 mod pending;
 mod restarts;
 mod steps;

@@ -34,8 +34,8 @@ async fn two_gateways_started_at_once_double_nothing() -> Result<()> {
     }
     let epochs = oracles::count(house.owner_url(), "SELECT max(epoch) FROM placements")?;
     ensure!(epochs == 1, "a VM was placed {epochs} times");
-    left.stop().await?;
-    right.stop().await?;
     house.clear().await?;
-    house.sound()
+    house.sound()?;
+    left.stop().await?;
+    right.stop().await
 }

@@ -93,6 +93,16 @@ pub fn findings(owner_url: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// As [`findings`], in a transaction that does harm first and is rolled back.
+pub fn findings_after(owner_url: &str, harm: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (what, sql) in QUERIES {
+        let rows = psql(owner_url, &format!("BEGIN; {harm}; {sql}; ROLLBACK"))?;
+        found.extend(rows.into_iter().map(|row| format!("{what}: {row}")));
+    }
+    Ok(found)
+}
+
 /// What is left in the database of VMs that are gone.
 pub fn leftovers(owner_url: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
