@@ -1,9 +1,9 @@
-//! The running agent: four loops around one cycle. Polling brings manifests, the cycle acts, reporting
-//! tells, renewal keeps the identity alive. The gateway may be away for as long as it likes: what is in
+//! The running agent: five loops around one cycle. Polling brings manifests, the cycle acts, reporting
+//! tells, renewal keeps the identity alive, consoles are opened for users. The gateway may be away for as long as it likes: what is in
 //! the ledger goes on.
 
 use crate::{
-    Error,
+    Error, consoles,
     cycle::{Cycle, Parts, Stepped, Tuning},
     host::{Downloads, Host},
     ledger::Ledger,
@@ -138,11 +138,13 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
         let (offers, offered) = mpsc::channel(1);
         let status = Arc::new(status);
         let wait = Wait { clock: clock.clone(), pace };
+        let served = host.clone();
         let others = async {
             tokio::join!(
                 poll(&*gateway, &wait, offers),
                 report(&*gateway, &wait, &outbox, &status),
-                renew(&*gateway, &wait)
+                renew(&*gateway, &wait),
+                consoles::serve(&served, &gateway, &wait)
             )
         };
         let mut drive = Drive { cycle, host, clock, pace, status: status.clone(), offered };
@@ -156,18 +158,18 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
 }
 
 /// Waits with jitter, so that hosts that failed together do not come back together.
-struct Wait {
-    clock: Arc<dyn Clock>,
-    pace: Pace,
+pub(crate) struct Wait {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pace: Pace,
 }
 
 impl Wait {
-    fn jittered(&self, full: Duration) -> Duration {
+    pub(crate) fn jittered(&self, full: Duration) -> Duration {
         full.mul_f64(0.75 + self.clock.jitter() / 4.0)
     }
 
     /// After a failure: what the gateway asked for, or ever longer.
-    async fn after(&self, error: &Error, failures: u32) {
+    pub(crate) async fn after(&self, error: &Error, failures: u32) {
         let wait = match error {
             Error::Busy(patience) => *patience,
             Error::Rejected(_) => self.pace.retry * 80,

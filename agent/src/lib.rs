@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod consoles;
 pub mod cycle;
 pub mod error;
 pub mod host;

@@ -1,18 +1,22 @@
 //! The way to the gateway: enrolment, renewal, manifest, report, image grants. Mutual TLS; every call
 //! has a time limit; 429 and 503 are patience, not failure.
 
+mod console;
+
 use crate::{
     Error,
     config::Config,
+    consoles::Typed,
     host::{Download, Downloads},
     identity::{Identity, key_and_request},
 };
 use basalt_daemon::Clock;
-use basalt_model::{DateTime, ImageId};
+use basalt_model::{CapabilityReason, DateTime, ImageId};
 use basalt_wire::{
-    agent::{Report, ReportAnswer, enrol},
+    agent::{Report, ReportAnswer, console::Ticket, enrol},
     rest::{Problem, TransferGrant},
 };
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use reqwest::{Certificate, Client, ClientBuilder, Response, StatusCode, header};
 use std::{
@@ -20,6 +24,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// Longer than the gateway holds a poll (55 s).
@@ -52,6 +57,29 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Renews the identity if it is time; answers when to ask again.
     fn renew(&self) -> impl Future<Output = Result<Option<DateTime>, Error>> + Send;
+
+    /// Waits for consoles to open. A gateway without consoles never has one.
+    fn tickets(&self) -> impl Future<Output = Result<Vec<Ticket>, Error>> + Send {
+        std::future::pending()
+    }
+
+    /// Redeems a ticket: sends what the guest writes until the channel closes, and answers what is typed.
+    fn open_console(
+        &self,
+        _ticket: &str,
+        _output: mpsc::Receiver<Bytes>,
+    ) -> impl Future<Output = Result<Typed, Error>> + Send {
+        std::future::pending()
+    }
+
+    /// Says why the console of a ticket cannot be opened.
+    fn refuse_console(
+        &self,
+        _ticket: &str,
+        _reason: CapabilityReason,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::pending()
+    }
 }
 
 /// The gateway over mutual TLS.
@@ -192,6 +220,18 @@ impl Gateway for Link {
         tracing::info!(%renew_at, "the certificate was renewed");
         Ok(Some(renew_at))
     }
+
+    async fn tickets(&self) -> Result<Vec<Ticket>, Error> {
+        self.take_tickets().await
+    }
+
+    async fn open_console(&self, ticket: &str, output: mpsc::Receiver<Bytes>) -> Result<Typed, Error> {
+        self.redeem(ticket, output).await
+    }
+
+    async fn refuse_console(&self, ticket: &str, reason: CapabilityReason) -> Result<(), Error> {
+        self.refuse(ticket, reason).await
+    }
 }
 
 impl Downloads for Link {
@@ -206,6 +246,10 @@ fn read_ca(config: &Config) -> Result<String, Error> {
 }
 
 fn client(cas: &[&str], identity: Option<(&Identity, Uuid)>) -> Result<Client, Error> {
+    configured(cas, identity)?.build().map_err(|e| Error::Identity(chain(&e)))
+}
+
+fn configured(cas: &[&str], identity: Option<(&Identity, Uuid)>) -> Result<ClientBuilder, Error> {
     let wrong = |e: reqwest::Error| Error::Identity(chain(&e));
     let mut roots = Vec::new();
     for pem in cas {
@@ -232,7 +276,7 @@ fn client(cas: &[&str], identity: Option<(&Identity, Uuid)>) -> Result<Client, E
         }
         None => builder.read_timeout(SILENCE_LIMIT),
     };
-    builder.build().map_err(wrong)
+    Ok(builder)
 }
 
 /// The answer, or what kind of "no" it was.

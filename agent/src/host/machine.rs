@@ -3,6 +3,7 @@
 //! `machine/` holds the two halves: what is seen (`look`) and what is done (`deeds`). Nothing is remembered here
 //! that could not be read back after a restart, other than facts that cost a probe.
 
+mod console;
 mod deeds;
 mod look;
 mod serial;
@@ -10,6 +11,7 @@ mod watch;
 
 use super::{
     Host, With,
+    console::{Console, Ports},
     libvirt::{Accelerator, Connection},
     ovs::{Networks, Switch},
     storage::Pools,
@@ -19,8 +21,9 @@ use crate::{
     config::{Config, Datapath},
 };
 use basalt_daemon::Clock;
-use basalt_model::hosts::HostFacts;
+use basalt_model::{VmId, hosts::HostFacts};
 use basalt_plan::host::{Action, Observed};
+use basalt_wire::agent::console::Mode;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -51,6 +54,7 @@ struct Parts {
     switch: Switch,
     networks: Networks,
     pools: Pools,
+    ports: Ports,
     datapath: Datapath,
     state: PathBuf,
     clock: Arc<dyn Clock>,
@@ -89,6 +93,7 @@ impl Machine {
             networks: Networks::new(&run.join("networks"), switch.clone()),
             switch,
             pools: Pools::new(&config.pools, &state),
+            ports: Ports::default(),
             datapath: network.datapath,
             state,
             clock,
@@ -111,6 +116,10 @@ impl Host for Machine {
 
     async fn act(&self, action: &Action, with: &With) -> Result<(), Error> {
         self.parts.act(action, with).await
+    }
+
+    async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
+        self.parts.console(id, mode).await
     }
 
     fn news(&self) -> channel::Receiver<u64> {

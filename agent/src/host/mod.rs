@@ -4,6 +4,7 @@
 //! ([`Host::act`]). It chooses nothing, remembers nothing that it could not read back from the host
 //! after a restart, and never touches what no action names.
 
+pub mod console;
 pub mod facts;
 pub mod images;
 pub mod libvirt;
@@ -15,9 +16,11 @@ pub mod sim;
 pub mod storage;
 
 use crate::Error;
-use basalt_model::{ImageId, hosts::HostFacts};
+use basalt_model::{ImageId, VmId, hosts::HostFacts};
 use basalt_plan::host::{Action, Observed};
+use basalt_wire::agent::console::Mode;
 use bytes::Bytes;
+use console::Console;
 use futures::{future::BoxFuture, stream::BoxStream};
 use std::{future::Future, sync::Arc};
 use tokio::sync::watch;
@@ -45,6 +48,10 @@ pub trait Host: Send + Sync + 'static {
 
     /// Carries out one action.
     fn act(&self, action: &Action, with: &With) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// A VM's serial console. The log can be had of a VM that is off, too; to attach it must run, else
+    /// [`Error::Refused`]. Any number may be attached at once; each ends when it is dropped, and all with the VM.
+    fn console(&self, id: VmId, mode: Mode) -> impl Future<Output = Result<Console, Error>> + Send;
 
     /// Changes with every piece of news (a domain's event, a port that went, a process that died).
     /// Carries no meaning; losing one costs only time, because a slow full look follows anyway.

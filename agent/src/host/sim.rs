@@ -4,11 +4,13 @@
 //! the world is counted, so that a test can say "nothing was doubled". Cheap enough for a hundred
 //! hosts in one process.
 
-use super::{Host, With};
+mod console;
+
+use super::{Host, With, console::Console};
 use crate::Error;
 use basalt_daemon::Clock;
 use basalt_model::{
-    CapabilityReason, GIB, Name,
+    CapabilityReason, GIB, Name, VmId,
     hosts::{Accelerator, BridgeFacts, HostFacts, Versions},
     pools::{PoolFacts, PoolKind},
 };
@@ -16,6 +18,7 @@ use basalt_plan::host::{
     Action, Capabilities, Observed, Resource, Section,
     effect::{Mishap, World},
 };
+use basalt_wire::agent::console::Mode;
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
@@ -68,6 +71,7 @@ pub struct SimHost {
     clock: Arc<dyn Clock>,
     news: watch::Sender<u64>,
     killed: Notify,
+    consoles: console::Consoles,
 }
 
 struct State {
@@ -107,7 +111,7 @@ impl SimHost {
             mutations: BTreeMap::new(),
             delay: Duration::ZERO,
         };
-        Self { state: Mutex::new(state), clock, news: watch::Sender::new(0), killed: Notify::new() }
+        Self { state: Mutex::new(state), clock, news: watch::Sender::new(0), killed: Notify::new(), consoles: console::Consoles::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,6 +119,7 @@ impl SimHost {
     }
 
     fn bump(&self) {
+        self.consoles.keep(&self.state().world);
         self.news.send_modify(|n| *n += 1);
     }
 
@@ -325,6 +330,10 @@ impl Host for SimHost {
                 pending().await
             }
         }
+    }
+
+    async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
+        self.open_console(id, mode)
     }
 
     fn news(&self) -> watch::Receiver<u64> {

@@ -91,6 +91,8 @@ pub static RULES: &[Rule] = &[
     role("POST", "/v1/projects/{project}/vms/{vm}/reboot", Operator, Project),
     role("POST", "/v1/projects/{project}/vms/{vm}/reset", Operator, Project),
     role("POST", "/v1/projects/{project}/vms/{vm}/redeploy", Operator, Project),
+    role("GET", "/v1/projects/{project}/vms/{vm}/console", Viewer, Project),
+    role("POST", "/v1/projects/{project}/vms/{vm}/console", Operator, Project),
     role("GET", "/v1/projects/{project}/vms/{vm}/explain", Viewer, Project),
     role("POST", "/v1/projects/{project}/placement/explain", Viewer, Project),
     role("GET", "/v1/projects/{project}/networks", Viewer, Project),
@@ -139,6 +141,9 @@ pub static RULES: &[Rule] = &[
     rule("GET", "/agent/v1/manifest", Who::Agent),
     rule("POST", "/agent/v1/report", Who::Agent),
     rule("POST", "/agent/v1/images/{image}/download", Who::Agent),
+    rule("GET", "/agent/v1/consoles", Who::Agent),
+    rule("POST", "/agent/v1/consoles/{ticket}", Who::Agent),
+    rule("POST", "/agent/v1/consoles/{ticket}/refuse", Who::Agent),
     rule("POST", "/image/v1/events", Who::ImageService),
 ];
 

@@ -13,6 +13,7 @@ mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod body;
+mod consoles;
 mod debug;
 mod door;
 mod enrolment;
@@ -114,6 +115,7 @@ pub struct Parts {
     pub(crate) tokens: authentication::Tokens,
     pub(crate) projects: authentication::Projects,
     pub(crate) links: links::Links,
+    pub(crate) consoles: consoles::Desk,
     pub(crate) hub: Hub,
     pub(crate) ask: Option<Ask>,
 }
@@ -143,6 +145,7 @@ impl App {
             tokens: authentication::Tokens::default(),
             projects: authentication::Projects::default(),
             links: links::Links::default(),
+            consoles: consoles::Desk::default(),
             hub: options.hub,
             ask: options.ask,
         }))

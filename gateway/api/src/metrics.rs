@@ -32,6 +32,8 @@ pub struct Metrics {
     seconds: Histogram,
     /// Open watch streams.
     pub watches: Gauge,
+    /// Open consoles, and those that wait for their agent.
+    pub consoles: Gauge,
     /// Watchers that fell behind and were told to begin again.
     pub resyncs: Counter,
 }
@@ -45,12 +47,14 @@ impl Metrics {
             requests: Family::default(),
             seconds: Histogram::new(bounds),
             watches: Gauge::default(),
+            consoles: Gauge::default(),
             resyncs: Counter::default(),
         };
         let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
         r.register("basalt_http_requests", "Requests answered, by route and status", metrics.requests.clone());
         r.register("basalt_http_request_seconds", "Time to answer, without polls and watches", metrics.seconds.clone());
         r.register("basalt_watch_streams", "Open watch streams", metrics.watches.clone());
+        r.register("basalt_consoles", "Open consoles", metrics.consoles.clone());
         r.register("basalt_watch_resyncs", "Watchers that fell behind", metrics.resyncs.clone());
         drop(r);
         metrics
@@ -74,7 +78,7 @@ impl Metrics {
 
 /// Routes whose answer waits for news on purpose.
 fn is_held_open(route: &str) -> bool {
-    matches!(route, "/v1/watch" | "/v1/tasks/{task}" | "/agent/v1/manifest")
+    matches!(route, "/v1/watch" | "/v1/tasks/{task}" | "/agent/v1/manifest" | "/agent/v1/consoles")
 }
 
 /// The process's metrics in Prometheus' text form.

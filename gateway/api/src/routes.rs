@@ -1,7 +1,7 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, agent, audit, debug, enrolment, explain, health, hosts, image_events, images, login, metrics, networks, pools, ports,
+    App, agent, audit, consoles, debug, enrolment, explain, health, hosts, image_events, images, login, metrics, networks, pools, ports,
     projects, role_bindings, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
@@ -50,6 +50,7 @@ fn machines() -> OpenApiRouter<App> {
         .routes(routes!(vm_verbs::reboot_vm))
         .routes(routes!(vm_verbs::reset_vm))
         .routes(routes!(vm_verbs::redeploy_vm))
+        .routes(routes!(consoles::read_console, consoles::open_console))
         .routes(routes!(explain::explain_vm))
         .routes(routes!(explain::explain_placement))
         .routes(routes!(networks::list_networks, networks::create_network))
@@ -85,6 +86,9 @@ pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(agent::read_manifest))
         .routes(routes!(agent::report))
         .routes(routes!(agent::begin_download))
+        .routes(routes!(consoles::list_console_tickets))
+        .routes(routes!(consoles::redeem_console_ticket))
+        .routes(routes!(consoles::refuse_console_ticket))
         .routes(routes!(image_events::take_image_event))
 }
 

@@ -87,8 +87,8 @@ pub enum Verb {
     },
     /// Says where a VM was placed (or would be) and why not elsewhere.
     Explain(Vm),
-    /// Shows a VM's serial console log.
-    Console(Vm),
+    /// Opens a VM's serial console; Ctrl-] leaves it.
+    Console(Console),
     /// Lists tasks, newest last.
     Tasks,
     /// Shows a task's log.
@@ -101,6 +101,16 @@ pub enum Verb {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// Opens a VM's serial console.
+#[derive(Args)]
+pub struct Console {
+    /// The VM's name or id.
+    pub vm: String,
+    /// Print the end of the kept log instead; the VM need not run.
+    #[arg(long)]
+    pub log: bool,
 }
 
 /// Logs in.

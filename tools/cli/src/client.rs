@@ -3,6 +3,7 @@
 use crate::{Failure, config::Config};
 use basalt_model::{TaskId, tasks::Task};
 use basalt_wire::rest::Problem;
+use bytes::Bytes;
 use reqwest::{Certificate, Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -20,7 +21,11 @@ pub struct Client {
 pub fn https(ca_pem: Option<&[u8]>) -> Result<reqwest::Client, Failure> {
     // Harmless when a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
+    // Pings end a watch or a console whose gateway went away without a word.
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(15))
+        .http2_keep_alive_timeout(Duration::from_secs(15));
     if let Some(pem) = ca_pem {
         let ca = Certificate::from_pem(pem).map_err(|e| Failure::Usage(format!("CA file: {e}")))?;
         builder = builder.tls_certs_only([ca]);
@@ -64,6 +69,15 @@ impl Client {
     /// `GET` whose body is read as it comes.
     pub async fn stream(&self, path: &str) -> Result<Response, Failure> {
         check(send(self.request(Method::GET, path)).await?).await
+    }
+
+    /// `POST` whose body is sent while the answer is read.
+    pub async fn duplex<S>(&self, path: &str, pieces: S) -> Result<Response, Failure>
+    where
+        S: futures::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
+    {
+        let request = self.request(Method::POST, path).header("content-type", "application/octet-stream");
+        check(send(request.body(reqwest::Body::wrap_stream(pieces))).await?).await
     }
 
     /// `GET` that answers `None` for 404.

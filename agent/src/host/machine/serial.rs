@@ -21,6 +21,19 @@ pub fn cut_all(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// The end of a log, at most so many bytes; nothing when there is none.
+pub fn tail(log: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = match fs::File::open(log) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut kept = Vec::new();
+    file.take(most).read_to_end(&mut kept)?;
+    Ok(kept)
+}
+
 /// QEMU appends to the file, so it may be cut under a guest that runs.
 fn cut(log: &Path) -> std::io::Result<()> {
     let mut file = match fs::File::open(log) {
@@ -53,6 +66,8 @@ mod tests {
         guest.write_all(b"the last words").unwrap();
         cut_all(dir.path()).unwrap();
         guest.write_all(b", and more").unwrap();
+        assert_eq!(tail(&log, 8).unwrap(), b"and more");
+        assert_eq!(tail(&dir.path().join("other"), 8).unwrap(), b"");
         let kept = fs::read(&log).unwrap();
         assert_eq!(kept.len() as u64, KEPT + 10);
         assert!(kept.ends_with(b"the last words, and more"));

@@ -1,5 +1,6 @@
-//! Between gateway and agent: enrolment, manifest, report. See docs/protocol.md.
+//! Between gateway and agent: enrolment, manifest, report, consoles. See docs/protocol.md.
 
+pub mod console;
 pub mod enrol;
 pub mod manifest;
 pub mod report;

@@ -2,6 +2,7 @@
 
 mod apply;
 mod change;
+mod console;
 mod login;
 mod read;
 mod task;
@@ -69,7 +70,7 @@ impl Session {
             Verb::Wait { target, until } => self.wait_for(&target, &until).await,
             Verb::Watch { kinds } => self.watch(&kinds).await,
             Verb::Explain(vm) => self.explain(&vm.vm).await,
-            Verb::Console(vm) => self.console(&vm.vm).await,
+            Verb::Console(console) => self.console(&console).await,
             Verb::Tasks => self.list_tasks().await,
             Verb::Logs { task } => self.logs(&task).await,
         }

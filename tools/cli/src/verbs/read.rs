@@ -92,19 +92,6 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn console(&self, vm: &str) -> Result<(), Failure> {
-        use std::io::Write;
-        let path = format!("{}/console", Kind::find("vm")?.object(&self.project, vm_name(vm)));
-        let mut response = self.client.stream(&path).await?;
-        let mut out = std::io::stdout();
-        let broken = |e| Failure::Unreachable(crate::client::chain(&e));
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            out.write_all(&chunk)?;
-            out.flush()?;
-        }
-        Ok(())
-    }
-
     pub(super) async fn wait_for(&self, words: &[String], until: &str) -> Result<(), Failure> {
         let (kind, name) = target(words)?;
         let name = name.ok_or_else(|| Failure::Usage("give a name: wait vm/web-1 --for running".into()))?;
