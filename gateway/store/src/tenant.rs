@@ -11,7 +11,7 @@
 use crate::{Result, Store};
 use basalt_model::TenantId;
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
+    AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
     postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager;
@@ -42,10 +42,13 @@ pub struct SystemTx {
 
 impl TenantTx {
     pub(crate) async fn begin(store: &Store, tenant: TenantId, read_only: bool) -> Result<Self> {
-        let mode = if read_only { " READ ONLY" } else { "" };
+        let (mode, wait) = match read_only {
+            true => (" READ ONLY", ""),
+            false => ("", "; SET LOCAL synchronous_commit = off"),
+        };
         // A UUID formatted by its own type: nothing of a caller's text gets here.
-        let begin =
-            format!("BEGIN{mode}; SET LOCAL ROLE basalt_tenant; SET LOCAL app.tenant = '{}'", tenant.0);
+        let of = tenant.0;
+        let begin = format!("BEGIN{mode}; SET LOCAL ROLE basalt_tenant; SET LOCAL app.tenant = '{of}'{wait}");
         Ok(Self { tx: begin_with(store.pool(), begin).await?, tenant, store: store.clone() })
     }
 
@@ -58,10 +61,17 @@ impl TenantTx {
         self.tenant
     }
 
-    /// Commits, and wakes who waits for changes in this process.
-    pub async fn commit(self) -> Result<()> {
+    /// Commits, wakes who waits for changes in this process, and returns when it is durable.
+    ///
+    /// The commit gives its row locks back at once, and only then is the log flushed: creates of one project all
+    /// take the lock of its quota, and if each held it until the disk answered, they could not share a flush
+    /// (measured at 3.6 ms a flush: 250 creates a second, and no more with more clients). Nobody is answered
+    /// before the flush. Others see the row some milliseconds earlier, and whatever they commit on its ground
+    /// stands behind it in the log, so none of it can outlive it.
+    pub async fn commit(mut self) -> Result<()> {
         self.tx.commit().await?;
         self.store.signal();
+        self.tx.flush().await?;
         Ok(())
     }
 
@@ -96,7 +106,7 @@ impl SystemTx {
     }
 
     /// Commits, and wakes who waits for changes in this process.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
         self.tx.commit().await?;
         self.store.signal();
         Ok(())
@@ -135,9 +145,16 @@ impl Tx {
         }
     }
 
-    async fn commit(mut self) -> sqlx::Result<()> {
+    async fn commit(&mut self) -> sqlx::Result<()> {
         PgTransactionManager::commit(&mut self.conn).await?;
         self.open = false;
+        Ok(())
+    }
+
+    /// Waits until everything that was committed so far is on disk: a transaction that writes nothing but a line
+    /// of log commits synchronously, and all who wait share one flush.
+    async fn flush(&mut self) -> sqlx::Result<()> {
+        self.conn.execute("SELECT pg_logical_emit_message(true, 'basalt', '')").await?;
         Ok(())
     }
 }
