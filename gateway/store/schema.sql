@@ -40,7 +40,7 @@ LOGGED TABLE conditions (
     subject_kind text NOT NULL,
     tenant_id uuid,
     project_id uuid,
-    conditions jsonb NOT NULL
+    conditions json NOT NULL
 );
 LOGGED TABLE feed_cursors (
     holder uuid NOT NULL,
@@ -319,7 +319,7 @@ LOGGED TABLE vm_observed (
     host_id uuid NOT NULL,
     epoch bigint NOT NULL,
     observed_generation bigint NOT NULL,
-    observed jsonb NOT NULL,
+    observed json NOT NULL,
     stage text NOT NULL,
     reported_at timestamp with time zone NOT NULL
 );
@@ -333,11 +333,11 @@ LOGGED TABLE vms (
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
     deletion_requested_at timestamp with time zone,
-    spec jsonb NOT NULL,
+    spec json NOT NULL,
     incarnation bigint NOT NULL,
-    operation jsonb,
-    nics jsonb NOT NULL,
-    disks jsonb NOT NULL
+    operation json,
+    nics json NOT NULL,
+    disks json NOT NULL
 );
 LOGGED TABLE volume_observed (
     volume_id uuid NOT NULL,

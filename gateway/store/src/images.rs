@@ -246,7 +246,7 @@ async fn users(conn: &mut PgConnection, id: ImageId) -> Result<Vec<String>> {
     let by = sqlx::query_scalar(
         "SELECT 'volume/' || name FROM volumes WHERE image_id = $1
          UNION ALL
-         SELECT 'vm/' || name FROM vms WHERE disks @> jsonb_build_array(jsonb_build_object('iso_image_id', $1))
+         SELECT 'vm/' || name FROM vms WHERE disks::jsonb @> jsonb_build_array(jsonb_build_object('iso_image_id', $1))
          LIMIT 10",
     )
     .bind(id)

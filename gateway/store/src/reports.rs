@@ -238,8 +238,8 @@ async fn write_vms(conn: &mut PgConnection, host: HostId, items: &[&ItemFact], n
          ON CONFLICT (vm_id) DO UPDATE SET host_id = excluded.host_id, epoch = excluded.epoch,
             observed_generation = excluded.observed_generation, observed = excluded.observed, stage = excluded.stage,
             reported_at = excluded.reported_at
-         WHERE (o.host_id, o.epoch, o.observed_generation, o.observed, o.stage) IS DISTINCT FROM
-            (excluded.host_id, excluded.epoch, excluded.observed_generation, excluded.observed, excluded.stage)",
+         WHERE (o.host_id, o.epoch, o.observed_generation, o.observed::text, o.stage) IS DISTINCT FROM
+            (excluded.host_id, excluded.epoch, excluded.observed_generation, excluded.observed::text, excluded.stage)",
     )
     .bind(host)
     .bind(vms.iter().map(|v| v.0).collect::<Vec<_>>())
