@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 use futures::{FutureExt, future::BoxFuture};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 /// How often things are done that no news brings.
@@ -343,11 +344,21 @@ impl<H: Host, L: Ledger> Drive<H, L> {
         stepped.wake_at.map_or(look, |at| at.min(look))
     }
 
+    /// Gathers the facts on a task of its own: they take seconds and hold what a step may wait for, and this loop
+    /// does not poll them while it is in a step.
     fn facts(&self, after: Duration) -> BoxFuture<'static, HostFacts> {
         let host = self.host.clone();
-        async move {
+        let gathering = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(after).await;
             host.facts().await
+        }));
+        async move {
+            match gathering.await {
+                Ok(facts) => facts,
+                Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+                // Only a runtime that ends aborts it; nobody waits any more.
+                Err(_) => std::future::pending().await,
+            }
         }
         .boxed()
     }

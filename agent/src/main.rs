@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use basalt_agent::{
-    Agent, Config, Error, Options, Pace, cycle::Tuning, host::machine::Machine, identity::Identity, ledger::FileLedger,
-    link::Link,
+    Agent, Config, Error, Options, Pace, cycle::Tuning, host::machine::Machine, identity::Identity,
+    ledger::FileLedger, link::Link,
 };
 use basalt_daemon::{Clock, Drain, SystemClock};
 use clap::Parser;
@@ -26,7 +26,11 @@ async fn main() -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let drain = Drain::on_signals().context("listening for signals")?;
     let dir = &config.state.dir;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| dir.display().to_string())?;
 
     let mut ledger = FileLedger::new(dir);
     let identity = match Identity::load(dir)? {

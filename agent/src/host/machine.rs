@@ -27,12 +27,9 @@ use basalt_wire::agent::console::Mode;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
-use tokio::{
-    sync::{Mutex, watch as channel},
-    task::JoinSet,
-};
+use tokio::{sync::watch as channel, task::JoinSet};
 
 /// What a reboot empties: what was set up on the switch.
 const RUN_DIR: &str = "/run/basalt";
@@ -59,8 +56,11 @@ struct Parts {
     state: PathBuf,
     clock: Arc<dyn Clock>,
     /// Facts that cost a probe or a process, found once.
-    fixed: Mutex<Option<Fixed>>,
+    fixed: Mutex<Option<Probing>>,
 }
+
+/// A probe that goes on, or its result.
+type Probing = channel::Receiver<Option<Result<Fixed, String>>>;
 
 /// Facts that do not change while the agent runs, or only with a restart of a service.
 #[derive(Clone, Debug)]
@@ -128,23 +128,30 @@ impl Host for Machine {
 }
 
 impl Parts {
+    /// Probes at most once at a time, on a task of its own: whoever comes meanwhile waits for that result, and a
+    /// caller that is not polled keeps nobody waiting.
     async fn fixed(&self) -> Result<Fixed, Error> {
-        // Whoever comes while a probe runs waits for its result.
-        let mut known = self.fixed.lock().await;
-        if let Some(fixed) = &*known {
-            return Ok(fixed.clone());
-        }
-        let qemu = super::facts::accelerators::qemu_version().await?;
-        let boot_id = super::facts::boot_id();
-        let fixed = Fixed {
-            accelerators: super::facts::accelerators::all(&self.state, &boot_id, &qemu).await?,
-            openvswitch: self.switch.version().await?,
-            qemu,
+        let mut probing = self.probing();
+        let ended = match probing.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone(),
+            Err(_) => None,
         };
-        if fixed.accelerators.iter().any(|a| a.usable) {
-            *known = Some(fixed.clone());
+        ended.unwrap_or_else(|| Err("the probe was given up".into())).map_err(|e| Error::host("probing", e))
+    }
+
+    fn probing(&self) -> Probing {
+        let mut known = self.fixed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(probing) = known.as_ref().filter(|probing| serves(probing)) {
+            return probing.clone();
         }
-        Ok(fixed)
+        let (done, probing) = channel::channel(None);
+        let (state, switch) = (self.state.clone(), self.switch.clone());
+        tokio::spawn(async move {
+            let probed = probe(&state, &switch).await.map_err(|e| e.to_string());
+            done.send_replace(Some(probed));
+        });
+        *known = Some(probing.clone());
+        probing
     }
 
     /// The best accelerator that was seen to boot a guest.
@@ -174,5 +181,25 @@ impl Parts {
 
     fn serial_log(&self, id: basalt_model::VmId) -> PathBuf {
         self.state.join(SERIAL_DIR).join(format!("{id}.log"))
+    }
+}
+
+async fn probe(state: &std::path::Path, switch: &Switch) -> Result<Fixed, Error> {
+    let qemu = super::facts::accelerators::qemu_version().await?;
+    let boot_id = super::facts::boot_id();
+    Ok(Fixed {
+        accelerators: super::facts::accelerators::all(state, &boot_id, &qemu).await?,
+        openvswitch: switch.version().await?,
+        qemu,
+    })
+}
+
+/// One that failed, or saw no guest boot, is asked again: the host may just be overloaded.
+fn serves(probing: &Probing) -> bool {
+    let given_up = probing.has_changed().is_err();
+    match &*probing.borrow() {
+        None => !given_up,
+        Some(Ok(fixed)) => fixed.accelerators.iter().any(|a| a.usable),
+        Some(Err(_)) => false,
     }
 }

@@ -111,7 +111,13 @@ impl SimHost {
             mutations: BTreeMap::new(),
             delay: Duration::ZERO,
         };
-        Self { state: Mutex::new(state), clock, news: watch::Sender::new(0), killed: Notify::new(), consoles: console::Consoles::default() }
+        Self {
+            state: Mutex::new(state),
+            clock,
+            news: watch::Sender::new(0),
+            killed: Notify::new(),
+            consoles: console::Consoles::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
