@@ -101,19 +101,6 @@ pub enum Verdict {
     Never(CapabilityReason),
 }
 
-/// What a host can promise at most: overcommit applied, reserved memory left out. Storage is promised by pool.
-pub fn limits(spec: &HostSpec, facts: &HostFacts) -> Demand {
-    let cpus = u64::from(facts.threads) * u64::from(spec.cpu_overcommit_percent) / 100;
-    let usable = u128::from(facts.memory_bytes.saturating_sub(spec.reserved_memory_bytes));
-    let memory = usable * u128::from(spec.memory_overcommit_percent) / 100;
-    Demand {
-        vms: u32::MAX,
-        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        memory_bytes: u64::try_from(memory).unwrap_or(u64::MAX),
-        storage_bytes: u64::MAX,
-    }
-}
-
 /// Chooses a host and pools. The same inputs give the same decision; equal scores go to the lower host id.
 pub fn choose<'a>(request: &Request, hosts: impl IntoIterator<Item = &'a HostView>) -> Decision {
     let mut fits: Vec<PlacementCandidate> = Vec::new();
@@ -322,9 +309,10 @@ fn capability(request: &Request, host: &HostView, facts: &HostFacts, out: &mut J
             "integration_bridge_missing",
             subject(host),
             "it has no bridge that guests are attached to",
-            "create the integration bridge that its agent's configuration names",
+            "its agent makes the bridge when it starts: wait, or look at the agent's log",
         );
-        out.reject(Lasts::Always, reason.with_evidence(format!("bridges: {}", bridges())));
+        // The agent makes it, so a host that lacks it now may have it in a moment.
+        out.reject(Lasts::Now, reason.with_evidence(format!("bridges: {}", bridges())));
     }
     let uplinks: BTreeSet<&str> = request
         .segments
@@ -346,7 +334,7 @@ fn capability(request: &Request, host: &HostView, facts: &HostFacts, out: &mut J
 }
 
 fn capacity(request: &Request, host: &HostView, facts: &HostFacts, out: &mut Judged) {
-    let limit = limits(&host.spec, facts);
+    let limit = host.spec.capacity(facts);
     let figures = [
         ("cpus", "CPUs", u64::from(request.cpus), u64::from(host.claimed.cpus), u64::from(limit.cpus)),
         ("memory", "bytes of memory", request.memory_bytes, host.claimed.memory_bytes, limit.memory_bytes),
@@ -460,7 +448,7 @@ fn pool_missing(host: &HostView, facts: &HostFacts, pool: &Name) -> CapabilityRe
 /// Thousandths of the scarcer of CPU and memory that stay free; packing turns it round.
 fn score(request: &Request, host: &HostView) -> i64 {
     let Some(facts) = &host.facts else { return 0 };
-    let limit = limits(&host.spec, facts);
+    let limit = host.spec.capacity(facts);
     let free = |claimed: u64, asked: u64, most: u64| {
         let left = most.saturating_sub(claimed).saturating_sub(asked);
         i64::try_from(u128::from(left) * 1000 / u128::from(most.max(1))).unwrap_or(1000)

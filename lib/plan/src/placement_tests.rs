@@ -221,7 +221,7 @@ proptest! {
                 Verdict::Never(reason) => prop_assert!(false, "{reason}"),
             }
             for h in &hosts {
-                let most = limits(&h.spec, h.facts.as_ref().unwrap());
+                let most = h.spec.capacity(h.facts.as_ref().unwrap());
                 prop_assert!(h.claimed.cpus <= most.cpus && h.claimed.memory_bytes <= most.memory_bytes);
                 prop_assert!(h.pool_claims.values().all(|c| *c <= 100 * GIB));
             }

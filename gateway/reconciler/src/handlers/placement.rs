@@ -29,7 +29,7 @@ const PARKED: Duration = Duration::from_secs(30);
 /// Rounds of parked VMs are at least this far apart.
 const ROUND: Duration = Duration::from_millis(250);
 /// Hosts that fit and were not chosen are kept in the explanation up to this many; rejections are all kept.
-const KEPT_ALTERNATIVES: usize = 16;
+const KEPT_ALTERNATIVES: usize = 4;
 
 /// A decision to write down.
 #[derive(Clone, Debug)]
