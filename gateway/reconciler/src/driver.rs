@@ -313,6 +313,10 @@ impl Driver {
             }
             Ok(Swept::Rows(rows)) => tracing::debug!(?sweep, rows, "swept"),
             Err(error) => {
+                if sweep == Sweep::Liveness {
+                    let at = self.time();
+                    self.stepper.deaf(at);
+                }
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(?sweep, error, "a sweep failed; it runs again");
             }

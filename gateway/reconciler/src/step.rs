@@ -26,7 +26,10 @@ pub struct Stepper {
     graph: Graph,
     nodes: Nodes,
     news: Subscription,
-    started_at: DateTime,
+    /// No lease of a host counts as older than this.
+    listening_since: DateTime,
+    /// When hosts were last heard of. Signs of life are not kept over a crash of the database, so they are kept here.
+    heard: BTreeMap<HostId, DateTime>,
     placement: Placement,
     manifests: Lane<HostId, graph::Edits>,
     finalise: Lane<Removal, ()>,
@@ -54,7 +57,8 @@ impl Stepper {
         };
         Ok(Self {
             news,
-            started_at,
+            listening_since: started_at,
+            heard: BTreeMap::new(),
             placement: Placement::new(&nodes),
             manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
@@ -74,26 +78,34 @@ impl Stepper {
 
     /// Takes in the last signs of life. Only hosts that change between heard of and silent are news.
     pub fn hear(&mut self, beats: &[(HostId, DateTime)], at: DateTime, now: Duration) -> Commit {
-        let beats: BTreeMap<HostId, DateTime> = beats.iter().copied().collect();
+        for (id, beat) in beats {
+            let heard = self.heard.entry(*id).or_insert(*beat);
+            *heard = (*heard).max(*beat);
+        }
         let snapshot = self.graph.snapshot();
-        let hosts: Vec<_> = snapshot
-            .rows(&self.nodes.inputs.host_facts)
-            .map(|(id, facts)| (*id, facts.reported_at))
-            .collect();
-        let mut tx = self.graph.transaction();
-        let rows: BTreeMap<HostId, Liveness> = hosts
-            .into_iter()
-            .map(|(id, reported_at)| {
-                let seen =
-                    beats.get(&id).copied().unwrap_or(reported_at).max(reported_at).max(self.started_at);
-                let silent = (at - seen).num_seconds() > HOST_LEASE_SECONDS;
-                (id, if silent { Liveness::Silent } else { Liveness::Alive })
+        let facts = self.nodes.inputs.host_facts;
+        self.heard.retain(|id, _| snapshot.get(&facts, id).is_some());
+        let silent = |id: &HostId, reported_at: DateTime| {
+            let heard = self.heard.get(id).copied().unwrap_or(reported_at);
+            let seen = heard.max(reported_at).max(self.listening_since);
+            (at - seen).num_seconds() > HOST_LEASE_SECONDS
+        };
+        let rows: Vec<(HostId, Liveness)> = snapshot
+            .rows(&facts)
+            .map(|(id, row)| {
+                (*id, if silent(id, row.reported_at) { Liveness::Silent } else { Liveness::Alive })
             })
             .collect();
+        let mut tx = self.graph.transaction();
         tx.reset(&self.nodes.inputs.liveness, rows);
         let commit = tx.commit();
         self.listen(now);
         commit
+    }
+
+    /// Signs of life could not be read: whoever was silent meanwhile gets a new lease, because it may have been us.
+    pub fn deaf(&mut self, at: DateTime) {
+        self.listening_since = self.listening_since.max(at);
     }
 
     fn listen(&mut self, now: Duration) {

@@ -218,7 +218,7 @@ fn vm(body: &VmBody, blocked: Option<CapabilityReason>) -> VmObserved {
     VmObserved { power, incarnation: body.incarnation, operation, blocked, ..VmObserved::default() }
 }
 
-fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
+pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
     HostFacts {
         hostname: "h".into(),
         boot_id: "b".into(),

@@ -10,4 +10,5 @@ mod lifecycle;
 mod placement;
 mod recovery;
 mod removal;
+mod stepper;
 mod world;
