@@ -141,7 +141,9 @@ async fn meet(app: &App, target: &Target, mode: Mode) -> Result<Meeting, Error> 
     match app.drain.or(waiting).await {
         Some(Ok(Ok(Ok(output)))) => Ok(Meeting { output, input, place }),
         Some(Ok(Ok(Err(reason)))) => {
-            Err(Error::Conflict { code: "no_console", detail: format!("{reason}."), reasons: vec![reason] })
+            // The host knows the VM by its id; the user by its name.
+            let reason = CapabilityReason { subject: format!("vm/{}", target.name), ..reason };
+            Err(closed(&target.name, reason))
         }
         Some(_) => Err(Error::NotReady(format!(
             "The agent of host {} did not open the console within {TICKET_SECONDS} s",
@@ -149,6 +151,11 @@ async fn meet(app: &App, target: &Target, mode: Mode) -> Result<Meeting, Error> 
         ))),
         None => Err(Error::NotReady("This gateway is stopping".into())),
     }
+}
+
+fn closed(vm: &str, reason: CapabilityReason) -> Error {
+    let detail = format!("The console of {vm:?} cannot be opened now.");
+    Error::Conflict { code: "no_console", detail, reasons: vec![reason] }
 }
 
 async fn audit(app: &App, permit: &Permit, target: &Target) -> Result<(), Error> {

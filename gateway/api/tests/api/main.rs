@@ -5,6 +5,7 @@
 mod access;
 mod agents;
 mod bad_input;
+mod consoles;
 mod door;
 mod enrolment;
 mod first_boot;
