@@ -32,6 +32,14 @@ pub struct Pace {
     pub retry: Duration,
 }
 
+impl Pace {
+    /// Facts of a host on which nothing can be placed yet are soon others: the agent itself mends them.
+    fn after(&self, facts: &HostFacts) -> Duration {
+        let complete = facts.bridges.iter().any(|b| b.integration) && facts.accelerator().is_some();
+        if complete { self.facts } else { self.facts.min(Duration::from_secs(1)) }
+    }
+}
+
 impl Default for Pace {
     fn default() -> Self {
         Self {
@@ -309,8 +317,9 @@ impl<H: Host, L: Ledger> Drive<H, L> {
                     }
                     () = stages.changed() => self.cycle.show_stages(),
                     found = &mut facts => {
+                        let again = self.pace.after(&found);
                         self.cycle.take_facts(found);
-                        facts = self.facts(self.pace.facts);
+                        facts = self.facts(again);
                     }
                     () = tokio::time::sleep(due) => break,
                 }

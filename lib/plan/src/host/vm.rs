@@ -11,8 +11,8 @@
 //! forces the old guest off once everything of the new one is there.
 
 use super::{
-    Action, Draft, Judgement, Lack, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS, SeedDefinition,
-    SeedKey, Seen, Stamp, VmDefinition, VmSeen, incomplete, network::stale_ports,
+    Action, Draft, Judgement, Lack, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS,
+    SeedDefinition, SeedKey, Seen, Stamp, VmDefinition, VmSeen, incomplete, network::stale_ports,
 };
 use basalt_model::{
     CapabilityReason, DateTime, VmId,
