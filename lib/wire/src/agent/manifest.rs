@@ -80,7 +80,7 @@ pub struct Item {
     pub id: Uuid,
     /// The object's generation this body was made from. The agent refuses an older one.
     pub generation: Generation,
-    /// The placement's epoch (0 for things that are not placed). The agent refuses an older one.
+    /// The placement's epoch; for what is not placed a number above the manifest revision at which it entered. The agent refuses an older one.
     pub epoch: Epoch,
     /// What to have.
     pub desired: Desired,
