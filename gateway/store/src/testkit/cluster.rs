@@ -36,10 +36,13 @@ while :; do
     if [ "$idle" -ge 120 ]; then
         exec 9<"$1/lock" || exit 0
         if flock -xn 9; then
-            if [ -f "$1/data/postmaster.pid" ]; then
-                "$3/pg_ctl" -D "$1/data" -m immediate -w stop
+            # Out of the way in one step, so that whoever comes now begins anew.
+            gone="$1-gone-$$"
+            mv "$1" "$gone" || exit 0
+            if [ -f "$gone/data/postmaster.pid" ]; then
+                "$3/pg_ctl" -D "$gone/data" -m immediate -w stop
             fi
-            rm -rf "$1"
+            rm -rf "$gone"
             exit 0
         fi
         exec 9<&-
