@@ -119,7 +119,10 @@ mod tests {
         let path = dir.path().join("gateway.toml");
         std::fs::write(&path, SMALL).unwrap();
         let config: Config = basalt_daemon::config::read(&path).unwrap();
-        assert_eq!((config.listen.users.as_str(), config.image.public_url()), ("127.0.0.1:9443", "https://images:9445"));
+        assert_eq!(
+            (config.listen.users.as_str(), config.image.public_url()),
+            ("127.0.0.1:9443", "https://images:9445")
+        );
         std::fs::write(&path, SMALL.replace("url = \"https", "ur = \"https")).unwrap();
         let refused = basalt_daemon::config::read::<Config>(&path).unwrap_err().to_string();
         assert!(refused.contains("unknown field `ur`"), "{refused}");

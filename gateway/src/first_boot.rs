@@ -8,7 +8,11 @@ use basalt_store::Store;
 use std::{fs, path::Path, sync::Arc};
 
 /// A token, if one is to be shown now.
-pub async fn token(store: &Store, clock: &Arc<dyn Clock>, state_dir: &Path) -> anyhow::Result<Option<String>> {
+pub async fn token(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    state_dir: &Path,
+) -> anyhow::Result<Option<String>> {
     // The file says only when the last token expires; the token itself is written nowhere.
     let file = state_dir.join("first-boot-expires");
     let shown = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<DateTime>().ok());

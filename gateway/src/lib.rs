@@ -59,13 +59,16 @@ impl Gateway {
 
     /// The same, until a given drain begins.
     pub async fn start_until(config: Config, clock: Arc<dyn Clock>, drain: Drain) -> anyhow::Result<Running> {
-        fs::create_dir_all(&config.state.dir).with_context(|| format!("making {}", config.state.dir.display()))?;
+        fs::create_dir_all(&config.state.dir)
+            .with_context(|| format!("making {}", config.state.dir.display()))?;
         let mut inherited = Inherited::take();
         let users = inherited.sockets("users", std::slice::from_ref(&config.listen.users))?;
         let agents = inherited.sockets("agents", std::slice::from_ref(&config.listen.agents))?;
         let authority = Arc::new(pki::Authority::open(&config.pki.dir, clock.now())?);
         let keys = read_keys(&config.image.token_key_file)?;
-        let Some(store) = drain.or(connect(&config)).await else { anyhow::bail!("stopped before the database answered") };
+        let Some(store) = drain.or(connect(&config)).await else {
+            anyhow::bail!("stopped before the database answered")
+        };
         let store = store?;
         let first_boot_token = first_boot::token(&store, &clock, &config.state.dir).await?;
 
@@ -84,7 +87,11 @@ impl Gateway {
             store: store.clone(),
             clock: clock.clone(),
             authority: authority.clone(),
-            images: ImageDoor { url: config.image.url.clone(), public_url: config.image.public_url().into(), keys },
+            images: ImageDoor {
+                url: config.image.url.clone(),
+                public_url: config.image.public_url().into(),
+                keys,
+            },
             drain: drain.clone(),
             readiness,
             registry,
@@ -149,7 +156,8 @@ impl Running {
 
 /// Connects, and migrates when the owner's address is known. A database that is away is waited for.
 async fn connect(config: &Config) -> anyhow::Result<Store> {
-    let options = basalt_store::Options { max_connections: config.database.max_connections, ..Default::default() };
+    let options =
+        basalt_store::Options { max_connections: config.database.max_connections, ..Default::default() };
     let mut told = false;
     loop {
         let attempt = async {
@@ -184,7 +192,11 @@ fn holder(dir: &Path, clock: &dyn Clock) -> anyhow::Result<Uuid> {
     Ok(id)
 }
 
-fn door_identity(authority: &pki::Authority, names: &[String], clock: &dyn Clock) -> anyhow::Result<(String, String)> {
+fn door_identity(
+    authority: &pki::Authority,
+    names: &[String],
+    clock: &dyn Clock,
+) -> anyhow::Result<(String, String)> {
     let now = clock.now();
     let mut serial = [0; 16];
     serial.copy_from_slice(&clock.secret()[..16]);
@@ -203,8 +215,9 @@ fn read_keys(path: &Path) -> anyhow::Result<Keyring> {
         Some((id.parse().ok()?, hex::decode(key.trim()).ok()?))
     });
     let keys: Option<Vec<(u32, Vec<u8>)>> = keys.collect();
-    keys.and_then(Keyring::new)
-        .with_context(|| format!("{}: write lines of `<key id> <hex>`, each key 32 bytes or more", path.display()))
+    keys.and_then(Keyring::new).with_context(|| {
+        format!("{}: write lines of `<key id> <hex>`, each key 32 bytes or more", path.display())
+    })
 }
 
 fn address(sockets: &[TcpListener]) -> anyhow::Result<SocketAddr> {

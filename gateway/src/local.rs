@@ -20,14 +20,21 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Makes a key and a certificate for a service of the platform.
-pub fn issue(config: &Config, clock: &dyn Clock, service: &str, hosts: &[String], out: &Path) -> anyhow::Result<()> {
+pub fn issue(
+    config: &Config,
+    clock: &dyn Clock,
+    service: &str,
+    hosts: &[String],
+    out: &Path,
+) -> anyhow::Result<()> {
     let now = clock.now();
     let authority = pki::Authority::open(&config.pki.dir, now)?;
     let uri = format!("basalt:{service}");
     let mut serial = [0; 16];
     serial.copy_from_slice(&clock.secret()[..16]);
     let not_after = now + chrono::TimeDelta::days(SERVICE_DAYS);
-    let (issued, key) = authority.issue(&pki::Subject { name: service, hosts, uri: Some(&uri), now, not_after, serial })?;
+    let (issued, key) =
+        authority.issue(&pki::Subject { name: service, hosts, uri: Some(&uri), now, not_after, serial })?;
     fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
     write_secret(&out.join("ca.pem"), authority.cert_pem().as_bytes())?;
     write_secret(&out.join("key.pem"), key.as_bytes())?;
@@ -37,8 +44,15 @@ pub fn issue(config: &Config, clock: &dyn Clock, service: &str, hosts: &[String]
 }
 
 /// Makes a token with a role in the whole system.
-pub async fn create_token(config: &Config, clock: &Arc<dyn Clock>, name: Name, role: Role, days: u32) -> anyhow::Result<String> {
-    let store = Store::connect(&config.database.url, Options { max_connections: 1, ..Options::default() }).await?;
+pub async fn create_token(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    name: Name,
+    role: Role,
+    days: u32,
+) -> anyhow::Result<String> {
+    let store =
+        Store::connect(&config.database.url, Options { max_connections: 1, ..Options::default() }).await?;
     let issued = basalt_api::create_local(&store, clock, name, role, days).await?;
     store.close().await;
     Ok(issued.token)

@@ -67,13 +67,21 @@ struct Item<'a> {
 /// The whole manifest of the calling host. With `If-None-Match` it waits for another revision.
 #[utoipa::path(get, path = "/agent/v1/manifest", tag = "agents", params(ManifestParams),
     responses((status = 200, description = "Manifest; its revision is the ETag", body = Object), (status = 304, description = "Unchanged"), crate::openapi::Problems))]
-pub async fn read_manifest(State(app): State<App>, agent: Agent, Query(params): Query<ManifestParams>, headers: HeaderMap) -> Result<Response, Error> {
+pub async fn read_manifest(
+    State(app): State<App>,
+    agent: Agent,
+    Query(params): Query<ManifestParams>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
     let wait_seconds = params.wait_seconds.unwrap_or(crate::tasks::MAX_WAIT_SECONDS);
     check_wait(wait_seconds)?;
     let host = agent.host_id;
     check_start(&app, host, &headers).await?;
     app.links.beat(host, app.clock.now());
-    let have = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).and_then(|t| t.trim().trim_matches('"').parse::<i64>().ok());
+    let have = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|t| t.trim().trim_matches('"').parse::<i64>().ok());
     if let Some(have) = have {
         if !app.hub.is_synced() {
             return Err(Error::NotReady("the truth is being read".into()));
@@ -104,7 +112,8 @@ pub async fn read_manifest(State(app): State<App>, agent: Agent, Query(params): 
         epoch: i.epoch,
         desired: if i.present { &i.body } else { &absent },
     });
-    let body = Manifest { format: FORMAT, host_id: host, revision: manifest.revision, items: items.collect() };
+    let body =
+        Manifest { format: FORMAT, host_id: host, revision: manifest.revision, items: items.collect() };
     Ok(([(header::ETAG, etag(manifest.revision)?)], Answer(body)).into_response())
 }
 
@@ -135,7 +144,12 @@ async fn fence(app: &App, host: HostId, boot: Uuid, first: bool) -> Result<Error
         let change = agent_change(app, host, &host.to_string(), app.clock.now());
         let mut tx = app.store.system().await?;
         let text = reason.to_string();
-        audit_events::record(&mut tx, &change, audit_events::Entry::new("host.agent_fenced", None, None, "host", host.0, &text)).await?;
+        audit_events::record(
+            &mut tx,
+            &change,
+            audit_events::Entry::new("host.agent_fenced", None, None, "host", host.0, &text),
+        )
+        .await?;
         tx.commit().await?;
     }
     Ok(Error::Conflict { code: "fenced", detail: format!("{reason}."), reasons: vec![reason] })
@@ -144,7 +158,12 @@ async fn fence(app: &App, host: HostId, boot: Uuid, first: bool) -> Result<Error
 /// Takes what a host saw. It is also the heartbeat.
 #[utoipa::path(post, path = "/agent/v1/report", tag = "agents", request_body(content = Object, description = "Report"),
     responses((status = 200, description = "ReportAnswer: send_full", body = Object), crate::openapi::Problems))]
-pub async fn report(State(app): State<App>, agent: Agent, _: Query<NoParams>, LargeJson(report): LargeJson<Report>) -> Result<Answer<ReportAnswer>, Error> {
+pub async fn report(
+    State(app): State<App>,
+    agent: Agent,
+    _: Query<NoParams>,
+    LargeJson(report): LargeJson<Report>,
+) -> Result<Answer<ReportAnswer>, Error> {
     let (host, now) = (agent.host_id, app.clock.now());
     let (boot, sequence) = (report.agent_boot, report.sequence);
     let order = app.links.order(host, boot, sequence);
@@ -166,7 +185,9 @@ pub async fn report(State(app): State<App>, agent: Agent, _: Query<NoParams>, La
             Ok(Answer(ReportAnswer { send_full: applied.send_full }))
         }
         // This gateway knew nothing of the start; the store remembers that another one followed it.
-        Ok(_) if order == Order::NewStart => Err(fence(&app, host, boot, app.links.give_up(host, boot)).await?),
+        Ok(_) if order == Order::NewStart => {
+            Err(fence(&app, host, boot, app.links.give_up(host, boot)).await?)
+        }
         Ok(_) => Err(late(sequence)),
         Err(e) => {
             app.links.unsee(host, boot, sequence);
@@ -237,7 +258,9 @@ pub async fn begin_download(
     }
     let found = images::get_by_id(&mut tx, id).await?;
     let (meta, observed) = (&found.image.metadata, &found.facts.observed);
-    let (Some(tenant_id), Some(project_id), ImageState::Ready) = (meta.tenant_id, meta.project_id, observed.state) else {
+    let (Some(tenant_id), Some(project_id), ImageState::Ready) =
+        (meta.tenant_id, meta.project_id, observed.state)
+    else {
         return Err(unknown());
     };
     let claims = Claims {

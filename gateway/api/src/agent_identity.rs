@@ -26,7 +26,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Agent {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         let agent = parts.extensions.get::<Agent>().copied();
-        agent.ok_or_else(|| Error::internal("authorising", "a handler needs an agent and its route gives none"))
+        agent.ok_or_else(|| {
+            Error::internal("authorising", "a handler needs an agent and its route gives none")
+        })
     }
 }
 
@@ -43,7 +45,9 @@ pub async fn agent(app: &App, parts: &mut Parts) -> Result<(), Error> {
         Some(certificate) => certificate,
         None => stored(app, &peer.serial).await?,
     };
-    let valid = certificate.host_id == host_id && certificate.revoked_at.is_none() && app.clock.now() < certificate.not_after;
+    let valid = certificate.host_id == host_id
+        && certificate.revoked_at.is_none()
+        && app.clock.now() < certificate.not_after;
     let host_goes = known.is_some_and(|h| h.metadata.deletion_requested_at.is_some());
     if !valid || host_goes {
         return Err(Error::Unauthenticated);

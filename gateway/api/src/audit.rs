@@ -41,7 +41,11 @@ pub struct AuditParams {
 /// Lists the audit trail that the caller may read, oldest first.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(AuditParams),
     responses((status = 200, body = Page<AuditEvent>), crate::openapi::Problems))]
-pub async fn list_audit_events(State(app): State<App>, permit: Permit, Query(params): Query<AuditParams>) -> Result<Answer<Page<AuditEvent>>, Error> {
+pub async fn list_audit_events(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<AuditParams>,
+) -> Result<Answer<Page<AuditEvent>>, Error> {
     let after = params.cursor.as_deref().map(read_cursor).transpose()?;
     let range = basalt_store::Page { limit: limit(params.limit)?, after, ..Default::default() };
     let mut filter = audit_events::Filter {

@@ -1,18 +1,24 @@
 //! Who calls: opaque bearer tokens, of which only a SHA-256 is kept, looked up in the store and
 //! remembered for two seconds; and what the caller may do, as a [`Permit`] that handlers receive.
 
-use crate::{App, Error, authorization::{ScopeSource, Who}};
+use crate::{
+    App, Error,
+    authorization::{ScopeSource, Who},
+};
 use axum::{
     extract::{FromRequestParts, MatchedPath},
     http::{HeaderMap, header::AUTHORIZATION, request::Parts},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use basalt_model::{
     DateTime, ProjectId, TenantId,
     roles::{Grant, Role, Scope, allows},
     tasks::Actor,
 };
-use basalt_store::{Change, Key, projects, service_tokens::{self, Principal}};
+use basalt_store::{
+    Change, Key, projects,
+    service_tokens::{self, Principal},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
@@ -38,13 +44,16 @@ pub fn token_hash(text: &str) -> [u8; 32] {
 
 /// Tokens that were looked up within the last seconds.
 #[derive(Default)]
-pub struct Tokens(Mutex<HashMap<[u8; 32], (DateTime, Arc<Principal>)>>);
+pub struct Tokens(Mutex<KnownTokens>);
+
+type KnownTokens = HashMap<[u8; 32], (DateTime, Arc<Principal>)>;
 
 impl Tokens {
     fn get(&self, hash: &[u8; 32], now: DateTime) -> Option<Arc<Principal>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, principal) = known.get(hash)?;
-        let fresh = (now - *since).num_seconds() < REMEMBER_SECONDS && now >= *since && now < principal.expires_at;
+        let fresh =
+            (now - *since).num_seconds() < REMEMBER_SECONDS && now >= *since && now < principal.expires_at;
         fresh.then(|| principal.clone())
     }
 
@@ -160,7 +169,12 @@ pub async fn find_project(app: &App, grants: &[Grant], text: &str) -> Result<Pro
     found.ok_or_else(unknown)
 }
 
-async fn look_up_project(app: &App, tenant: Option<TenantId>, key: &Key, text: &str) -> Result<Option<ProjectRef>, Error> {
+async fn look_up_project(
+    app: &App,
+    tenant: Option<TenantId>,
+    key: &Key,
+    text: &str,
+) -> Result<Option<ProjectRef>, Error> {
     let now = app.clock.now();
     if let Some(project) = app.projects.get(text, tenant, now) {
         return Ok(Some(project));
@@ -194,7 +208,8 @@ pub struct Permit {
 impl Permit {
     /// The project in the path.
     pub fn project(&self) -> Result<ProjectRef, Error> {
-        self.project.ok_or_else(|| Error::internal("authorising", "a handler needs a project and its route has none"))
+        self.project
+            .ok_or_else(|| Error::internal("authorising", "a handler needs a project and its route has none"))
     }
 
     /// Refuses unless the route's role is held at a scope. Who may not even read there is told that
@@ -205,11 +220,21 @@ impl Permit {
 
     /// Refuses unless the route's role is held at a scope, of something that the caller sees anyway.
     pub fn require(&self, scope: &Scope) -> Result<(), Error> {
-        if allows(&self.principal.grants, self.role, scope) { Ok(()) } else { Err(Error::Forbidden(self.role)) }
+        if allows(&self.principal.grants, self.role, scope) {
+            Ok(())
+        } else {
+            Err(Error::Forbidden(self.role))
+        }
     }
 
     /// As [`Self::demand`], for another role than the route's.
-    pub fn demand_role(&self, role: Role, scope: &Scope, kind: &'static str, name: &str) -> Result<(), Error> {
+    pub fn demand_role(
+        &self,
+        role: Role,
+        scope: &Scope,
+        kind: &'static str,
+        name: &str,
+    ) -> Result<(), Error> {
         if allows(&self.principal.grants, role, scope) {
             Ok(())
         } else if allows(&self.principal.grants, Role::Viewer, scope) {
@@ -228,7 +253,9 @@ impl Permit {
             Scope::Project { tenant_id, project_id } => {
                 let text = project_id.to_string();
                 match look_up_project(app, None, &Key::Id(project_id.0), &text).await? {
-                    Some(project) if project.tenant_id == tenant_id => self.demand(&grant.scope, "project", &text),
+                    Some(project) if project.tenant_id == tenant_id => {
+                        self.demand(&grant.scope, "project", &text)
+                    }
                     _ => Err(Error::not_found("project", text)),
                 }
             }
@@ -260,7 +287,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Permit {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         let permit = parts.extensions.get::<Permit>().cloned();
-        permit.ok_or_else(|| Error::internal("authorising", "a handler needs a permit and its route gives none"))
+        permit.ok_or_else(|| {
+            Error::internal("authorising", "a handler needs a permit and its route gives none")
+        })
     }
 }
 
@@ -292,7 +321,9 @@ pub async fn authorise(app: &App, parts: &mut Parts, request_id: Uuid) -> Result
     let (principal, token_hash) = principal(app, &parts.headers).await?;
     let mut permit = Permit { request_id, principal, token_hash, role, project: None };
     match scope {
-        ScopeSource::System if !allows(&permit.principal.grants, role, &Scope::System) => return Err(Error::Forbidden(role)),
+        ScopeSource::System if !allows(&permit.principal.grants, role, &Scope::System) => {
+            return Err(Error::Forbidden(role));
+        }
         ScopeSource::System | ScopeSource::Rows | ScopeSource::Handler => {}
         ScopeSource::Project => {
             let text = parts.uri.path().split('/').nth(3).unwrap_or_default();
@@ -321,7 +352,10 @@ mod tests {
             grant(Role::Viewer, Scope::Tenant { tenant_id: t }),
             grant(Role::Viewer, Scope::Tenant { tenant_id: u }),
         ];
-        assert_eq!(widest(&grants, Role::Viewer), [Scope::Tenant { tenant_id: t }, Scope::Tenant { tenant_id: u }]);
+        assert_eq!(
+            widest(&grants, Role::Viewer),
+            [Scope::Tenant { tenant_id: t }, Scope::Tenant { tenant_id: u }]
+        );
         assert_eq!(widest(&grants, Role::Operator), [project]);
     }
 

@@ -19,9 +19,33 @@ pub const MAX_REPORT_BYTES: usize = 16 * 1024 * 1024;
 /// Fields that only the platform writes. A body that carries one of them was most likely copied
 /// from a `GET`, and is refused with that explanation.
 pub const SERVER_OWNED: [&str; 27] = [
-    "id", "tenant_id", "project_id", "generation", "observed", "observed_generation", "created_at", "updated_at",
-    "deletion_requested_at", "phase", "conditions", "placement", "incarnation", "vni", "addresses_used", "state",
-    "facts", "seen_at", "claimed", "nics", "disks", "vm_id", "used", "grants", "expires_at", "revoked_at", "task",
+    "id",
+    "tenant_id",
+    "project_id",
+    "generation",
+    "observed",
+    "observed_generation",
+    "created_at",
+    "updated_at",
+    "deletion_requested_at",
+    "phase",
+    "conditions",
+    "placement",
+    "incarnation",
+    "vni",
+    "addresses_used",
+    "state",
+    "facts",
+    "seen_at",
+    "claimed",
+    "nics",
+    "disks",
+    "vm_id",
+    "used",
+    "grants",
+    "expires_at",
+    "revoked_at",
+    "task",
 ];
 
 /// A body of JSON, read strictly, with the bytes it was read from (for idempotency).
@@ -96,7 +120,12 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // A list in the right order would pass for an object otherwise.
     if bytes.trim_ascii_start().first().is_some_and(|b| *b != b'{') {
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| Error::NotJson { reason: e.to_string() })?;
-        return Err(Error::Invalid(vec![FieldError::new("body", "wrong_type", "the body is no object", "send one JSON object")]));
+        return Err(Error::Invalid(vec![FieldError::new(
+            "body",
+            "wrong_type",
+            "the body is no object",
+            "send one JSON object",
+        )]));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let read = serde_path_to_error::deserialize(&mut reader);
@@ -121,19 +150,38 @@ pub fn explain(path: &str, message: &str) -> FieldError {
     }
     if let Some(field) = between(message, "missing field `", "`") {
         let at = inside(path, field);
-        return FieldError::new(at, "required", format!("{field} is required and missing"), format!("add {field}"));
+        return FieldError::new(
+            at,
+            "required",
+            format!("{field} is required and missing"),
+            format!("add {field}"),
+        );
     }
     if let Some(field) = between(message, "duplicate field `", "`") {
-        return FieldError::new(inside(path, field), "duplicate", format!("{field} stands twice"), "give it once");
+        return FieldError::new(
+            inside(path, field),
+            "duplicate",
+            format!("{field} stands twice"),
+            "give it once",
+        );
     }
     if let Some(variant) = between(message, "unknown variant `", "`") {
         let known = message.split_once(", expected ").map_or("", |(_, k)| k);
-        return FieldError::new(path, "unknown_value", format!("`{variant}` is not known here"), format!("give {known}"));
+        return FieldError::new(
+            path,
+            "unknown_value",
+            format!("`{variant}` is not known here"),
+            format!("give {known}"),
+        );
     }
-    if let Some((found, expected)) = message.strip_prefix("invalid type: ").and_then(|m| m.split_once(", expected ")) {
+    if let Some((found, expected)) =
+        message.strip_prefix("invalid type: ").and_then(|m| m.split_once(", expected "))
+    {
         return wrong_type(path, found, expected);
     }
-    if let Some((found, expected)) = message.strip_prefix("invalid value: ").and_then(|m| m.split_once(", expected ")) {
+    if let Some((found, expected)) =
+        message.strip_prefix("invalid value: ").and_then(|m| m.split_once(", expected "))
+    {
         return wrong_type(path, found, expected);
     }
     let (reason, remedy) = message.split_once("; ").unwrap_or((message, "correct the value"));
@@ -150,16 +198,27 @@ fn unknown(at: &str, field: &str, message: &str) -> FieldError {
         );
     }
     let known = message.split_once(", expected ").map_or("no field", |(_, k)| k);
-    FieldError::new(at, "unknown_field", format!("{field} is no field of this body"), format!("remove it, or give {known}"))
+    FieldError::new(
+        at,
+        "unknown_field",
+        format!("{field} is no field of this body"),
+        format!("remove it, or give {known}"),
+    )
 }
 
 fn wrong_type(path: &str, found: &str, expected: &str) -> FieldError {
     let last = path.rsplit('.').next().unwrap_or(path);
-    let unit = [("_bytes", "bytes", "1073741824 for 1 GiB"), ("_seconds", "seconds", "60 for a minute"), ("_percent", "per cent", "100")]
-        .into_iter()
-        .find(|(suffix, ..)| last.ends_with(suffix));
+    let unit = [
+        ("_bytes", "bytes", "1073741824 for 1 GiB"),
+        ("_seconds", "seconds", "60 for a minute"),
+        ("_percent", "per cent", "100"),
+    ]
+    .into_iter()
+    .find(|(suffix, ..)| last.ends_with(suffix));
     let remedy = match unit {
-        Some((_, unit, example)) => format!("give a whole number of {unit}, without quotes or unit: {example}"),
+        Some((_, unit, example)) => {
+            format!("give a whole number of {unit}, without quotes or unit: {example}")
+        }
         None => format!("give {expected}"),
     };
     FieldError::new(at_root(path), "wrong_type", format!("{found} is not {expected}"), remedy)
@@ -222,14 +281,44 @@ mod tests {
     fn every_refusal_names_the_path_the_reason_and_the_remedy() {
         let disks = r#""disks": [{"name": "root", "source": {"kind": "blank"}, "size_bytes": 1048576}]"#;
         let cases = [
-            (format!(r#"{{"name": "a", "spec": {{"cpus": 1, "memory_bytes": "1GiB", {disks}}}}}"#), "spec.memory_bytes", "wrong_type"),
-            (format!(r#"{{"name": "a", "spec": {{"cpus": -1, "memory_bytes": 1, {disks}}}}}"#), "spec.cpus", "wrong_type"),
-            (format!(r#"{{"name": "a", "spec": {{"cpus": 1, "memory_mb": 1, {disks}}}}}"#), "spec.memory_mb", "unknown_field"),
-            (format!(r#"{{"name": "a", "id": "x", "spec": {{"cpus": 1, "memory_bytes": 1, {disks}}}}}"#), "id", "server_owned"),
-            (format!(r#"{{"name": "a", "spec": {{"cpus": 1, "memory_bytes": 1, "generation": 4, {disks}}}}}"#), "spec.generation", "server_owned"),
-            (format!(r#"{{"name": "A_b", "spec": {{"cpus": 1, "memory_bytes": 1, {disks}}}}}"#), "name", "malformed"),
+            (
+                format!(r#"{{"name": "a", "spec": {{"cpus": 1, "memory_bytes": "1GiB", {disks}}}}}"#),
+                "spec.memory_bytes",
+                "wrong_type",
+            ),
+            (
+                format!(r#"{{"name": "a", "spec": {{"cpus": -1, "memory_bytes": 1, {disks}}}}}"#),
+                "spec.cpus",
+                "wrong_type",
+            ),
+            (
+                format!(r#"{{"name": "a", "spec": {{"cpus": 1, "memory_mb": 1, {disks}}}}}"#),
+                "spec.memory_mb",
+                "unknown_field",
+            ),
+            (
+                format!(r#"{{"name": "a", "id": "x", "spec": {{"cpus": 1, "memory_bytes": 1, {disks}}}}}"#),
+                "id",
+                "server_owned",
+            ),
+            (
+                format!(
+                    r#"{{"name": "a", "spec": {{"cpus": 1, "memory_bytes": 1, "generation": 4, {disks}}}}}"#
+                ),
+                "spec.generation",
+                "server_owned",
+            ),
+            (
+                format!(r#"{{"name": "A_b", "spec": {{"cpus": 1, "memory_bytes": 1, {disks}}}}}"#),
+                "name",
+                "malformed",
+            ),
             (r#"{"name": "a", "spec": {"cpus": 1, "memory_bytes": 1}}"#.into(), "spec.disks", "required"),
-            (r#"{"name": "a", "spec": {"cpus": 1, "memory_bytes": 1, "disks": [], "power": "on"}}"#.into(), "spec.power", "unknown_value"),
+            (
+                r#"{"name": "a", "spec": {"cpus": 1, "memory_bytes": 1, "disks": [], "power": "on"}}"#.into(),
+                "spec.power",
+                "unknown_value",
+            ),
             (r#"{"name": "a", "name": "b"}"#.into(), "name", "duplicate"),
             ("[]".into(), "body", "wrong_type"),
         ];

@@ -25,10 +25,17 @@ pub struct DebugParams {
 #[utoipa::path(get, path = "/debug/graph", tag = "operation", params(DebugParams),
     responses((status = 200, description = "Text", body = String), crate::openapi::Problems))]
 pub async fn ask_graph(State(app): State<App>, Query(params): Query<DebugParams>) -> Result<String, Error> {
-    let Some(ask) = &app.ask else { return Err(Error::NotReady("nobody answers questions in this process".into())) };
+    let Some(ask) = &app.ask else {
+        return Err(Error::NotReady("nobody answers questions in this process".into()));
+    };
     match ask(params.about).await {
         Ok(Some(text)) => Ok(text),
         Ok(None) => Err(Error::NotReady("the reconciler does not run now".into())),
-        Err(known) => Err(Error::Query(FieldError::new("about", "unknown_value", "this cannot be asked", format!("give one of {known}")))),
+        Err(known) => Err(Error::Query(FieldError::new(
+            "about",
+            "unknown_value",
+            "this cannot be asked",
+            format!("give one of {known}"),
+        ))),
     }
 }

@@ -1,7 +1,10 @@
 //! The outermost layer of both doors: names the request, asks the table, counts and logs the
 //! answer, and writes refusals as problems.
 
-use crate::{App, Error, authentication, error::{Refusal, finish}};
+use crate::{
+    App, Error, authentication,
+    error::{Refusal, finish},
+};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method},

@@ -21,7 +21,11 @@ pub const CERTIFICATE_HOURS: i64 = 24;
 /// Enrols an agent with its one-time token.
 #[utoipa::path(post, path = "/agent/v1/enrol", tag = "agents", request_body(content = Object, description = "EnrolRequest: join_token, csr_pem, hostname"),
     responses((status = 200, description = "Identity: host_id, certificate_pem, ca_pem, not_after", body = Object), crate::openapi::Problems))]
-pub async fn enrol(State(app): State<App>, _: Query<NoParams>, Json { value, .. }: Json<EnrolRequest>) -> Result<Answer<Identity>, Error> {
+pub async fn enrol(
+    State(app): State<App>,
+    _: Query<NoParams>,
+    Json { value, .. }: Json<EnrolRequest>,
+) -> Result<Answer<Identity>, Error> {
     let now = app.clock.now();
     let mut tx = app.store.system().await?;
     let host = match hosts::redeem_join_token(&mut tx, &token_hash(&value.join_token), now).await {
@@ -41,7 +45,8 @@ pub async fn enrol(State(app): State<App>, _: Query<NoParams>, Json { value, .. 
     let host_id = HostId(host.metadata.id);
     let change = agent_change(&app, host_id, host.metadata.name.as_str(), now);
     let identity = sign(&app, &mut tx, host_id, host.metadata.name.as_str(), &value.csr_pem, now).await?;
-    let entry = audit_events::Entry::new("host.enrol", None, None, "host", host_id.0, host.metadata.name.as_str());
+    let entry =
+        audit_events::Entry::new("host.enrol", None, None, "host", host_id.0, host.metadata.name.as_str());
     audit_events::record(&mut tx, &change, entry).await?;
     tx.commit().await?;
     Ok(Answer(identity))
@@ -59,12 +64,20 @@ pub async fn renew(
     let now = app.clock.now();
     let mut tx = app.store.system().await?;
     let found = hosts::get(&mut tx, &Key::Id(agent.host_id.0)).await?;
-    let identity = sign(&app, &mut tx, agent.host_id, found.host.metadata.name.as_str(), &value.csr_pem, now).await?;
+    let identity =
+        sign(&app, &mut tx, agent.host_id, found.host.metadata.name.as_str(), &value.csr_pem, now).await?;
     tx.commit().await?;
     Ok(Answer(identity))
 }
 
-async fn sign(app: &App, tx: &mut SystemTx, host_id: HostId, name: &str, csr_pem: &str, now: DateTime) -> Result<Identity, Error> {
+async fn sign(
+    app: &App,
+    tx: &mut SystemTx,
+    host_id: HostId,
+    name: &str,
+    csr_pem: &str,
+    now: DateTime,
+) -> Result<Identity, Error> {
     let not_after = now + TimeDelta::hours(CERTIFICATE_HOURS);
     let uri = format!("{HOST_URI}{host_id}");
     let mut serial = [0; 16];
@@ -79,12 +92,23 @@ async fn sign(app: &App, tx: &mut SystemTx, host_id: HostId, name: &str, csr_pem
             "send the request that belongs to the agent's own key",
         )])
     })?;
-    let certificate = hosts::Certificate { serial: issued.serial, host_id, not_after, issued_at: now, revoked_at: None };
+    let certificate =
+        hosts::Certificate { serial: issued.serial, host_id, not_after, issued_at: now, revoked_at: None };
     hosts::record_certificate(tx, &certificate).await?;
-    Ok(Identity { host_id, certificate_pem: issued.cert_pem, ca_pem: app.authority.cert_pem().into(), not_after })
+    Ok(Identity {
+        host_id,
+        certificate_pem: issued.cert_pem,
+        ca_pem: app.authority.cert_pem().into(),
+        not_after,
+    })
 }
 
 /// A change in the name of a host's agent.
 pub fn agent_change(app: &App, host_id: HostId, name: &str, now: DateTime) -> Change {
-    Change { actor: Actor { kind: "agent".into(), id: host_id.0, name: name.into() }, request_id: None, now, ids: app.ids.clone() }
+    Change {
+        actor: Actor { kind: "agent".into(), id: host_id.0, name: name.into() },
+        request_id: None,
+        now,
+        ids: app.ids.clone(),
+    }
 }

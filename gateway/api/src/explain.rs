@@ -7,16 +7,13 @@ use crate::{
     body::{self, Json},
     query::{Named, NoParams, Query},
 };
-use axum::{
-    Json as Answer,
-    extract::State,
-};
+use axum::{Json as Answer, extract::State};
 use basalt_model::{
     CapabilityReason, FieldError, ImageId, Name,
     networks::Segment,
     vms::{DiskSource, DiskSpec, VmSpec},
 };
-use basalt_plan::placement::{self, Decision, Request, Verdict, VolumeRequest};
+use basalt_plan::placement::{self, Decision, HostView, Request, Verdict, VolumeRequest};
 use basalt_store::{Key, placements::Placement, vms};
 use basalt_wire::rest::{Create, PlacementExplanation};
 
@@ -61,13 +58,16 @@ pub async fn explain_placement(
     Json { value, .. }: Json<Create<VmSpec>>,
 ) -> Result<Answer<PlacementExplanation>, Error> {
     body::check_create(&value)?;
-    Ok(Answer(decide(&app, permit.project()?, &value).explanation))
+    let hosts = app.hub.read(|rows| rows.placement_hosts(|host| app.links.seen(host), app.clock.now()));
+    Ok(Answer(decide(&app, permit.project()?, &value, &hosts).explanation))
 }
 
 /// Refuses a VM that no known host could ever take, with the reasons of every host. A VM that must
 /// only wait is not refused.
 pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Result<(), Error> {
-    let decision = decide(app, project, body);
+    // What a host could take when it is empty does not depend on its claims of this second.
+    let hosts = app.hub.placement_hosts(|host| app.links.seen(host), app.clock.now());
+    let decision = decide(app, project, body, &hosts);
     let Verdict::Never(reason) = decision.verdict else { return Ok(()) };
     let mut reasons = vec![reason];
     for candidate in decision.explanation.candidates {
@@ -78,7 +78,12 @@ pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) 
         if let Some(field) = field(reason)
             && !errors.iter().any(|e| e.field == field)
         {
-            errors.push(FieldError::new(field, reason.code.clone(), reason.message.clone(), reason.remedy.clone()));
+            errors.push(FieldError::new(
+                field,
+                reason.code.clone(),
+                reason.message.clone(),
+                reason.remedy.clone(),
+            ));
         }
     }
     Err(Error::Impossible { detail: decision.explanation.summary, reasons, errors })
@@ -91,16 +96,16 @@ fn field(reason: &CapabilityReason) -> Option<&'static str> {
         "host_too_small_cpus" | "insufficient_cpus" => "spec.cpus",
         "uefi_missing" => "spec.firmware",
         "pinned_host_unknown" => "spec.placement.host",
-        "pool_missing" | "pool_too_small" | "insufficient_storage" | "no_pool" | "volume_elsewhere" => "spec.disks",
+        "pool_missing" | "pool_too_small" | "insufficient_storage" | "no_pool" | "volume_elsewhere" => {
+            "spec.disks"
+        }
         "integration_bridge_missing" | "uplink_missing" => "spec.nics",
         _ => return None,
     })
 }
 
-fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Decision {
-    let hosts = app.hub.placement_hosts(|host| app.links.seen(host), app.clock.now());
-    let request = request(app, project, body);
-    placement::choose(&request, hosts.iter())
+fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>, hosts: &[HostView]) -> Decision {
+    placement::choose(&request(app, project, body), hosts)
 }
 
 /// What a declared VM would need. Names that are not known (yet) are left out; storing the intent
@@ -124,7 +129,13 @@ fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Request {
     })
 }
 
-fn add_disk(rows: &crate::rows::Rows, project: ProjectRef, vm: &Name, disk: &DiskSpec, request: &mut Request) {
+fn add_disk(
+    rows: &crate::rows::Rows,
+    project: ProjectRef,
+    vm: &Name,
+    disk: &DiskSpec,
+    request: &mut Request,
+) {
     let new = |size_bytes| VolumeRequest {
         name: Name::new(format!("{vm}-{}", disk.name)).unwrap_or_else(|_| disk.name.clone()),
         size_bytes,

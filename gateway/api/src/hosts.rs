@@ -41,7 +41,10 @@ pub struct CreatedHost {
 /// Lists the hosts.
 #[utoipa::path(get, path = "/v1/hosts", tag = "hosts", params(ListParams),
     responses((status = 200, body = Page<Host>), crate::openapi::Problems))]
-pub async fn list_hosts(State(app): State<App>, Query(params): Query<ListParams>) -> Result<Answer<Page<Host>>, Error> {
+pub async fn list_hosts(
+    State(app): State<App>,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Host>>, Error> {
     let mut tx = app.store.system_read().await?;
     let list = hosts::list(&mut tx, &pages::range(&params)?).await?;
     let now = app.clock.now();
@@ -72,7 +75,11 @@ pub async fn create_host(
 /// Shows a host.
 #[utoipa::path(get, path = "/v1/hosts/{host}", tag = "hosts", params(("host" = String, Path, description = "Name or id")),
     responses((status = 200, body = Host), crate::openapi::Problems))]
-pub async fn get_host(State(app): State<App>, Path(host): Path<String>, _: Query<NoParams>) -> Result<Response, Error> {
+pub async fn get_host(
+    State(app): State<App>,
+    Path(host): Path<String>,
+    _: Query<NoParams>,
+) -> Result<Response, Error> {
     let mut tx = app.store.system_read().await?;
     let found = hosts::get(&mut tx, &Key::parse("host", &host)?).await?;
     Ok(intent::shown(found.host.metadata.generation, view(found, Some(app.clock.now()))))
@@ -151,7 +158,12 @@ pub async fn revoke_host(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn put_join_token(app: &App, tx: &mut SystemTx, change: &Change, host_id: HostId) -> Result<JoinToken, Error> {
+async fn put_join_token(
+    app: &App,
+    tx: &mut SystemTx,
+    change: &Change,
+    host_id: HostId,
+) -> Result<JoinToken, Error> {
     let token = token_text(app.clock.secret());
     let expires_at = change.now + TimeDelta::minutes(JOIN_MINUTES);
     hosts::put_join_token(tx, change, host_id, &token_hash(&token), expires_at).await?;

@@ -34,7 +34,9 @@ pub struct Filter {
 
 impl Filter {
     fn admits(&self, touched: &Touched) -> bool {
-        let project = self.project.is_none_or(|p| touched.project_id == Some(p) || touched.noun == Noun::Project && touched.id == p.0);
+        let project = self.project.is_none_or(|p| {
+            touched.project_id == Some(p) || touched.noun == Noun::Project && touched.id == p.0
+        });
         project && self.nouns.contains(&touched.noun) && {
             let scope = touched.scope();
             self.scopes.iter().any(|s| s.covers(&scope))
@@ -173,7 +175,7 @@ impl Hub {
         Subscription { resync, first, cursor: inner.cursor.clone(), deliveries }
     }
 
-    /// Hosts as placement sees them; made anew when a host changed, and once a second.
+    /// Hosts as placement sees them; made anew when a host or its facts changed, and once a second.
     pub fn placement_hosts(
         &self,
         seen: impl Fn(HostId) -> Option<DateTime>,
@@ -221,7 +223,8 @@ impl Inner {
             match (&change.table, &change.row) {
                 (Table::Manifest, Some(Row::Manifest(r))) => self.revise(r.host_id, r.revision),
                 (Table::Task, _) => self.wake_task(&change.key),
-                (Table::Host | Table::HostFacts | Table::HostClaim | Table::Pool | Table::ManifestItem, _) => self.hosts = None,
+                // Claims change with every placement; they are as old as a second here.
+                (Table::Host | Table::HostFacts, _) => self.hosts = None,
                 _ => {}
             }
         }
@@ -255,16 +258,25 @@ impl Inner {
         }
         let events: Vec<Arc<Event>> = touched.iter().map(|t| event(rows, *t, before)).collect();
         subscribers.retain(|s| {
-            let mine: Vec<Arc<Event>> = events.iter().filter(|e| s.filter.admits(&e.touched)).cloned().collect();
+            let mine: Vec<Arc<Event>> =
+                events.iter().filter(|e| s.filter.admits(&e.touched)).cloned().collect();
             mine.is_empty() && !s.sender.is_closed()
-                || !mine.is_empty() && s.sender.try_send(Delivery { events: mine, cursor: cursor.clone() }).is_ok()
+                || !mine.is_empty()
+                    && s.sender.try_send(Delivery { events: mine, cursor: cursor.clone() }).is_ok()
         });
     }
 
     fn snapshot(&self, filter: &Filter) -> Vec<Arc<Event>> {
         let objects = filter.nouns.iter().flat_map(|noun| self.rows.all(*noun)).filter(|t| filter.admits(t));
         objects
-            .filter_map(|t| Some(Event::new(WatchKind::Snapshot, t, Some(self.rows.object(t.noun, t.id)?), self.cursor.clone())))
+            .filter_map(|t| {
+                Some(Event::new(
+                    WatchKind::Snapshot,
+                    t,
+                    Some(self.rows.object(t.noun, t.id)?),
+                    self.cursor.clone(),
+                ))
+            })
             .collect()
     }
 
@@ -274,7 +286,8 @@ impl Inner {
             return Some(Vec::new());
         }
         let from = self.recent.iter().position(|(before, _)| **before == *cursor)?;
-        let touched: BTreeSet<Touched> = self.recent.iter().skip(from).flat_map(|(_, t)| t).copied().collect();
+        let touched: BTreeSet<Touched> =
+            self.recent.iter().skip(from).flat_map(|(_, t)| t).copied().collect();
         let before: Arc<str> = Arc::from(cursor);
         Some(touched.iter().filter(|t| filter.admits(t)).map(|t| event(&self.rows, *t, &before)).collect())
     }

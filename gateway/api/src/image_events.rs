@@ -13,13 +13,25 @@ use basalt_wire::image::{ImageEvent, ImageOutcome};
 /// Takes one event.
 #[utoipa::path(post, path = "/image/v1/events", tag = "agents", request_body(content = Object, description = "ImageEvent"),
     responses((status = 204, description = "Taken, now or before"), crate::openapi::Problems))]
-pub async fn take_image_event(State(app): State<App>, _: Query<NoParams>, Json { value, .. }: Json<ImageEvent>) -> Result<StatusCode, Error> {
+pub async fn take_image_event(
+    State(app): State<App>,
+    _: Query<NoParams>,
+    Json { value, .. }: Json<ImageEvent>,
+) -> Result<StatusCode, Error> {
     let outcome = match value.outcome {
         ImageOutcome::Verifying => Outcome::Verifying,
-        ImageOutcome::Ready { sha256, size_bytes, virtual_size_bytes } => Outcome::Ready { sha256, size_bytes, virtual_size_bytes },
+        ImageOutcome::Ready { sha256, size_bytes, virtual_size_bytes } => {
+            Outcome::Ready { sha256, size_bytes, virtual_size_bytes }
+        }
         ImageOutcome::Failed { reason } => Outcome::Failed { reason },
     };
-    let event = Event { id: value.id, at: value.at, image_id: value.image_id, transfer_id: value.transfer_id, outcome };
+    let event = Event {
+        id: value.id,
+        at: value.at,
+        image_id: value.image_id,
+        transfer_id: value.transfer_id,
+        outcome,
+    };
     let mut tx = app.store.system().await?;
     if !image_transfers::apply_event(&mut tx, &event, app.clock.now()).await? {
         tracing::debug!(event = %event.id, image = %event.image_id, "an event came again, or of an image that is gone");

@@ -8,12 +8,7 @@ use crate::{
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
-use axum::{
-    Json as Answer,
-    extract::State,
-    http::StatusCode,
-    response::Response,
-};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use basalt_model::{
     ImageId, TransferId,
     images::{ImageObserved, ImageSpec, ImageState},
@@ -36,7 +31,11 @@ const GRANT_MINUTES: i64 = 60;
 #[utoipa::path(get, path = "/v1/projects/{project}/images", tag = "images",
     params(("project" = String, Path, description = "Name or id"), ListParams),
     responses((status = 200, body = Page<Image>), crate::openapi::Problems))]
-pub async fn list_images(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Image>>, Error> {
+pub async fn list_images(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Image>>, Error> {
     let project = permit.project()?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let list = images::list(&mut tx, project.id, &pages::range(&params)?).await?;
@@ -47,7 +46,11 @@ pub async fn list_images(State(app): State<App>, permit: Permit, Query(params): 
 #[utoipa::path(post, path = "/v1/projects/{project}/images", tag = "images", request_body = Create<ImageSpec>,
     params(("project" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Image>), (status = 200, description = "Dry run", body = Accepted<Image>), crate::openapi::Problems))]
-pub async fn create_image(State(app): State<App>, intent: Intent, Json { value, bytes }: Json<Create<ImageSpec>>) -> Result<Response, Error> {
+pub async fn create_image(
+    State(app): State<App>,
+    intent: Intent,
+    Json { value, bytes }: Json<Create<ImageSpec>>,
+) -> Result<Response, Error> {
     body::check_create(&value)?;
     let mut writing = intent.begin(&app, &bytes).await?;
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
@@ -84,12 +87,16 @@ pub async fn delete_image(
 ) -> Result<Response, Error> {
     let key = Key::parse("image", &name)?;
     let mut writing = intent.begin(&app, b"").await?;
-    let changed = images::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
+    let changed =
+        images::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
     answer(writing, changed).await
 }
 
 /// Answers a change with the image as it stands, facts included.
-async fn answer(mut writing: intent::Writing, changed: basalt_store::Accepted<images::Image>) -> Result<Response, Error> {
+async fn answer(
+    mut writing: intent::Writing,
+    changed: basalt_store::Accepted<images::Image>,
+) -> Result<Response, Error> {
     let id = changed.object.metadata.id;
     let found = images::get(&mut writing.tx, writing.project.id, &Key::Id(id)).await?;
     writing.accept(view(found), changed.task).await
@@ -128,7 +135,12 @@ pub async fn begin_upload(
         sha256: image.spec.sha256.clone(),
         expires_at: change.now + TimeDelta::minutes(GRANT_MINUTES),
     };
-    let transfer = Transfer { id: claims.transfer_id, direction: Direction::Upload, host_id: None, expires_at: claims.expires_at };
+    let transfer = Transfer {
+        id: claims.transfer_id,
+        direction: Direction::Upload,
+        host_id: None,
+        expires_at: claims.expires_at,
+    };
     image_transfers::begin_upload(&mut tx, &change, claims.image_id, &transfer).await?;
     tx.commit().await?;
     let url = format!("{}/files", app.images.public_url.trim_end_matches('/'));
@@ -137,7 +149,8 @@ pub async fn begin_upload(
 
 /// Signs what a transfer may do.
 pub fn grant(app: &App, url: String, claims: &Claims) -> Result<TransferGrant, Error> {
-    let token = upload_token::mint(&app.images.keys, claims).map_err(|e| Error::internal("signing a transfer", e))?;
+    let token =
+        upload_token::mint(&app.images.keys, claims).map_err(|e| Error::internal("signing a transfer", e))?;
     Ok(TransferGrant { url, token, expires_at: claims.expires_at })
 }
 

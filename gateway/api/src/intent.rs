@@ -58,7 +58,16 @@ impl Intent {
         if let (Some(key), false) = (&self.key, self.dry_run) {
             let digest = self.line.chain_update(body).finalize();
             let principal = self.permit.principal.id;
-            match idempotency::begin(&mut tx, Some(self.project.tenant_id), principal, key, &digest, change.now).await? {
+            match idempotency::begin(
+                &mut tx,
+                Some(self.project.tenant_id),
+                principal,
+                key,
+                &digest,
+                change.now,
+            )
+            .await?
+            {
                 idempotency::Begin::Fresh => {}
                 idempotency::Begin::Replay { status, location, body } => {
                     return Err(Error::Answered(Box::new(Answer { status, location, body })));
@@ -66,7 +75,14 @@ impl Intent {
             }
         }
         let principal = self.permit.principal.id;
-        Ok(Writing { tx, change, project: self.project, expected: self.expected, dry_run: self.dry_run, key: self.key.map(|k| (principal, k)) })
+        Ok(Writing {
+            tx,
+            change,
+            project: self.project,
+            expected: self.expected,
+            dry_run: self.dry_run,
+            key: self.key.map(|k| (principal, k)),
+        })
     }
 }
 
@@ -114,16 +130,32 @@ impl Writing {
     }
 
     /// Commits and answers with a body.
-    pub async fn answer<T: Serialize>(mut self, status: StatusCode, location: Option<String>, body: &T) -> Result<Response, Error> {
+    pub async fn answer<T: Serialize>(
+        mut self,
+        status: StatusCode,
+        location: Option<String>,
+        body: &T,
+    ) -> Result<Response, Error> {
         let bytes = serde_json::to_vec(body).map_err(|e| Error::internal("writing an answer", e))?;
         if !self.dry_run {
             if let Some((principal, key)) = &self.key {
-                let value = serde_json::from_slice(&bytes).map_err(|e| Error::internal("writing an answer", e))?;
-                idempotency::finish(&mut self.tx, *principal, key, status.as_u16(), location.as_deref(), &value).await?;
+                let value =
+                    serde_json::from_slice(&bytes).map_err(|e| Error::internal("writing an answer", e))?;
+                idempotency::finish(
+                    &mut self.tx,
+                    *principal,
+                    key,
+                    status.as_u16(),
+                    location.as_deref(),
+                    &value,
+                )
+                .await?;
             }
             self.tx.commit().await?;
         }
-        let mut response = (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response();
+        let mut response =
+            (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes)
+                .into_response();
         if let Some(value) = location.and_then(|l| HeaderValue::try_from(l).ok()) {
             response.headers_mut().insert(header::LOCATION, value);
         }

@@ -120,8 +120,12 @@ impl Links {
 
     /// Writes down the signs of life since the last time, all in one statement.
     pub async fn flush(&self, app: &App) {
-        let beats: Vec<(HostId, DateTime)> =
-            self.links().iter().filter(|(_, l)| l.seen > l.written).filter_map(|(h, l)| Some((*h, l.seen?))).collect();
+        let beats: Vec<(HostId, DateTime)> = self
+            .links()
+            .iter()
+            .filter(|(_, l)| l.seen > l.written)
+            .filter_map(|(h, l)| Some((*h, l.seen?)))
+            .collect();
         if beats.is_empty() {
             return;
         }

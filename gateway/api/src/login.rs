@@ -26,7 +26,11 @@ pub const FIRST_BOOT_HOURS: i64 = 24;
 /// Begins a session: with a password, or with the first-boot token and the administrator to create.
 #[utoipa::path(post, path = "/v1/login", tag = "people", request_body = Login,
     responses((status = 200, body = IssuedToken), crate::openapi::Problems))]
-pub async fn login(State(app): State<App>, _: Query<NoParams>, Json { value, .. }: Json<Login>) -> Result<Answer<IssuedToken>, Error> {
+pub async fn login(
+    State(app): State<App>,
+    _: Query<NoParams>,
+    Json { value, .. }: Json<Login>,
+) -> Result<Answer<IssuedToken>, Error> {
     let now = app.clock.now();
     let user = match value.first_boot_token {
         Some(token) => create_first(&app, &token, value.user, value.password).await?,
@@ -53,7 +57,12 @@ pub async fn login(State(app): State<App>, _: Query<NoParams>, Json { value, .. 
 }
 
 /// Redeems the first-boot token and makes the first administrator, both or neither.
-async fn create_first(app: &App, token: &str, name: basalt_model::Name, password: String) -> Result<users::User, Error> {
+async fn create_first(
+    app: &App,
+    token: &str,
+    name: basalt_model::Name,
+    password: String,
+) -> Result<users::User, Error> {
     let hash = app.passwords.hash(password, app.clock.secret()).await?;
     let mut tx = app.store.system().await?;
     match users::redeem_first_boot_token(&mut tx, &token_hash(token), app.clock.now()).await {
@@ -62,7 +71,8 @@ async fn create_first(app: &App, token: &str, name: basalt_model::Name, password
     };
     let change = system_change(app.clock.as_ref(), app.ids.clone());
     let user = users::insert(&mut tx, &change, &name, &hash).await?;
-    role_bindings::insert(&mut tx, &change, user.id.0, Grant { role: Role::Admin, scope: Scope::System }).await?;
+    role_bindings::insert(&mut tx, &change, user.id.0, Grant { role: Role::Admin, scope: Scope::System })
+        .await?;
     tx.commit().await?;
     Ok(user)
 }
@@ -79,14 +89,20 @@ pub async fn first_boot_token(store: &Store, clock: &Arc<dyn Clock>) -> Result<O
     }
     let token = token_text(clock.secret());
     let now = clock.now();
-    users::put_first_boot_token(&mut tx, &token_hash(&token), now + TimeDelta::hours(FIRST_BOOT_HOURS), now).await?;
+    users::put_first_boot_token(&mut tx, &token_hash(&token), now + TimeDelta::hours(FIRST_BOOT_HOURS), now)
+        .await?;
     tx.commit().await?;
     Ok(Some(token))
 }
 
 /// Ends the token that the request carries.
 #[utoipa::path(post, path = "/v1/logout", tag = "people", responses((status = 204, description = "Ended"), crate::openapi::Problems))]
-pub async fn logout(State(app): State<App>, permit: Permit, _: Query<NoParams>, _: NoBody) -> Result<StatusCode, Error> {
+pub async fn logout(
+    State(app): State<App>,
+    permit: Permit,
+    _: Query<NoParams>,
+    _: NoBody,
+) -> Result<StatusCode, Error> {
     let mut tx = app.store.system().await?;
     service_tokens::revoke(&mut tx, &permit.change(&app), permit.principal.token_id).await?;
     tx.commit().await?;

@@ -51,8 +51,16 @@ impl Metrics {
             resyncs: Counter::default(),
         };
         let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
-        r.register("basalt_http_requests", "Requests answered, by route and status", metrics.requests.clone());
-        r.register("basalt_http_request_seconds", "Time to answer, without polls and watches", metrics.seconds.clone());
+        r.register(
+            "basalt_http_requests",
+            "Requests answered, by route and status",
+            metrics.requests.clone(),
+        );
+        r.register(
+            "basalt_http_request_seconds",
+            "Time to answer, without polls and watches",
+            metrics.seconds.clone(),
+        );
         r.register("basalt_watch_streams", "Open watch streams", metrics.watches.clone());
         r.register("basalt_consoles", "Open consoles", metrics.consoles.clone());
         r.register("basalt_watch_resyncs", "Watchers that fell behind", metrics.resyncs.clone());

@@ -8,24 +8,23 @@ use crate::{
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
-use axum::{
-    Json as Answer,
-    extract::State,
-    http::StatusCode,
-    response::Response,
-};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use basalt_model::networks::NetworkSpec;
 use basalt_store::{
     Key, New,
     networks::{self, NetworkView},
 };
-use basalt_wire::rest::{Accepted, Create, Page, Phase, Update, Network};
+use basalt_wire::rest::{Accepted, Create, Network, Page, Phase, Update};
 
 /// Lists the networks of a project.
 #[utoipa::path(get, path = "/v1/projects/{project}/networks", tag = "networks",
     params(("project" = String, Path, description = "Name or id"), ListParams),
     responses((status = 200, body = Page<Network>), crate::openapi::Problems))]
-pub async fn list_networks(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Network>>, Error> {
+pub async fn list_networks(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Network>>, Error> {
     let project = permit.project()?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let list = networks::list(&mut tx, project.id, &pages::range(&params)?).await?;
@@ -36,7 +35,11 @@ pub async fn list_networks(State(app): State<App>, permit: Permit, Query(params)
 #[utoipa::path(post, path = "/v1/projects/{project}/networks", tag = "networks", request_body = Create<NetworkSpec>,
     params(("project" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Network>), (status = 200, description = "Dry run", body = Accepted<Network>), crate::openapi::Problems))]
-pub async fn create_network(State(app): State<App>, intent: Intent, Json { value, bytes }: Json<Create<NetworkSpec>>) -> Result<Response, Error> {
+pub async fn create_network(
+    State(app): State<App>,
+    intent: Intent,
+    Json { value, bytes }: Json<Create<NetworkSpec>>,
+) -> Result<Response, Error> {
     body::check_create(&value)?;
     let mut writing = intent.begin(&app, &bytes).await?;
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
@@ -75,7 +78,8 @@ pub async fn update_network(
     let key = Key::parse("network", &name)?;
     let mut writing = intent.begin(&app, &bytes).await?;
     let update = basalt_store::Update { expected: writing.expected, labels: value.labels, spec: value.spec };
-    let changed = networks::update(&mut writing.tx, &writing.change, writing.project.id, &key, &update).await?;
+    let changed =
+        networks::update(&mut writing.tx, &writing.change, writing.project.id, &key, &update).await?;
     let found = networks::get(&mut writing.tx, writing.project.id, &Key::Id(changed.metadata.id)).await?;
     writing.answer(StatusCode::OK, None, &view(found)).await
 }
@@ -92,12 +96,17 @@ pub async fn delete_network(
 ) -> Result<Response, Error> {
     let key = Key::parse("network", &name)?;
     let mut writing = intent.begin(&app, b"").await?;
-    let changed = networks::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
+    let changed =
+        networks::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected)
+            .await?;
     answer(writing, changed).await
 }
 
 /// Answers a change with the network as it stands, facts included.
-async fn answer(mut writing: intent::Writing, changed: basalt_store::Accepted<networks::Network>) -> Result<Response, Error> {
+async fn answer(
+    mut writing: intent::Writing,
+    changed: basalt_store::Accepted<networks::Network>,
+) -> Result<Response, Error> {
     let id = changed.object.metadata.id;
     let found = networks::get(&mut writing.tx, writing.project.id, &Key::Id(id)).await?;
     writing.accept(view(found), changed.task).await

@@ -16,7 +16,8 @@ pub struct Problems;
 
 impl IntoResponses for Problems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let content = ContentBuilder::new().schema(Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name(Problem::name()))));
+        let content = ContentBuilder::new()
+            .schema(Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name(Problem::name()))));
         let response = ResponseBuilder::new()
             .description("Refused: the problem names each field or reason, and the remedy")
             .content("application/problem+json", content.build())
@@ -30,7 +31,8 @@ const ABOUT: &str = "Basalt keeps declared virtual machines running. Writes reco
 
 /// The document of both doors.
 pub fn document() -> OpenApi {
-    let info = Info::builder().title("Basalt").version(env!("CARGO_PKG_VERSION")).description(Some(ABOUT)).build();
+    let info =
+        Info::builder().title("Basalt").version(env!("CARGO_PKG_VERSION")).description(Some(ABOUT)).build();
     let empty = OpenApiBuilder::new().info(info).build();
     let (_, mut document) = crate::routes::all(empty).split_for_parts();
     let components = document.components.get_or_insert_with(Default::default);
@@ -38,7 +40,10 @@ pub fn document() -> OpenApi {
     let mut more = Vec::new();
     Problem::schemas(&mut more);
     components.schemas.extend(more);
-    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("From POST /v1/login or a service token")).build();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("From POST /v1/login or a service token"))
+        .build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     for (path, item) in &mut document.paths.paths {
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];

@@ -1,6 +1,10 @@
 //! Pages: one way to list, for rows of one project and for rows of everything a caller may see.
 
-use crate::{App, Error, authentication::Permit, query::{ListParams, cursor}};
+use crate::{
+    App, Error,
+    authentication::Permit,
+    query::{ListParams, cursor},
+};
 use basalt_model::{ProjectId, TenantId, roles::Scope};
 use basalt_store::{List, Page as Range, SystemTx, TenantTx};
 use basalt_wire::rest::Page;
@@ -43,7 +47,9 @@ pub async fn readings(app: &App, permit: &Permit) -> Result<Vec<Reading>, Error>
 pub async fn reading(app: &App, scope: Scope) -> Result<Reading, Error> {
     Ok(match scope {
         Scope::System => Reading::System(app.store.system_read().await?),
-        Scope::Tenant { tenant_id } => Reading::Tenant(app.store.tenant_read(tenant_id).await?, tenant_id, None),
+        Scope::Tenant { tenant_id } => {
+            Reading::Tenant(app.store.tenant_read(tenant_id).await?, tenant_id, None)
+        }
         Scope::Project { tenant_id, project_id } => {
             Reading::Tenant(app.store.tenant_read(tenant_id).await?, tenant_id, Some(project_id))
         }
@@ -70,7 +76,8 @@ mod tests {
     #[test]
     fn pages_of_several_scopes_are_one_page() {
         let id = |n: &u128| Uuid::from_u128(*n);
-        let lists = vec![List { items: vec![1, 4, 6], next: Some(id(&6)) }, List { items: vec![2, 4], next: None }];
+        let lists =
+            vec![List { items: vec![1, 4, 6], next: Some(id(&6)) }, List { items: vec![2, 4], next: None }];
         let page = merged(lists, 3, id);
         assert_eq!((page.items, page.next), (vec![1, 2, 4], Some(id(&4))));
         let last = merged(vec![List { items: vec![7], next: None }], 3, id);

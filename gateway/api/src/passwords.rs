@@ -62,7 +62,10 @@ impl Passwords {
         .await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let _turn = self.0.acquire().await.map_err(|e| Error::internal("waiting for a password slot", e))?;
         tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("hashing a password", e))?
     }

@@ -1,8 +1,7 @@
 //! Pools: storage of the hosts, as they reported it. Read only.
 
 use crate::{
-    App, Error,
-    pages,
+    App, Error, pages,
     query::{NoParams, Query, limit, read_cursor},
 };
 use axum::{
@@ -34,7 +33,10 @@ pub struct PoolParams {
 /// Lists the pools of all hosts, or of one.
 #[utoipa::path(get, path = "/v1/pools", tag = "hosts", params(PoolParams),
     responses((status = 200, body = Page<Pool>), crate::openapi::Problems))]
-pub async fn list_pools(State(app): State<App>, Query(params): Query<PoolParams>) -> Result<Answer<Page<Pool>>, Error> {
+pub async fn list_pools(
+    State(app): State<App>,
+    Query(params): Query<PoolParams>,
+) -> Result<Answer<Page<Pool>>, Error> {
     let after = params.cursor.as_deref().map(read_cursor).transpose()?;
     let range = basalt_store::Page { limit: limit(params.limit)?, after, ..Default::default() };
     let mut tx = app.store.system_read().await?;
@@ -49,7 +51,11 @@ pub async fn list_pools(State(app): State<App>, Query(params): Query<PoolParams>
 /// Shows a pool, by its id: names are unique on their host only.
 #[utoipa::path(get, path = "/v1/pools/{pool}", tag = "hosts", params(("pool" = uuid::Uuid, Path, description = "Id")),
     responses((status = 200, body = Pool), crate::openapi::Problems))]
-pub async fn get_pool(State(app): State<App>, Path(pool): Path<String>, _: Query<NoParams>) -> Result<Answer<Pool>, Error> {
+pub async fn get_pool(
+    State(app): State<App>,
+    Path(pool): Path<String>,
+    _: Query<NoParams>,
+) -> Result<Answer<Pool>, Error> {
     let id: uuid::Uuid = pool.parse().map_err(|_| Error::not_found("pool", &pool))?;
     let mut tx = app.store.system_read().await?;
     let found = pools::list(&mut tx, None, &pages::just(id)).await?.items.pop();

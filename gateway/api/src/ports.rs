@@ -6,10 +6,7 @@ use crate::{
     pages,
     query::{ListParams, Named, NoParams, Query},
 };
-use axum::{
-    Json as Answer,
-    extract::State,
-};
+use axum::{Json as Answer, extract::State};
 use basalt_store::networks;
 use basalt_wire::rest::{Page, Port};
 use uuid::Uuid;
@@ -18,7 +15,11 @@ use uuid::Uuid;
 #[utoipa::path(get, path = "/v1/projects/{project}/ports", tag = "networks",
     params(("project" = String, Path, description = "Name or id"), ListParams),
     responses((status = 200, body = Page<Port>), crate::openapi::Problems))]
-pub async fn list_ports(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Port>>, Error> {
+pub async fn list_ports(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Port>>, Error> {
     let project = permit.project()?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let list = networks::ports(&mut tx, project.id, None, &pages::range(&params)?).await?;

@@ -21,7 +21,11 @@ use basalt_wire::rest::{CreateProject, Page, Project, Update};
 /// Lists the projects that the caller may read.
 #[utoipa::path(get, path = "/v1/projects", tag = "projects", params(ListParams),
     responses((status = 200, body = Page<Project>), crate::openapi::Problems))]
-pub async fn list_projects(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Project>>, Error> {
+pub async fn list_projects(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Project>>, Error> {
     let range = pages::range(&params)?;
     let mut lists = Vec::new();
     for reading in pages::readings(&app, &permit).await? {
@@ -30,7 +34,8 @@ pub async fn list_projects(State(app): State<App>, permit: Permit, Query(params)
             Reading::Tenant(mut tx, tenant, None) => projects::list(&mut tx, Some(tenant), &range).await?,
             Reading::Tenant(mut tx, tenant, Some(project)) => {
                 let found = projects::get(&mut tx, Some(tenant), &Key::Id(project.0)).await?;
-                let wanted = range.selector.matches(&found.metadata.labels) && range.after.is_none_or(|a| project.0 > a);
+                let wanted = range.selector.matches(&found.metadata.labels)
+                    && range.after.is_none_or(|a| project.0 > a);
                 List { items: Vec::from_iter(wanted.then_some(found)), next: None }
             }
         });
@@ -72,7 +77,11 @@ pub async fn create_project(
 /// Shows a project with its quota.
 #[utoipa::path(get, path = "/v1/projects/{project}", tag = "projects", params(("project" = String, Path, description = "Name or id")),
     responses((status = 200, body = Project), crate::openapi::Problems))]
-pub async fn get_project(State(app): State<App>, permit: Permit, _: Query<NoParams>) -> Result<Response, Error> {
+pub async fn get_project(
+    State(app): State<App>,
+    permit: Permit,
+    _: Query<NoParams>,
+) -> Result<Response, Error> {
     let project = permit.project()?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let found = projects::get(&mut tx, Some(project.tenant_id), &Key::Id(project.id.0)).await?;
@@ -97,7 +106,15 @@ pub async fn update_project(
         body::check(&[(labels, "labels")])?;
     }
     let mut tx = app.store.system().await?;
-    let changed = projects::update(&mut tx, &permit.change(&app), found.id, value.labels.as_ref(), Some(&value.spec), expected).await?;
+    let changed = projects::update(
+        &mut tx,
+        &permit.change(&app),
+        found.id,
+        value.labels.as_ref(),
+        Some(&value.spec),
+        expected,
+    )
+    .await?;
     tx.commit().await?;
     Ok(intent::shown(changed.metadata.generation, view(changed)))
 }

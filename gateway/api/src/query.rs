@@ -6,8 +6,8 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::{HeaderMap, header::IF_MATCH, request::Parts},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use basalt_model::{FieldError, Generation, Selector};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -53,7 +53,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let Path(mut all) = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(|_| Error::NoRoute)?;
+        let Path(mut all) = Path::<Vec<(String, String)>>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Error::NoRoute)?;
         all.pop().map(|(_, value)| Self(value)).ok_or(Error::NoRoute)
     }
 }
@@ -124,7 +126,12 @@ pub fn cursor(last: Uuid) -> String {
 /// Reads [`cursor`].
 pub fn read_cursor(text: &str) -> Result<Uuid, Error> {
     URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok()).ok_or_else(|| {
-        Error::Query(FieldError::new("cursor", "malformed", "this is no cursor of a list", "give next_cursor of the page before, or leave it out"))
+        Error::Query(FieldError::new(
+            "cursor",
+            "malformed",
+            "this is no cursor of a list",
+            "give next_cursor of the page before, or leave it out",
+        ))
     })
 }
 
@@ -180,7 +187,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &axum::http::HeaderName) -> Result<O
     match (first.map(|v| v.to_str()), second) {
         (None, _) => Ok(None),
         (Some(Ok(text)), None) => Ok(Some(text.trim())),
-        _ => Err(Error::Header(FieldError::new(name.as_str(), "malformed", "the header stands twice or is no text", "send it once"))),
+        _ => Err(Error::Header(FieldError::new(
+            name.as_str(),
+            "malformed",
+            "the header stands twice or is no text",
+            "send it once",
+        ))),
     }
 }
 
@@ -197,11 +209,16 @@ mod tests {
 
     #[test]
     fn unknown_and_malformed_parameters_are_named() {
-        assert_eq!((refused("limt=3").field.as_str(), refused("limt=3").code.as_str()), ("limt", "unknown_field"));
+        assert_eq!(
+            (refused("limt=3").field.as_str(), refused("limt=3").code.as_str()),
+            ("limt", "unknown_field")
+        );
         assert_eq!(refused("limit=x").field, "limit");
         assert_eq!(refused("label_selector=a+b%3Dc").field, "label_selector");
         assert_eq!(refused("limit=1&limit=2").code, "duplicate");
-        assert!(parse::<ListParams>("limit=5&label_selector=a%3Db").is_ok_and(|p| p.label_selector.0.len() == 1));
+        assert!(
+            parse::<ListParams>("limit=5&label_selector=a%3Db").is_ok_and(|p| p.label_selector.0.len() == 1)
+        );
     }
 
     #[test]

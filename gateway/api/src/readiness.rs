@@ -35,7 +35,9 @@ mod tests {
     fn every_part_must_be_ready() {
         let (readiness, read) = (Readiness::new(), Arc::new(AtomicBool::new(false)));
         let seen = read.clone();
-        readiness.check("graph", move || if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("reading the truth".into()) });
+        readiness.check("graph", move || {
+            if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("reading the truth".into()) }
+        });
         readiness.check("feed", || Ok(()));
         assert_eq!(readiness.missing(), [("graph", "reading the truth".to_owned())]);
         read.store(true, Ordering::Relaxed);

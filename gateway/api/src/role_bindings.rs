@@ -37,7 +37,10 @@ pub struct RoleBindingParams {
 /// Lists who may do what.
 #[utoipa::path(get, path = "/v1/role-bindings", tag = "people", params(RoleBindingParams),
     responses((status = 200, body = Page<RoleBinding>), crate::openapi::Problems))]
-pub async fn list_role_bindings(State(app): State<App>, Query(params): Query<RoleBindingParams>) -> Result<Answer<Page<RoleBinding>>, Error> {
+pub async fn list_role_bindings(
+    State(app): State<App>,
+    Query(params): Query<RoleBindingParams>,
+) -> Result<Answer<Page<RoleBinding>>, Error> {
     let after = params.cursor.as_deref().map(read_cursor).transpose()?;
     let range = basalt_store::Page { limit: limit(params.limit)?, after, ..Default::default() };
     let mut tx = app.store.system_read().await?;
@@ -81,5 +84,10 @@ pub async fn delete_role_binding(
 }
 
 fn view(binding: role_bindings::RoleBinding) -> RoleBinding {
-    RoleBinding { id: binding.id, principal_id: binding.principal_id, grant: binding.grant, created_at: binding.created_at }
+    RoleBinding {
+        id: binding.id,
+        principal_id: binding.principal_id,
+        grant: binding.grant,
+        created_at: binding.created_at,
+    }
 }

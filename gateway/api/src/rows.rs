@@ -1,7 +1,10 @@
 //! The truth as the feed delivered it, kept in memory for watchers and for answers about
 //! placement. It can be dropped at any time: the next reload fills it again.
 
-use basalt_model::{DateTime, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, hosts, quotas::Demand, roles::Scope, tasks::Task};
+use basalt_model::{
+    DateTime, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, hosts, quotas::Demand, roles::Scope,
+    tasks::Task,
+};
 use basalt_plan::placement;
 use basalt_store::{
     conditions::Conditions,
@@ -50,8 +53,17 @@ pub enum Noun {
 
 impl Noun {
     /// All of them, in the order of a snapshot.
-    pub const ALL: [Noun; 9] =
-        [Self::Tenant, Self::Project, Self::Host, Self::Pool, Self::Network, Self::Image, Self::Volume, Self::Vm, Self::Task];
+    pub const ALL: [Noun; 9] = [
+        Self::Tenant,
+        Self::Project,
+        Self::Host,
+        Self::Pool,
+        Self::Network,
+        Self::Image,
+        Self::Volume,
+        Self::Vm,
+        Self::Task,
+    ];
 
     /// The word in `?kinds=` and in events.
     pub fn as_str(self) -> &'static str {
@@ -92,7 +104,9 @@ impl Touched {
     pub fn scope(&self) -> Scope {
         match (self.noun, self.tenant_id, self.project_id) {
             (Noun::Tenant, ..) => Scope::Tenant { tenant_id: TenantId(self.id) },
-            (Noun::Project, Some(tenant_id), _) => Scope::Project { tenant_id, project_id: ProjectId(self.id) },
+            (Noun::Project, Some(tenant_id), _) => {
+                Scope::Project { tenant_id, project_id: ProjectId(self.id) }
+            }
             (_, Some(tenant_id), Some(project_id)) => Scope::Project { tenant_id, project_id },
             (_, Some(tenant_id), None) => Scope::Tenant { tenant_id },
             (_, None, _) => Scope::System,
@@ -134,13 +148,16 @@ impl Object {
         match self {
             Self::Tenant(t) => to_value(crate::tenants::view(Arc::unwrap_or_clone(t))),
             Self::Project(p) => to_value(crate::projects::view(Arc::unwrap_or_clone(p))),
-            Self::Host(host, facts, claimed, conditions, seen_at) => to_value(crate::hosts::view(HostView {
-                seen_at,
-                facts: facts.map(|f| f.facts.clone()),
-                host: Arc::unwrap_or_clone(host),
-                claimed,
-                conditions: list(conditions),
-            }, None)),
+            Self::Host(host, facts, claimed, conditions, seen_at) => to_value(crate::hosts::view(
+                HostView {
+                    seen_at,
+                    facts: facts.map(|f| f.facts.clone()),
+                    host: Arc::unwrap_or_clone(host),
+                    claimed,
+                    conditions: list(conditions),
+                },
+                None,
+            )),
             Self::Pool(p) => to_value(crate::pools::view(Arc::unwrap_or_clone(p))),
             Self::Network(n, addresses_used, conditions) => to_value(crate::networks::view(NetworkView {
                 network: Arc::unwrap_or_clone(n),
@@ -148,7 +165,10 @@ impl Object {
                 conditions: list(conditions),
             })),
             Self::Image(i, facts) => match facts {
-                Some(facts) => to_value(crate::images::view(ImageView { image: Arc::unwrap_or_clone(i), facts: Arc::unwrap_or_clone(facts) })),
+                Some(facts) => to_value(crate::images::view(ImageView {
+                    image: Arc::unwrap_or_clone(i),
+                    facts: Arc::unwrap_or_clone(facts),
+                })),
                 None => to_value(crate::images::awaited(Arc::unwrap_or_clone(i))),
             },
             Self::Volume(v, facts, conditions) => to_value(crate::volumes::view(VolumeView {
@@ -174,6 +194,8 @@ pub struct Rows {
     projects: BTreeMap<Uuid, Arc<Project>>,
     hosts: BTreeMap<Uuid, Arc<Host>>,
     host_facts: HashMap<Uuid, Arc<HostFactsRow>>,
+    /// The same facts as placement wants them: shared, so that looking at all hosts copies none.
+    shared_facts: HashMap<Uuid, Arc<hosts::HostFacts>>,
     host_claims: HashMap<Uuid, Arc<HostClaim>>,
     pools: BTreeMap<Uuid, Arc<Pool>>,
     networks: BTreeMap<Uuid, Arc<Network>>,
@@ -225,48 +247,51 @@ impl Rows {
     }
 
     fn keep_row(&mut self, table: Table, id: Uuid, row: Option<&Row>) -> Option<Noun> {
+        self.before(table, id, row);
+        macro_rules! kept {
+            ($map:ident, $variant:ident, $noun:ident) => {{
+                keep!(self.$map, id, row, Row::$variant);
+                Noun::$noun
+            }};
+        }
         Some(match table {
-            Table::Tenant => { keep!(self.tenants, id, row, Row::Tenant); Noun::Tenant }
-            Table::Project => { keep!(self.projects, id, row, Row::Project); Noun::Project }
-            Table::Host => { keep!(self.hosts, id, row, Row::Host); Noun::Host }
-            Table::HostFacts => { keep!(self.host_facts, id, row, Row::HostFacts); Noun::Host }
-            Table::HostClaim => { keep!(self.host_claims, id, row, Row::HostClaim); Noun::Host }
-            Table::Pool => { keep!(self.pools, id, row, Row::Pool); Noun::Pool }
-            Table::Network => {
-                self.name(Noun::Network, id, row);
-                keep!(self.networks, id, row, Row::Network);
-                Noun::Network
-            }
-            Table::Image => {
-                self.name(Noun::Image, id, row);
-                keep!(self.images, id, row, Row::Image);
-                Noun::Image
-            }
-            Table::ImageFacts => { keep!(self.image_facts, id, row, Row::ImageFacts); Noun::Image }
-            Table::Volume => {
-                self.name(Noun::Volume, id, row);
-                keep!(self.volumes, id, row, Row::Volume);
-                Noun::Volume
-            }
-            Table::VolumeFacts => { keep!(self.volume_facts, id, row, Row::VolumeFacts); Noun::Volume }
-            Table::Vm => {
-                self.count_addresses(id, row);
-                keep!(self.vms, id, row, Row::Vm);
-                Noun::Vm
-            }
-            Table::Placement => { keep!(self.placements, id, row, Row::Placement); Noun::Vm }
-            Table::VmFacts => { keep!(self.vm_facts, id, row, Row::VmFacts); Noun::Vm }
+            Table::Tenant => kept!(tenants, Tenant, Tenant),
+            Table::Project => kept!(projects, Project, Project),
+            Table::Host => kept!(hosts, Host, Host),
+            Table::HostFacts => kept!(host_facts, HostFacts, Host),
+            Table::HostClaim => kept!(host_claims, HostClaim, Host),
+            Table::Pool => kept!(pools, Pool, Pool),
+            Table::Network => kept!(networks, Network, Network),
+            Table::Image => kept!(images, Image, Image),
+            Table::ImageFacts => kept!(image_facts, ImageFacts, Image),
+            Table::Volume => kept!(volumes, Volume, Volume),
+            Table::VolumeFacts => kept!(volume_facts, VolumeFacts, Volume),
+            Table::Vm => kept!(vms, Vm, Vm),
+            Table::Placement => kept!(placements, Placement, Vm),
+            Table::VmFacts => kept!(vm_facts, VmFacts, Vm),
+            Table::Task => kept!(tasks, Task, Task),
             Table::Conditions => {
                 keep!(self.conditions, id, row, Row::Conditions);
                 return self.noun_of(id);
             }
-            Table::Task => {
-                keep!(self.tasks, id, row, Row::Task);
-                self.forget_old_tasks(id, row);
-                Noun::Task
-            }
             _ => return None,
         })
+    }
+
+    /// Keeps what is derived from a row, while the row that it replaces is still there.
+    fn before(&mut self, table: Table, id: Uuid, row: Option<&Row>) {
+        match table {
+            Table::Network => self.name(Noun::Network, id, row),
+            Table::Image => self.name(Noun::Image, id, row),
+            Table::Volume => self.name(Noun::Volume, id, row),
+            Table::Vm => self.count_addresses(id, row),
+            Table::Task => self.forget_old_tasks(id, row),
+            Table::HostFacts => match row {
+                Some(Row::HostFacts(r)) => drop(self.shared_facts.insert(id, Arc::new(r.facts.clone()))),
+                _ => drop(self.shared_facts.remove(&id)),
+            },
+            _ => {}
+        }
     }
 
     fn noun_of(&self, id: Uuid) -> Option<Noun> {
@@ -319,7 +344,9 @@ impl Rows {
 
     fn manifest_item(&mut self, key: &str, row: Option<&Row>) {
         let mut parts = key.split('/');
-        let (Some(host), Some("image"), Some(id)) = (parts.next(), parts.next(), parts.next()) else { return };
+        let (Some(host), Some("image"), Some(id)) = (parts.next(), parts.next(), parts.next()) else {
+            return;
+        };
         let (Ok(host), Ok(id)) = (host.parse::<HostId>(), id.parse::<ImageId>()) else { return };
         let images = self.cached.entry(host).or_default();
         match row {
@@ -347,7 +374,11 @@ impl Rows {
                 Object::Network(self.networks.get(&id)?.clone(), used, conditions())
             }
             Noun::Image => Object::Image(self.images.get(&id)?.clone(), self.image_facts.get(&id).cloned()),
-            Noun::Volume => Object::Volume(self.volumes.get(&id)?.clone(), self.volume_facts.get(&id).cloned(), conditions()),
+            Noun::Volume => Object::Volume(
+                self.volumes.get(&id)?.clone(),
+                self.volume_facts.get(&id).cloned(),
+                conditions(),
+            ),
             Noun::Vm => Object::Vm(
                 self.vms.get(&id)?.clone(),
                 self.placements.get(&id).cloned(),
@@ -360,17 +391,31 @@ impl Rows {
 
     /// Every object of a noun.
     pub fn all(&self, noun: Noun) -> Vec<Touched> {
-        let of = |m: &basalt_model::Metadata| Touched { noun, id: m.id, tenant_id: m.tenant_id, project_id: m.project_id };
+        let of = |m: &basalt_model::Metadata| Touched {
+            noun,
+            id: m.id,
+            tenant_id: m.tenant_id,
+            project_id: m.project_id,
+        };
         match noun {
             Noun::Tenant => self.tenants.values().map(|t| of(&t.metadata)).collect(),
             Noun::Project => self.projects.values().map(|p| of(&p.metadata)).collect(),
             Noun::Host => self.hosts.values().map(|h| of(&h.metadata)).collect(),
-            Noun::Pool => self.pools.keys().map(|id| Touched { noun, id: *id, tenant_id: None, project_id: None }).collect(),
+            Noun::Pool => self
+                .pools
+                .keys()
+                .map(|id| Touched { noun, id: *id, tenant_id: None, project_id: None })
+                .collect(),
             Noun::Network => self.networks.values().map(|n| of(&n.metadata)).collect(),
             Noun::Image => self.images.values().map(|i| of(&i.metadata)).collect(),
             Noun::Volume => self.volumes.values().map(|v| of(&v.metadata)).collect(),
             Noun::Vm => self.vms.values().map(|v| of(&v.metadata)).collect(),
-            Noun::Task => self.tasks.values().filter(|t| !t.state.is_terminal()).map(|t| Touched { noun, id: t.id.0, tenant_id: t.tenant_id, project_id: t.project_id }).collect(),
+            Noun::Task => self
+                .tasks
+                .values()
+                .filter(|t| !t.state.is_terminal())
+                .map(|t| Touched { noun, id: t.id.0, tenant_id: t.tenant_id, project_id: t.project_id })
+                .collect(),
         }
     }
 
@@ -413,7 +458,11 @@ impl Rows {
     }
 
     /// Hosts as placement sees them. `seen` is the last sign of life that this gateway had.
-    pub fn placement_hosts(&self, seen: impl Fn(HostId) -> Option<DateTime>, now: DateTime) -> Vec<placement::HostView> {
+    pub fn placement_hosts(
+        &self,
+        seen: impl Fn(HostId) -> Option<DateTime>,
+        now: DateTime,
+    ) -> Vec<placement::HostView> {
         let mut pools: HashMap<HostId, BTreeMap<Name, u64>> = HashMap::new();
         for pool in self.pools.values() {
             pools.entry(pool.host_id).or_default().insert(pool.facts.name.clone(), pool.claimed_bytes);
@@ -429,7 +478,7 @@ impl Rows {
                 labels: host.metadata.labels.clone(),
                 spec: host.spec.clone(),
                 state: hosts::state(&host.spec, facts.map(|f| &f.facts), seen_at, removed, now),
-                facts: facts.map(|f| Arc::new(f.facts.clone())),
+                facts: self.shared_facts.get(&id.0).cloned(),
                 claimed: self.host_claims.get(&id.0).map(|c| c.claimed).unwrap_or_default(),
                 pool_claims: pools.remove(&id).unwrap_or_default(),
                 cached_images: self.cached.get(&id).cloned().unwrap_or_default(),

@@ -26,7 +26,10 @@ use std::sync::Arc;
 /// Lists the service tokens, without the tokens themselves: nobody has those but their holders.
 #[utoipa::path(get, path = "/v1/service-tokens", tag = "people", params(ListParams),
     responses((status = 200, body = Page<ServiceToken>), crate::openapi::Problems))]
-pub async fn list_service_tokens(State(app): State<App>, Query(params): Query<ListParams>) -> Result<Answer<Page<ServiceToken>>, Error> {
+pub async fn list_service_tokens(
+    State(app): State<App>,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<ServiceToken>>, Error> {
     let mut tx = app.store.system_read().await?;
     let list = service_tokens::list(&mut tx, &pages::range(&params)?).await?;
     let mut items = Vec::with_capacity(list.items.len());
@@ -55,14 +58,20 @@ pub async fn create_service_token(
         )]));
     }
     if value.grants.is_empty() {
-        return Err(Error::Invalid(vec![FieldError::new("grants", "required", "a token without grants can do nothing", "give at least one grant")]));
+        return Err(Error::Invalid(vec![FieldError::new(
+            "grants",
+            "required",
+            "a token without grants can do nothing",
+            "give at least one grant",
+        )]));
     }
     for grant in &value.grants {
         permit.demand_grant(&app, grant).await?;
     }
     let mut tx = app.store.system().await?;
     let days = TimeDelta::days(value.expires_in_days.into());
-    let issued = issue(&mut tx, &permit.change(&app), app.clock.secret(), &value.name, &value.grants, days).await?;
+    let issued =
+        issue(&mut tx, &permit.change(&app), app.clock.secret(), &value.name, &value.grants, days).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Answer(issued)))
 }
@@ -87,7 +96,13 @@ pub async fn revoke_service_token(
 
 /// Makes a token with a role in the whole system, for who already rules the machine that the
 /// gateway runs on.
-pub async fn create_local(store: &Store, clock: &Arc<dyn Clock>, name: Name, role: Role, days: u32) -> Result<IssuedToken, Error> {
+pub async fn create_local(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    name: Name,
+    role: Role,
+    days: u32,
+) -> Result<IssuedToken, Error> {
     let ids_clock = clock.clone();
     let change = Change {
         actor: Actor::system("local-administrator"),
@@ -97,12 +112,20 @@ pub async fn create_local(store: &Store, clock: &Arc<dyn Clock>, name: Name, rol
     };
     let mut tx = store.system().await?;
     let grants = [Grant { role, scope: Scope::System }];
-    let issued = issue(&mut tx, &change, clock.secret(), &name, &grants, TimeDelta::days(days.into())).await?;
+    let issued =
+        issue(&mut tx, &change, clock.secret(), &name, &grants, TimeDelta::days(days.into())).await?;
     tx.commit().await?;
     Ok(issued)
 }
 
-async fn issue(tx: &mut SystemTx, change: &Change, secret: [u8; 32], name: &Name, grants: &[Grant], life: TimeDelta) -> Result<IssuedToken, Error> {
+async fn issue(
+    tx: &mut SystemTx,
+    change: &Change,
+    secret: [u8; 32],
+    name: &Name,
+    grants: &[Grant],
+    life: TimeDelta,
+) -> Result<IssuedToken, Error> {
     let token = token_text(secret);
     let expires_at = change.now + life;
     let hash = token_hash(&token);

@@ -6,7 +6,11 @@ use basalt_wire::rest::Problem;
 
 /// The problem of a refusal.
 pub fn problem(error: &Error) -> Problem {
-    object(error).or_else(|| reference(error)).or_else(|| state(error)).unwrap_or_else(|| failure(error))
+    object(error)
+        .or_else(|| reference(error))
+        .or_else(|| state(error))
+        .or_else(|| moment(error))
+        .unwrap_or_else(|| failure(error))
 }
 
 /// About the object itself: it is not there, or another is.
@@ -15,8 +19,15 @@ fn object(error: &Error) -> Option<Problem> {
         Error::NotFound { kind, name } => {
             Problem::new(404, "not_found", "Not found", format!("There is no {kind} {name:?} here."))
         }
-        Error::NameTaken { kind, name } => Problem::new(409, "name_taken", "Name taken", format!("There is a {kind} named {name} already."))
-            .with_errors(vec![FieldError::new("name", "name_taken", format!("{name} is the name of another {kind}"), "choose another name")]),
+        Error::NameTaken { kind, name } => {
+            Problem::new(409, "name_taken", "Name taken", format!("There is a {kind} named {name} already."))
+                .with_errors(vec![FieldError::new(
+                    "name",
+                    "name_taken",
+                    format!("{name} is the name of another {kind}"),
+                    "choose another name",
+                )])
+        }
         Error::GenerationMismatch { expected, current } => Problem::new(
             412,
             "generation_mismatch",
@@ -29,15 +40,25 @@ fn object(error: &Error) -> Option<Problem> {
             format!("the object is at generation {}", current.0),
             "read it again, apply your change to what you read, and send its ETag",
         )]),
-        Error::Invalid(errors) => Problem::new(422, "invalid_body", "Invalid body", "Fields of the body are wrong.").with_errors(errors.clone()),
-        Error::Immutable { field, remedy } => field_problem("immutable", field, format!("{field} cannot be changed"), remedy.to_string()),
+        Error::Invalid(errors) => {
+            Problem::new(422, "invalid_body", "Invalid body", "Fields of the body are wrong.")
+                .with_errors(errors.clone())
+        }
+        Error::Immutable { field, remedy } => {
+            field_problem("immutable", field, format!("{field} cannot be changed"), remedy.to_string())
+        }
         Error::IdempotencyReused { key } => Problem::new(
             422,
             "idempotency_key_reused",
             "Idempotency-Key reused",
             format!("The key {key:?} was used for another request."),
         )
-        .with_errors(vec![FieldError::new("Idempotency-Key", "idempotency_key_reused", "the key belongs to a request with another body", "send a new key")]),
+        .with_errors(vec![FieldError::new(
+            "Idempotency-Key",
+            "idempotency_key_reused",
+            "the key belongs to a request with another body",
+            "send a new key",
+        )]),
         _ => return None,
     })
 }
@@ -114,19 +135,42 @@ fn state(error: &Error) -> Option<Problem> {
         Error::InUse { kind, name, by } => conflict(
             "in_use",
             "In use",
-            CapabilityReason::new("in_use", format!("{kind}/{name}"), format!("{name} is in use"), "delete or detach what uses it first")
-                .with_evidence(by.join(", ")),
+            CapabilityReason::new(
+                "in_use",
+                format!("{kind}/{name}"),
+                format!("{name} is in use"),
+                "delete or detach what uses it first",
+            )
+            .with_evidence(by.join(", ")),
         ),
         Error::Protected { name } => conflict(
             "protected",
             "Protected",
-            CapabilityReason::new("protected", "spec.protected", format!("{name} is protected"), "set spec.protected to false first"),
+            CapabilityReason::new(
+                "protected",
+                "spec.protected",
+                format!("{name} is protected"),
+                "set spec.protected to false first",
+            ),
         ),
         Error::Deleting { kind, name } => conflict(
             "deleting",
             "Being deleted",
-            CapabilityReason::new("deleting", format!("{kind}/{name}"), format!("{name} is being deleted"), "wait until it is gone, then create it anew"),
+            CapabilityReason::new(
+                "deleting",
+                format!("{kind}/{name}"),
+                format!("{name} is being deleted"),
+                "wait until it is gone, then create it anew",
+            ),
         ),
+        Error::HostFull(reason) => conflict("host_full", "The host cannot take it", reason.clone()),
+        _ => return None,
+    })
+}
+
+/// About a moment that has not come, or has passed.
+fn moment(error: &Error) -> Option<Problem> {
+    Some(match error {
         Error::NotRunning { name, verb } => conflict(
             "not_running",
             "Not meant to run",
@@ -137,13 +181,22 @@ fn state(error: &Error) -> Option<Problem> {
                 "start it first",
             ),
         ),
-        Error::HostFull(reason) => conflict("host_full", "The host cannot take it", reason.clone()),
         Error::TaskEnded { state } => conflict(
             "task_ended",
             "Task has ended",
-            CapabilityReason::new("task_ended", "task", format!("the task is {} already", state.as_str()), "start a new request"),
+            CapabilityReason::new(
+                "task_ended",
+                "task",
+                format!("the task is {} already", state.as_str()),
+                "start a new request",
+            ),
         ),
-        Error::TokenInvalid => Problem::new(401, "token_invalid", "Token invalid", "The token was used already, has expired, or was never given; ask for a new one."),
+        Error::TokenInvalid => Problem::new(
+            401,
+            "token_invalid",
+            "Token invalid",
+            "The token was used already, has expired, or was never given; ask for a new one.",
+        ),
         _ => return None,
     })
 }
@@ -151,9 +204,24 @@ fn state(error: &Error) -> Option<Problem> {
 /// What is no fault of the caller.
 fn failure(error: &Error) -> Problem {
     match error {
-        Error::Unavailable(_) => Problem::new(503, "unavailable", "Not available", "The database does not answer; nothing was changed. Try again after a moment."),
-        Error::Conflict(_) => Problem::new(503, "busy", "Busy", "Another request changed the same rows; nothing was changed. Try again."),
-        _ => Problem::new(500, "internal", "Internal error", "Something went wrong inside; the request id names it in the gateway's log."),
+        Error::Unavailable(_) => Problem::new(
+            503,
+            "unavailable",
+            "Not available",
+            "The database does not answer; nothing was changed. Try again after a moment.",
+        ),
+        Error::Conflict(_) => Problem::new(
+            503,
+            "busy",
+            "Busy",
+            "Another request changed the same rows; nothing was changed. Try again.",
+        ),
+        _ => Problem::new(
+            500,
+            "internal",
+            "Internal error",
+            "Something went wrong inside; the request id names it in the gateway's log.",
+        ),
     }
 }
 

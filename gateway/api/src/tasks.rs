@@ -74,7 +74,11 @@ pub struct LogParams {
 /// Lists the tasks that the caller may read, oldest first.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(TaskParams),
     responses((status = 200, body = Page<Task>), crate::openapi::Problems))]
-pub async fn list_tasks(State(app): State<App>, permit: Permit, Query(params): Query<TaskParams>) -> Result<Answer<Page<Task>>, Error> {
+pub async fn list_tasks(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<TaskParams>,
+) -> Result<Answer<Page<Task>>, Error> {
     let after = params.cursor.as_deref().map(read_cursor).transpose()?;
     let range = basalt_store::Page { limit: limit(params.limit)?, after, ..Default::default() };
     let mut filter = tasks::Filter { state: params.state, subject: params.subject_id, ..Default::default() };
@@ -115,7 +119,9 @@ pub async fn get_task(
     let mut news = (params.wait_seconds > 0).then(|| app.hub.task(id));
     loop {
         let found = find(&app, &permit, id, &task).await?;
-        let Some(news) = news.as_mut().filter(|_| !found.state.is_terminal()) else { return Ok(Answer(found)) };
+        let Some(news) = news.as_mut().filter(|_| !found.state.is_terminal()) else {
+            return Ok(Answer(found));
+        };
         tokio::select! {
             biased;
             () = app.drain.begun() => return Ok(Answer(found)),
@@ -138,7 +144,9 @@ pub async fn list_task_logs(
     let limit = limit(params.limit)?;
     let found = find(&app, &permit, id, &task).await?;
     let lines = match found.tenant_id {
-        Some(tenant) => tasks::logs(&mut app.store.tenant_read(tenant).await?, id, params.after, limit).await?,
+        Some(tenant) => {
+            tasks::logs(&mut app.store.tenant_read(tenant).await?, id, params.after, limit).await?
+        }
         None => tasks::logs(&mut app.store.system_read().await?, id, params.after, limit).await?,
     };
     Ok(Answer(lines))

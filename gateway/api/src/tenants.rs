@@ -20,7 +20,11 @@ use basalt_wire::rest::{Create, EmptySpec, Page, Tenant};
 /// Lists the tenants that the caller may read.
 #[utoipa::path(get, path = "/v1/tenants", tag = "tenants", params(ListParams),
     responses((status = 200, body = Page<Tenant>), crate::openapi::Problems))]
-pub async fn list_tenants(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Tenant>>, Error> {
+pub async fn list_tenants(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Tenant>>, Error> {
     let range = pages::range(&params)?;
     let mut lists = Vec::new();
     for scope in permit.scopes() {

@@ -19,7 +19,10 @@ use basalt_wire::rest::{CreateUser, Page, User};
 /// Lists the users.
 #[utoipa::path(get, path = "/v1/users", tag = "people", params(ListParams),
     responses((status = 200, body = Page<User>), crate::openapi::Problems))]
-pub async fn list_users(State(app): State<App>, Query(params): Query<ListParams>) -> Result<Answer<Page<User>>, Error> {
+pub async fn list_users(
+    State(app): State<App>,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<User>>, Error> {
     let mut tx = app.store.system_read().await?;
     let list = users::list(&mut tx, &pages::range(&params)?).await?;
     let mut items = Vec::with_capacity(list.items.len());
@@ -49,7 +52,11 @@ pub async fn create_user(
 /// Shows a user.
 #[utoipa::path(get, path = "/v1/users/{user}", tag = "people", params(("user" = String, Path, description = "Name or id")),
     responses((status = 200, body = User), crate::openapi::Problems))]
-pub async fn get_user(State(app): State<App>, Path(user): Path<String>, _: Query<NoParams>) -> Result<Answer<User>, Error> {
+pub async fn get_user(
+    State(app): State<App>,
+    Path(user): Path<String>,
+    _: Query<NoParams>,
+) -> Result<Answer<User>, Error> {
     let mut tx = app.store.system_read().await?;
     let found = users::get(&mut tx, &Key::parse("user", &user)?).await?;
     let grants = role_bindings::grants(&mut tx, found.id.0).await?;

@@ -8,10 +8,7 @@ use crate::{
     query::{Named, WriteParams},
     vms::answer,
 };
-use axum::{
-    extract::State,
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use basalt_model::vms::OperationVerb;
 use basalt_store::{
     Key,
@@ -23,7 +20,12 @@ use basalt_wire::rest::{Accepted, Vm};
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/start", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn start_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn start_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     set_power(&app, &vm, intent, PowerVerb::Start).await
 }
 
@@ -31,7 +33,12 @@ pub async fn start_vm(State(app): State<App>, Named(vm): Named, intent: Intent, 
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/stop", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn stop_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn stop_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     set_power(&app, &vm, intent, PowerVerb::Stop).await
 }
 
@@ -39,7 +46,12 @@ pub async fn stop_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/pause", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn pause_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn pause_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     set_power(&app, &vm, intent, PowerVerb::Pause).await
 }
 
@@ -47,7 +59,12 @@ pub async fn pause_vm(State(app): State<App>, Named(vm): Named, intent: Intent, 
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/resume", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn resume_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn resume_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     set_power(&app, &vm, intent, PowerVerb::Resume).await
 }
 
@@ -55,7 +72,12 @@ pub async fn resume_vm(State(app): State<App>, Named(vm): Named, intent: Intent,
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/reboot", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn reboot_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn reboot_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     operate(&app, &vm, intent, OperationVerb::Reboot).await
 }
 
@@ -63,7 +85,12 @@ pub async fn reboot_vm(State(app): State<App>, Named(vm): Named, intent: Intent,
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/reset", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn reset_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn reset_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     operate(&app, &vm, intent, OperationVerb::Reset).await
 }
 
@@ -71,7 +98,12 @@ pub async fn reset_vm(State(app): State<App>, Named(vm): Named, intent: Intent, 
 #[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/redeploy", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ("vm" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn redeploy_vm(State(app): State<App>, Named(vm): Named, intent: Intent, _: NoBody) -> Result<Response, Error> {
+pub async fn redeploy_vm(
+    State(app): State<App>,
+    Named(vm): Named,
+    intent: Intent,
+    _: NoBody,
+) -> Result<Response, Error> {
     let (key, mut w) = begin(&app, &vm, intent).await?;
     let changed = vms::redeploy(&mut w.tx, &w.change, w.project.id, &key, w.expected).await?;
     answer(w, changed).await

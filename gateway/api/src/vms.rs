@@ -9,11 +9,7 @@ use crate::{
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
-use axum::{
-    Json as Answer,
-    extract::State,
-    response::Response,
-};
+use axum::{Json as Answer, extract::State, response::Response};
 use basalt_model::{Condition, ConditionStatus, hosts::HostState, vms::VmSpec};
 use basalt_plan::conditions::{Placed, VmFacts, vm_phase};
 use basalt_store::{
@@ -27,7 +23,11 @@ use basalt_wire::rest::{Accepted, Create, Page, Phase, Update, Vm, VmPlacement};
 #[utoipa::path(get, path = "/v1/projects/{project}/vms", tag = "vms",
     params(("project" = String, Path, description = "Name or id"), ListParams),
     responses((status = 200, body = Page<Vm>), crate::openapi::Problems))]
-pub async fn list_vms(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Vm>>, Error> {
+pub async fn list_vms(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Vm>>, Error> {
     let project = permit.project()?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let list = vms::list(&mut tx, project.id, &pages::range(&params)?).await?;
@@ -38,7 +38,11 @@ pub async fn list_vms(State(app): State<App>, permit: Permit, Query(params): Que
 #[utoipa::path(post, path = "/v1/projects/{project}/vms", tag = "vms", request_body = Create<VmSpec>,
     params(("project" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Vm>), (status = 200, description = "Dry run", body = Accepted<Vm>), crate::openapi::Problems))]
-pub async fn create_vm(State(app): State<App>, intent: Intent, Json { value, bytes }: Json<Create<VmSpec>>) -> Result<Response, Error> {
+pub async fn create_vm(
+    State(app): State<App>,
+    intent: Intent,
+    Json { value, bytes }: Json<Create<VmSpec>>,
+) -> Result<Response, Error> {
     body::check_create(&value)?;
     explain::refuse_impossible(&app, intent.project, &value)?;
     let mut writing = intent.begin(&app, &bytes).await?;
@@ -95,12 +99,16 @@ pub async fn delete_vm(
 ) -> Result<Response, Error> {
     let key = Key::parse("vm", &vm)?;
     let mut writing = intent.begin(&app, b"").await?;
-    let changed = vms::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
+    let changed =
+        vms::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
     answer(writing, changed).await
 }
 
 /// Answers a change with the VM as it stands, facts included.
-pub async fn answer(mut writing: intent::Writing, changed: basalt_store::Accepted<vms::Vm>) -> Result<Response, Error> {
+pub async fn answer(
+    mut writing: intent::Writing,
+    changed: basalt_store::Accepted<vms::Vm>,
+) -> Result<Response, Error> {
     let id = changed.object.metadata.id;
     let found = vms::get(&mut writing.tx, writing.project.id, &Key::Id(id)).await?;
     writing.accept(view(found), changed.task).await
@@ -109,7 +117,8 @@ pub async fn answer(mut writing: intent::Writing, changed: basalt_store::Accepte
 /// The VM as it is shown.
 pub fn view(v: VmView) -> Vm {
     let (facts, phase) = phase(&v.vm, v.placement.as_ref(), v.facts, &v.conditions);
-    let placement = v.placement.and_then(|p| Some(VmPlacement { host_id: p.host_id?, host: p.host?, epoch: p.epoch }));
+    let placement =
+        v.placement.and_then(|p| Some(VmPlacement { host_id: p.host_id?, host: p.host?, epoch: p.epoch }));
     Vm {
         metadata: v.vm.metadata,
         spec: v.vm.spec,
@@ -125,9 +134,15 @@ pub fn view(v: VmView) -> Vm {
 }
 
 /// One word for where a VM is, from its rows and from what the conditions say of its host.
-fn phase(vm: &vms::Vm, placement: Option<&Placement>, seen: Option<vms::VmFacts>, conditions: &[Condition]) -> (VmFacts, Phase) {
+fn phase(
+    vm: &vms::Vm,
+    placement: Option<&Placement>,
+    seen: Option<vms::VmFacts>,
+    conditions: &[Condition],
+) -> (VmFacts, Phase) {
     let says = |kind: &str, reason: &str| conditions.iter().any(|c| c.kind == kind && c.reason == reason);
-    let state = if says("HostReachable", "host_unreachable") { HostState::Unreachable } else { HostState::Ready };
+    let state =
+        if says("HostReachable", "host_unreachable") { HostState::Unreachable } else { HostState::Ready };
     let placed = placement.and_then(|p| Some(Placed { host: p.host.clone()?, epoch: p.epoch, state }));
     let (observed, observed_generation, observed_epoch) = match seen {
         Some(seen) => (seen.observed, seen.observed_generation, seen.epoch),
@@ -148,7 +163,8 @@ fn phase(vm: &vms::Vm, placement: Option<&Placement>, seen: Option<vms::VmFacts>
         stage: String::new(),
         parts: Vec::new(),
     };
-    let blocked = unplaced || conditions.iter().any(|c| c.kind == "Blocked" && c.status == ConditionStatus::True);
+    let blocked =
+        unplaced || conditions.iter().any(|c| c.kind == "Blocked" && c.status == ConditionStatus::True);
     let phase = match vm_phase(&facts) {
         // The list of parts is not read here; the condition tells what it said.
         Phase::Pending if blocked => Phase::Blocked,

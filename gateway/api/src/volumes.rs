@@ -8,11 +8,7 @@ use crate::{
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
-use axum::{
-    Json as Answer,
-    extract::State,
-    response::Response,
-};
+use axum::{Json as Answer, extract::State, response::Response};
 use basalt_model::{
     Generation,
     volumes::{VolumeSpec, VolumeState},
@@ -27,7 +23,11 @@ use basalt_wire::rest::{Accepted, Create, Page, Phase, Volume};
 #[utoipa::path(get, path = "/v1/projects/{project}/volumes", tag = "volumes",
     params(("project" = String, Path, description = "Name or id"), ListParams),
     responses((status = 200, body = Page<Volume>), crate::openapi::Problems))]
-pub async fn list_volumes(State(app): State<App>, permit: Permit, Query(params): Query<ListParams>) -> Result<Answer<Page<Volume>>, Error> {
+pub async fn list_volumes(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<ListParams>,
+) -> Result<Answer<Page<Volume>>, Error> {
     let project = permit.project()?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let list = volumes::list(&mut tx, project.id, &pages::range(&params)?).await?;
@@ -38,7 +38,11 @@ pub async fn list_volumes(State(app): State<App>, permit: Permit, Query(params):
 #[utoipa::path(post, path = "/v1/projects/{project}/volumes", tag = "volumes", request_body = Create<VolumeSpec>,
     params(("project" = String, Path, description = "Name or id"), WriteParams),
     responses((status = 202, body = Accepted<Volume>), (status = 200, description = "Dry run", body = Accepted<Volume>), crate::openapi::Problems))]
-pub async fn create_volume(State(app): State<App>, intent: Intent, Json { value, bytes }: Json<Create<VolumeSpec>>) -> Result<Response, Error> {
+pub async fn create_volume(
+    State(app): State<App>,
+    intent: Intent,
+    Json { value, bytes }: Json<Create<VolumeSpec>>,
+) -> Result<Response, Error> {
     body::check_create(&value)?;
     let mut writing = intent.begin(&app, &bytes).await?;
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
@@ -75,12 +79,16 @@ pub async fn delete_volume(
 ) -> Result<Response, Error> {
     let key = Key::parse("volume", &name)?;
     let mut writing = intent.begin(&app, b"").await?;
-    let changed = volumes::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
+    let changed =
+        volumes::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
     answer(writing, changed).await
 }
 
 /// Answers a change with the volume as it stands, facts included.
-async fn answer(mut writing: intent::Writing, changed: basalt_store::Accepted<volumes::Volume>) -> Result<Response, Error> {
+async fn answer(
+    mut writing: intent::Writing,
+    changed: basalt_store::Accepted<volumes::Volume>,
+) -> Result<Response, Error> {
     let id = changed.object.metadata.id;
     let found = volumes::get(&mut writing.tx, writing.project.id, &Key::Id(id)).await?;
     writing.accept(view(found), changed.task).await

@@ -52,7 +52,12 @@ pub struct WatchParams {
 /// Streams objects as they are and as they change.
 #[utoipa::path(get, path = "/v1/watch", tag = "watch", params(WatchParams),
     responses((status = 200, description = "Server-sent events; `id` is the cursor, `data` one WatchEvent", body = WatchEvent, content_type = "text/event-stream"), crate::openapi::Problems))]
-pub async fn watch(State(app): State<App>, permit: Permit, Query(params): Query<WatchParams>, headers: HeaderMap) -> Result<Response, Error> {
+pub async fn watch(
+    State(app): State<App>,
+    permit: Permit,
+    Query(params): Query<WatchParams>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
     if !app.hub.is_synced() {
         return Err(Error::NotReady("the truth is being read".into()));
     }
@@ -68,9 +73,20 @@ pub async fn watch(State(app): State<App>, permit: Permit, Query(params): Query<
     let mut recheck = tokio::time::interval(RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let subscription = app.hub.subscribe(filter.clone(), from);
-    let stream = Stream { app, permit, filter, ready: VecDeque::new(), first: Vec::new().into_iter(), subscription: None, recheck, _open: open };
+    let stream = Stream {
+        app,
+        permit,
+        filter,
+        ready: VecDeque::new(),
+        first: Vec::new().into_iter(),
+        subscription: None,
+        recheck,
+        _open: open,
+    };
     let stream = stream.begin(subscription);
-    let events = futures::stream::unfold(stream, |mut stream| async move { stream.next().await.map(|e| (Ok::<_, Infallible>(e), stream)) });
+    let events = futures::stream::unfold(stream, |mut stream| async move {
+        stream.next().await.map(|e| (Ok::<_, Infallible>(e), stream))
+    });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))).into_response())
 }
 
@@ -78,7 +94,12 @@ fn parse_kinds(text: &str) -> Result<std::collections::BTreeSet<Noun>, Error> {
     let parse = |word: &str| {
         Noun::parse(word.trim()).ok_or_else(|| {
             let known = Noun::ALL.map(Noun::as_str).join(", ");
-            Error::Query(FieldError::new("kinds", "unknown_value", format!("{word:?} cannot be watched"), format!("give some of {known}, joined by commas")))
+            Error::Query(FieldError::new(
+                "kinds",
+                "unknown_value",
+                format!("{word:?} cannot be watched"),
+                format!("give some of {known}, joined by commas"),
+            ))
         })
     };
     text.split(',').map(parse).collect()
@@ -198,7 +219,8 @@ fn written(event: &Event) -> SseEvent {
 }
 
 fn mark(kind: WatchKind, cursor: &str) -> SseEvent {
-    let event = WatchEvent { event: kind, kind: String::new(), id: None, object: None, cursor: cursor.into() };
+    let event =
+        WatchEvent { event: kind, kind: String::new(), id: None, object: None, cursor: cursor.into() };
     SseEvent::default().event(word(kind)).id(cursor).data(serde_json::to_string(&event).unwrap_or_default())
 }
 

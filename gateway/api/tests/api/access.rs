@@ -31,7 +31,9 @@ impl World {
         ids.insert("task", made.body["task"]["id"].as_str().unwrap().to_owned());
         let ports = door.admin("GET", &format!("{base}/ports")).send().await.expect(200);
         ids.insert("port", ports.body["items"][0]["port_id"].as_str().unwrap().to_owned());
-        for (name, value) in [("network", "net"), ("volume", "vol"), ("image", "img"), ("vm", "vm"), ("host", "h1")] {
+        for (name, value) in
+            [("network", "net"), ("volume", "vol"), ("image", "img"), ("vm", "vm"), ("host", "h1")]
+        {
             ids.insert(name, value.into());
         }
         door.host("h1").await;
@@ -42,12 +44,18 @@ impl World {
         ids.insert("user", "someone".into());
         let mut tokens = BTreeMap::new();
         for role in ["viewer", "operator", "admin"] {
-            tokens.insert(word("project", role), door.token(&format!("p-{role}"), role, in_project(project)).await);
+            tokens.insert(
+                word("project", role),
+                door.token(&format!("p-{role}"), role, in_project(project)).await,
+            );
             tokens.insert(word("system", role), door.token(&format!("s-{role}"), role, system()).await);
         }
         let tenant = json!({"kind": "tenant", "tenant_id": project.0});
         tokens.insert("tenant admin", door.token("t-admin", "admin", tenant).await);
-        tokens.insert("stranger", door.token("x-admin", "admin", json!({"kind": "tenant", "tenant_id": other.0})).await);
+        tokens.insert(
+            "stranger",
+            door.token("x-admin", "admin", json!({"kind": "tenant", "tenant_id": other.0})).await,
+        );
         let bindings = door.admin("GET", "/v1/role-bindings").send().await.expect(200);
         ids.insert("binding", bindings.body["items"][0]["id"].as_str().unwrap().to_owned());
         ids.insert("token", basalt_model::ServiceTokenId(uuid::Uuid::from_u128(5)).to_string());
@@ -55,7 +63,9 @@ impl World {
     }
 
     fn path(&self, rule: &Rule) -> String {
-        self.ids.iter().fold(rule.path.to_owned(), |path, (name, id)| path.replace(&format!("{{{name}}}"), id))
+        self.ids
+            .iter()
+            .fold(rule.path.to_owned(), |path, (name, id)| path.replace(&format!("{{{name}}}"), id))
     }
 
     /// A request of a route. The body of writes is refused after the check of rights, so nothing is
@@ -75,9 +85,15 @@ impl World {
             // What the rights are about is looked up by the handler; nothing is deleted that holds something.
             ("DELETE", "/v1/projects/{project}") | (_, "/v1/tasks/{task}/cancel") => None,
             (_, "/v1/projects") => Some(json!({"name": "main", "tenant": self.project.0})),
-            ("PUT", "/v1/projects/{project}") => Some(json!({"spec": {"max_vms": 0, "max_cpus": 0, "max_memory_bytes": 0, "max_storage_bytes": 0}})),
-            (_, "/v1/service-tokens") => Some(json!({"name": "t", "grants": [{"role": "viewer", "scope": scope}]})),
-            (_, "/v1/role-bindings") => Some(json!({"principal_id": uuid::Uuid::nil(), "grant": {"role": "viewer", "scope": scope}})),
+            ("PUT", "/v1/projects/{project}") => Some(
+                json!({"spec": {"max_vms": 0, "max_cpus": 0, "max_memory_bytes": 0, "max_storage_bytes": 0}}),
+            ),
+            (_, "/v1/service-tokens") => {
+                Some(json!({"name": "t", "grants": [{"role": "viewer", "scope": scope}]}))
+            }
+            (_, "/v1/role-bindings") => {
+                Some(json!({"principal_id": uuid::Uuid::nil(), "grant": {"role": "viewer", "scope": scope}}))
+            }
             _ => Some(json!({"no_such_field": 1})),
         };
         match body {
@@ -125,9 +141,15 @@ fn expected(rule: &Rule, caller: &str) -> Option<u16> {
 fn handler(rule: &Rule, caller: &str, role: Role, need: Role) -> Option<u16> {
     let in_project = caller.starts_with("project");
     match rule.path {
-        "/v1/tasks/{task}" | "/v1/tasks/{task}/logs" | "/v1/tasks/{task}/cancel" => (role < need).then_some(403),
+        "/v1/tasks/{task}" | "/v1/tasks/{task}/logs" | "/v1/tasks/{task}/cancel" => {
+            (role < need).then_some(403)
+        }
         // Of the tenant: one who has a role in a project of it only is told there is none.
-        "/v1/projects" | "/v1/tenants/{tenant}" | "/v1/service-tokens" | "/v1/role-bindings" if in_project => Some(404),
+        "/v1/projects" | "/v1/tenants/{tenant}" | "/v1/service-tokens" | "/v1/role-bindings"
+            if in_project =>
+        {
+            Some(404)
+        }
         "/v1/projects/{project}" if in_project => Some(403),
         _ => (role < need).then_some(403),
     }
@@ -175,7 +197,11 @@ async fn s1_the_agents_routes_take_no_users_token() {
         let path = rule.path.replace("{image}", &uuid::Uuid::nil().to_string());
         let answer = door.agent_call(rule.method, &path).token(&door.admin).json(json!({})).send().await;
         assert_eq!(answer.status, 401, "{} {}", rule.method, rule.path);
-        assert_eq!(door.admin(rule.method, &path).send().await.status, 404, "{path} stands at the agents' door only");
+        assert_eq!(
+            door.admin(rule.method, &path).send().await.status,
+            404,
+            "{path} stands at the agents' door only"
+        );
     }
 }
 
@@ -192,9 +218,15 @@ fn seen(answer: &Answer, wrote: &[&str]) -> String {
 async fn s2_what_belongs_to_others_and_what_is_not_there_look_the_same() {
     let world = World::new().await;
     let (stranger, nowhere) = (&world.tokens["stranger"], uuid::Uuid::now_v7().to_string());
-    for rule in RULES.iter().filter(|r| r.method == "GET" && (r.path.contains("{project}") || r.path.contains("{task}") || r.path.contains("{tenant}"))) {
+    for rule in RULES.iter().filter(|r| {
+        r.method == "GET"
+            && (r.path.contains("{project}") || r.path.contains("{task}") || r.path.contains("{tenant}"))
+    }) {
         let theirs = world.path(rule);
-        let container = ["task", "tenant", "project"].into_iter().find(|c| rule.path.contains(&format!("{{{c}}}"))).unwrap();
+        let container = ["task", "tenant", "project"]
+            .into_iter()
+            .find(|c| rule.path.contains(&format!("{{{c}}}")))
+            .unwrap();
         let id = &world.ids[container];
         let nothing = theirs.replace(id, &nowhere);
         let a = world.door.call("GET", &theirs).token(stranger).send().await;
@@ -203,7 +235,8 @@ async fn s2_what_belongs_to_others_and_what_is_not_there_look_the_same() {
         assert_eq!(seen(&a, &[id]), seen(&b, &[&nowhere]), "{}", rule.path);
     }
     // Inside one's own project: an id of another tenant's object is as unknown as any.
-    let vm = world.door.admin("GET", &format!("/v1/projects/{}/vms/vm", world.project.1)).send().await.expect(200);
+    let vm =
+        world.door.admin("GET", &format!("/v1/projects/{}/vms/vm", world.project.1)).send().await.expect(200);
     let id = vm.body["id"].as_str().unwrap();
     let own = format!("/v1/projects/{}/vms", world.other.1);
     let a = world.door.call("GET", &format!("{own}/{id}")).token(stranger).send().await.expect(404);
@@ -245,13 +278,31 @@ async fn s3_lists_show_a_stranger_nothing_of_others() {
     assert_eq!(rows("/v1/tasks", stranger).await, 0);
     assert!(rows("/v1/tasks", &world.tokens["project viewer"]).await >= 1);
     for (caller, sees) in [("stranger", false), ("project viewer", true), ("system viewer", true)] {
-        let audit = world.door.call("GET", "/v1/audit?limit=500").token(&world.tokens[caller]).send().await.expect(200);
+        let audit = world
+            .door
+            .call("GET", "/v1/audit?limit=500")
+            .token(&world.tokens[caller])
+            .send()
+            .await
+            .expect(200);
         let all = audit.body["items"].as_array().unwrap();
         assert_eq!(all.iter().any(|e| e["action"] == "vm.create"), sees, "{caller}");
     }
     assert_eq!(rows("/v1/projects", stranger).await, 1);
     assert_eq!(rows("/v1/tenants", stranger).await, 1);
     assert_eq!(rows("/v1/tenants", &world.tokens["project viewer"]).await, 0);
-    world.door.call("GET", &format!("/v1/tasks?project={}", world.project.1)).token(stranger).send().await.expect(404);
-    world.door.call("GET", &format!("/v1/watch?project={}", world.project.1)).token(stranger).send().await.expect(404);
+    world
+        .door
+        .call("GET", &format!("/v1/tasks?project={}", world.project.1))
+        .token(stranger)
+        .send()
+        .await
+        .expect(404);
+    world
+        .door
+        .call("GET", &format!("/v1/watch?project={}", world.project.1))
+        .token(stranger)
+        .send()
+        .await
+        .expect(404);
 }

@@ -26,7 +26,12 @@ async fn put(door: &Door, host: HostId, items: &[manifests::Item]) -> i64 {
 async fn network_item(door: &Door) -> manifests::Item {
     let project = door.project("acme").await;
     let lan = json!({"name": "lan", "spec": {"cidr": "10.0.0.0/24"}});
-    let made = door.admin("POST", &format!("/v1/projects/{}/networks", project.1)).json(lan).send().await.expect(202);
+    let made = door
+        .admin("POST", &format!("/v1/projects/{}/networks", project.1))
+        .json(lan)
+        .send()
+        .await
+        .expect(202);
     let id: Uuid = made.body["object"]["id"].as_str().unwrap().parse().unwrap();
     let body = json!({"as": "network", "name": "lan", "segment": {"kind": "vxlan"}, "vni": 7, "cidr": "10.0.0.0/24",
         "gateway": "10.0.0.1", "dhcp_server": "10.0.0.254", "dhcp": true, "dns": [], "mtu": 1450});
@@ -64,7 +69,10 @@ async fn s39_an_agent_reads_its_own_manifest_only() {
     put(&door, a.id, &[item]).await;
     let mine = a.get(&door, "/agent/v1/manifest").send().await.expect(200);
     let theirs = b.get(&door, "/agent/v1/manifest").send().await.expect(200);
-    assert_eq!((mine.body["items"].as_array().unwrap().len(), theirs.body["items"].as_array().unwrap().len()), (1, 0));
+    assert_eq!(
+        (mine.body["items"].as_array().unwrap().len(), theirs.body["items"].as_array().unwrap().len()),
+        (1, 0)
+    );
 }
 
 #[tokio::test]
@@ -80,7 +88,11 @@ async fn an_older_report_of_the_same_start_is_refused() {
     // A start of which only a later report arrives was not heard out.
     let unheard = host.post(&door, "/agent/v1/report").json(report(60, 4)).send().await.expect(200);
     assert_eq!(unheard.body["send_full"], true);
-    let bad = host.post(&door, "/agent/v1/report").json(json!({"agent_boot": Uuid::nil(), "sequence": 1, "vms": []})).send().await;
+    let bad = host
+        .post(&door, "/agent/v1/report")
+        .json(json!({"agent_boot": Uuid::nil(), "sequence": 1, "vms": []}))
+        .send()
+        .await;
     assert_eq!((bad.status, &bad.body["errors"][0]["field"]), (422, &json!("vms")));
 }
 
@@ -125,10 +137,18 @@ async fn a_download_is_granted_for_images_of_the_hosts_manifest_only() {
     let host = enrol(&door, "h1").await;
     let project = door.project("acme").await;
     let image = testkit::ready_image(&door.db, &door.ids, project, "debian", ImageFormat::Qcow2).await;
-    let ask = |host: &Host, image: ImageId| host.post(&door, &format!("/agent/v1/images/{image}/download")).send();
+    let ask =
+        |host: &Host, image: ImageId| host.post(&door, &format!("/agent/v1/images/{image}/download")).send();
     ask(&host, image).await.expect(404);
     let body = json!({"as": "image", "format": "qcow2", "sha256": "0".repeat(64), "size_bytes": 1 << 20});
-    let item = manifests::Item { kind: "image".into(), id: image.0, generation: Generation(1), epoch: Epoch(0), present: true, body };
+    let item = manifests::Item {
+        kind: "image".into(),
+        id: image.0,
+        generation: Generation(1),
+        epoch: Epoch(0),
+        present: true,
+        body,
+    };
     put(&door, host.id, &[item]).await;
     let grant = ask(&host, image).await.expect(200);
     assert_eq!(grant.body["url"], "https://images:9445/blobs");
@@ -140,10 +160,17 @@ async fn an_image_event_is_taken_from_the_image_service_once() {
     let door = Door::new().await;
     let project = door.project("acme").await;
     let images = format!("/v1/projects/{}/images", project.1);
-    let made = door.admin("POST", &images).json(json!({"name": "debian", "spec": {"format": "raw", "size_bytes": 4}})).send().await.expect(202);
+    let made = door
+        .admin("POST", &images)
+        .json(json!({"name": "debian", "spec": {"format": "raw", "size_bytes": 4}}))
+        .send()
+        .await
+        .expect(202);
     let grant = door.admin("POST", &format!("{images}/debian/upload")).send().await.expect(201);
     let ring = basalt_wire::upload_token::Keyring::new([(1, vec![7; 32])]).unwrap();
-    let claims = basalt_wire::upload_token::verify(&ring, grant.body["token"].as_str().unwrap(), testkit::now()).unwrap();
+    let claims =
+        basalt_wire::upload_token::verify(&ring, grant.body["token"].as_str().unwrap(), testkit::now())
+            .unwrap();
     let event = json!({"id": Uuid::from_u128(1), "at": testkit::now(), "image_id": made.body["object"]["id"], "transfer_id": claims.transfer_id,
         "outcome": {"kind": "ready", "sha256": "0".repeat(64), "size_bytes": 4, "virtual_size_bytes": 4}});
     let service = basalt_daemon::tls::Peer { uris: vec!["basalt:image-service".into()], serial: "1".into() };
@@ -158,6 +185,10 @@ async fn an_image_event_is_taken_from_the_image_service_once() {
     send(service).await.expect(204);
     let shown = door.admin("GET", &format!("{images}/debian")).send().await.expect(200);
     assert_eq!((&shown.body["phase"], &shown.body["observed"]["state"]), (&json!("ready"), &json!("ready")));
-    let task = door.admin("GET", &format!("/v1/tasks/{}", made.body["task"]["id"].as_str().unwrap())).send().await.expect(200);
+    let task = door
+        .admin("GET", &format!("/v1/tasks/{}", made.body["task"]["id"].as_str().unwrap()))
+        .send()
+        .await
+        .expect(200);
     assert_eq!(task.body["state"], "completed");
 }

@@ -16,11 +16,7 @@ struct Case {
     field: &'static str,
 }
 
-fn case(about: &'static str, path: &'static str, body: Value, status: u16, code: &'static str, field: &'static str) -> Case {
-    Case { about, path, body, status, code, field }
-}
-
-/// A VM with one part of its spec replaced.
+/// A VM with one part of it replaced.
 fn vm(pointer: &str, value: Value) -> Value {
     let mut body = small_vm("bad");
     let (parent, key) = pointer.rsplit_once('/').unwrap();
@@ -28,70 +24,136 @@ fn vm(pointer: &str, value: Value) -> Value {
     body
 }
 
-fn vm_cases() -> Vec<Case> {
-    let disk = |source: Value| json!([{"name": "root", "source": source}]);
-    let blank = |bytes: u64| json!([{"name": "root", "source": {"kind": "blank"}, "size_bytes": bytes}]);
-    vec![
-        case("an unknown field", "vms", vm("/spec/xml", json!("<domain/>")), 422, "invalid_body", "spec.xml"),
-        case("a server-owned field", "vms", vm("/generation", json!(7)), 422, "invalid_body", "generation"),
-        case("a size with a unit", "vms", vm("/spec/memory_bytes", json!("256MiB")), 422, "invalid_body", "spec.memory_bytes"),
-        case("a size in another unit", "vms", vm("/spec/memory_mib", json!(256)), 422, "invalid_body", "spec.memory_mib"),
-        case("megabytes of 10^6", "vms", vm("/spec/memory_bytes", json!(256_000_000u64)), 422, "invalid_body", "spec.memory_bytes"),
-        case("a number as text", "vms", vm("/spec/cpus", json!("2")), 422, "invalid_body", "spec.cpus"),
-        case("no CPU", "vms", vm("/spec/cpus", json!(0)), 422, "invalid_body", "spec.cpus"),
-        case("too many CPUs", "vms", vm("/spec/cpus", json!(100_000)), 422, "invalid_body", "spec.cpus"),
-        case("no memory", "vms", vm("/spec/memory_bytes", json!(0)), 422, "invalid_body", "spec.memory_bytes"),
-        case("absurd memory", "vms", vm("/spec/memory_bytes", json!(1u64 << 60)), 422, "invalid_body", "spec.memory_bytes"),
-        case("a disk of nothing", "vms", vm("/spec/disks", blank(0)), 422, "invalid_body", "spec.disks[0].size_bytes"),
-        case("no disk", "vms", vm("/spec/disks", json!([])), 422, "invalid_body", "spec.disks"),
-        case("a blank disk without size", "vms", vm("/spec/disks", disk(json!({"kind": "blank"}))), 422, "invalid_body", "spec.disks[0].size_bytes"),
-        case("a name that is no DNS label", "vms", vm("/name", json!("My_VM")), 422, "invalid_body", "name"),
-        case("a name that is too long", "vms", vm("/name", json!("a".repeat(64))), 422, "invalid_body", "name"),
-        case("a label that is none", "vms", vm("/labels", json!({"a b": "c"})), 422, "invalid_body", "labels.a b"),
-        case("an unknown word", "vms", vm("/spec/power", json!("on")), 422, "invalid_body", "spec.power"),
-        case("no SSH key", "vms", vm("/spec/cloud_init", json!({"ssh_authorized_keys": ["hello"]})), 422, "invalid_body", "spec.cloud_init.ssh_authorized_keys[0]"),
-        case("an unknown image", "vms", vm("/spec/disks", disk(json!({"kind": "image", "image": "nope"}))), 422, "not_found", "spec.disks[0].source.image"),
-        case("an image that is not ready", "vms", vm("/spec/disks", disk(json!({"kind": "image", "image": "awaited"}))), 422, "image_not_ready", "spec.disks[0].source.image"),
-        case("a disc that is a disk", "vms", vm("/spec/disks", disk(json!({"kind": "iso", "image": "debian"}))), 422, "image_wrong_format", "spec.disks[0].source.image"),
-        case("an unknown volume", "vms", vm("/spec/disks", disk(json!({"kind": "volume", "volume": "nope"}))), 422, "not_found", "spec.disks[0].source.volume"),
-        case("an unknown network", "vms", vm("/spec/nics", json!([{"network": "nope"}])), 422, "not_found", "spec.nics[0].network"),
-        case("an exhausted subnet", "vms", vm("/spec/nics", json!([{"network": "full"}])), 422, "subnet_exhausted", "spec.nics[0].network"),
-        case("an address that is taken", "vms", vm("/spec/nics", json!([{"network": "lan", "address": "10.1.0.9"}])), 422, "address_taken", "spec.nics[0].address"),
-        case("an address of another network", "vms", vm("/spec/nics", json!([{"network": "lan", "address": "10.9.0.9"}])), 422, "address_outside", "spec.nics[0].address"),
-        case("the router's address", "vms", vm("/spec/nics", json!([{"network": "lan", "address": "10.1.0.1"}])), 422, "address_outside", "spec.nics[0].address"),
-        case("more than any pool holds", "vms", vm("/spec/disks", blank(1000 * GIB)), 422, "impossible", "spec.disks"),
-        case("more memory than any host has", "vms", vm("/spec/memory_bytes", json!(64 * GIB)), 422, "impossible", "spec.memory_bytes"),
-        case("a pool that is not there", "vms", vm("/spec/disks", json!([{"name": "root", "source": {"kind": "blank"}, "size_bytes": 1 << 30, "pool": "fast"}])), 422, "impossible", "spec.disks"),
-        case("a host that lacks the capability", "vms", vm("/spec/firmware", json!("uefi")), 422, "impossible", "spec.firmware"),
-    ]
+type VmRow = (&'static str, &'static str, Value, &'static str, &'static str);
+
+fn vm_case((about, pointer, value, code, field): VmRow) -> Case {
+    Case { about, path: "vms", body: vm(pointer, value), status: 422, code, field }
 }
 
-fn other_cases() -> Vec<Case> {
-    let net = |cidr: &str| json!({"name": "n", "spec": {"cidr": cidr}});
-    let volume = |bytes: u64| json!({"name": "v", "spec": {"size_bytes": bytes}});
-    let image = |spec: Value| json!({"name": "i", "spec": spec});
-    vec![
-        case("an overlapping subnet", "networks", net("10.1.0.128/25"), 422, "cidr_overlap", "spec.cidr"),
-        case("host bits", "networks", net("10.5.0.1/24"), 422, "invalid_body", "spec.cidr"),
-        case("a prefix too short", "networks", net("10.0.0.0/7"), 422, "invalid_body", "spec.cidr"),
-        case("no prefix", "networks", net("ten"), 422, "invalid_body", "spec.cidr"),
-        case("an absurd MTU", "networks", json!({"name": "n", "spec": {"cidr": "10.5.0.0/24", "mtu": 60000}}), 422, "invalid_body", "spec.mtu"),
-        case("a router outside", "networks", json!({"name": "n", "spec": {"cidr": "10.5.0.0/24", "gateway": "10.6.0.1"}}), 422, "invalid_body", "spec.gateway"),
-        case("a name that is taken", "networks", json!({"name": "lan", "spec": {"cidr": "10.77.0.0/24"}}), 409, "name_taken", "name"),
-        case("a volume of nothing", "volumes", volume(0), 422, "invalid_body", "spec.size_bytes"),
-        case("a crooked size", "volumes", volume(1_000_000_001), 422, "invalid_body", "spec.size_bytes"),
-        case("a volume of an image that is not ready", "volumes", json!({"name": "v", "spec": {"size_bytes": 1 << 30, "source": {"kind": "image", "image": "awaited"}}}), 422, "image_not_ready", "spec.source.image"),
-        case("a volume smaller than its image", "volumes", json!({"name": "v", "spec": {"size_bytes": 1 << 20, "source": {"kind": "image", "image": "debian"}}}), 422, "size_too_small", "spec.size_bytes"),
-        case("an image of nothing", "images", image(json!({"format": "raw", "size_bytes": 0})), 422, "invalid_body", "spec.size_bytes"),
-        case("a digest that is none", "images", image(json!({"format": "raw", "size_bytes": 1, "sha256": "abc"})), 422, "invalid_body", "spec.sha256"),
-        case("an unknown format", "images", image(json!({"format": "vmdk", "size_bytes": 1})), 422, "invalid_body", "spec.format"),
-    ]
+fn blank(bytes: u64) -> Value {
+    json!([{"name": "root", "source": {"kind": "blank"}, "size_bytes": bytes}])
+}
+
+fn from(source: Value) -> Value {
+    json!([{"name": "root", "source": source}])
+}
+
+/// VMs that are wrong in themselves: every one is an `invalid_body`.
+fn vm_shapes() -> impl Iterator<Item = Case> {
+    let keys = json!({"ssh_authorized_keys": ["hello"]});
+    let key_field = "spec.cloud_init.ssh_authorized_keys[0]";
+    let rows = [
+        ("an unknown field", "/spec/xml", json!("<domain/>"), "spec.xml"),
+        ("a server-owned field", "/generation", json!(7), "generation"),
+        ("a size with a unit", "/spec/memory_bytes", json!("256MiB"), "spec.memory_bytes"),
+        ("a size in another unit", "/spec/memory_mib", json!(256), "spec.memory_mib"),
+        ("megabytes of 10^6", "/spec/memory_bytes", json!(256_000_000u64), "spec.memory_bytes"),
+        ("a number as text", "/spec/cpus", json!("2"), "spec.cpus"),
+        ("no CPU", "/spec/cpus", json!(0), "spec.cpus"),
+        ("too many CPUs", "/spec/cpus", json!(100_000), "spec.cpus"),
+        ("no memory", "/spec/memory_bytes", json!(0), "spec.memory_bytes"),
+        ("absurd memory", "/spec/memory_bytes", json!(1u64 << 60), "spec.memory_bytes"),
+        ("a disk of nothing", "/spec/disks", blank(0), "spec.disks[0].size_bytes"),
+        ("no disk", "/spec/disks", json!([]), "spec.disks"),
+        ("no size", "/spec/disks", from(json!({"kind": "blank"})), "spec.disks[0].size_bytes"),
+        ("a name that is no DNS label", "/name", json!("My_VM"), "name"),
+        ("a name that is too long", "/name", json!("a".repeat(64)), "name"),
+        ("a label that is none", "/labels", json!({"a b": "c"}), "labels.a b"),
+        ("an unknown word", "/spec/power", json!("on"), "spec.power"),
+        ("no SSH key", "/spec/cloud_init", keys, key_field),
+    ];
+    rows.into_iter().map(|(about, at, value, field)| vm_case((about, at, value, "invalid_body", field)))
+}
+
+/// VMs that name what is not there or not free, or what no host has.
+fn vm_references() -> impl Iterator<Item = Case> {
+    let (image, nic) = ("spec.disks[0].source.image", "spec.nics[0].network");
+    let (volume, address) = ("spec.disks[0].source.volume", "spec.nics[0].address");
+    let of = |name: &str| from(json!({"kind": "image", "image": name}));
+    let disc = from(json!({"kind": "iso", "image": "debian"}));
+    let no_volume = from(json!({"kind": "volume", "volume": "nope"}));
+    let on = |network: &str| json!([{"network": network}]);
+    let at = |address: &str| json!([{"network": "lan", "address": address}]);
+    let (disks, nics) = ("/spec/disks", "/spec/nics");
+    let mut fast = blank(1 << 30);
+    fast[0]["pool"] = json!("fast");
+    let rows: [VmRow; 13] = [
+        ("an unknown image", disks, of("nope"), "not_found", image),
+        ("an image that is not ready", disks, of("awaited"), "image_not_ready", image),
+        ("a disc that is a disk", disks, disc, "image_wrong_format", image),
+        ("an unknown volume", disks, no_volume, "not_found", volume),
+        ("an unknown network", nics, on("nope"), "not_found", nic),
+        ("an exhausted subnet", nics, on("full"), "subnet_exhausted", nic),
+        ("an address that is taken", nics, at("10.1.0.9"), "address_taken", address),
+        ("an address of another network", nics, at("10.9.0.9"), "address_outside", address),
+        ("the router's address", nics, at("10.1.0.1"), "address_outside", address),
+        ("more than any pool holds", disks, blank(1000 * GIB), "impossible", "spec.disks"),
+        (
+            "more memory than any host",
+            "/spec/memory_bytes",
+            json!(64 * GIB),
+            "impossible",
+            "spec.memory_bytes",
+        ),
+        ("a pool that is not there", disks, fast, "impossible", "spec.disks"),
+        ("a host that cannot", "/spec/firmware", json!("uefi"), "impossible", "spec.firmware"),
+    ];
+    rows.into_iter().map(vm_case)
+}
+
+fn networks() -> impl Iterator<Item = Case> {
+    let net = |spec: Value| json!({"name": "n", "spec": spec});
+    let mtu = net(json!({"cidr": "10.5.0.0/24", "mtu": 60000}));
+    let router = net(json!({"cidr": "10.5.0.0/24", "gateway": "10.6.0.1"}));
+    let taken = json!({"name": "lan", "spec": {"cidr": "10.77.0.0/24"}});
+    let range = |cidr: &str| net(json!({"cidr": cidr}));
+    let rows = [
+        ("an overlapping subnet", range("10.1.0.128/25"), 422, "cidr_overlap", "spec.cidr"),
+        ("host bits", range("10.5.0.1/24"), 422, "invalid_body", "spec.cidr"),
+        ("a prefix too short", range("10.0.0.0/7"), 422, "invalid_body", "spec.cidr"),
+        ("no prefix", range("ten"), 422, "invalid_body", "spec.cidr"),
+        ("an absurd MTU", mtu, 422, "invalid_body", "spec.mtu"),
+        ("a router outside", router, 422, "invalid_body", "spec.gateway"),
+        ("a name that is taken", taken, 409, "name_taken", "name"),
+    ];
+    let case =
+        |(about, body, status, code, field)| Case { about, path: "networks", body, status, code, field };
+    rows.into_iter().map(case)
+}
+
+fn storage() -> impl Iterator<Item = Case> {
+    let new = |spec: Value| json!({"name": "v", "spec": spec});
+    let bytes = |n: u64| new(json!({"size_bytes": n}));
+    let of = |image: &str, n: u64| new(json!({"size_bytes": n, "source": {"kind": "image", "image": image}}));
+    let (empty, vmdk) =
+        (json!({"format": "raw", "size_bytes": 0}), json!({"format": "vmdk", "size_bytes": 1}));
+    let digest = json!({"format": "raw", "size_bytes": 1, "sha256": "abc"});
+    let (size, source) = ("spec.size_bytes", "spec.source.image");
+    let rows = [
+        ("a volume of nothing", "volumes", bytes(0), "invalid_body", size),
+        ("a crooked size", "volumes", bytes(1_000_000_001), "invalid_body", size),
+        ("a volume of an awaited image", "volumes", of("awaited", 1 << 30), "image_not_ready", source),
+        ("a volume smaller than its image", "volumes", of("debian", 1 << 20), "size_too_small", size),
+        ("an image of nothing", "images", new(empty), "invalid_body", size),
+        ("a digest that is none", "images", new(digest), "invalid_body", "spec.sha256"),
+        ("an unknown format", "images", new(vmdk), "invalid_body", "spec.format"),
+    ];
+    rows.into_iter().map(|(about, path, body, code, field)| Case {
+        about,
+        path,
+        body,
+        status: 422,
+        code,
+        field,
+    })
 }
 
 /// A project in which the cases are wrong for one reason each.
 async fn world(door: &Door) -> (TenantId, ProjectId) {
     let project = door.project("acme").await;
-    let post = |noun: &str, body: Value| door.admin("POST", &format!("/v1/projects/{}/{noun}", project.1)).json(body).send();
+    let post = |noun: &str, body: Value| {
+        door.admin("POST", &format!("/v1/projects/{}/{noun}", project.1)).json(body).send()
+    };
     door.image(project, "debian").await;
     post("images", json!({"name": "awaited", "spec": {"format": "raw", "size_bytes": 10}})).await.expect(202);
     post("networks", json!({"name": "lan", "spec": {"cidr": "10.1.0.0/24"}})).await.expect(202);
@@ -116,7 +178,8 @@ async fn traces(door: &Door, project: ProjectId) -> Value {
     }
     all["tasks"] = door.admin("GET", "/v1/tasks?limit=500").send().await.expect(200).body["items"].clone();
     all["audit"] = door.admin("GET", "/v1/audit?limit=500").send().await.expect(200).body["items"].clone();
-    all["quota"] = door.admin("GET", &format!("/v1/projects/{project}")).send().await.expect(200).body["quota"].clone();
+    all["quota"] =
+        door.admin("GET", &format!("/v1/projects/{project}")).send().await.expect(200).body["quota"].clone();
     all
 }
 
@@ -126,13 +189,14 @@ async fn v1_bad_input_names_field_reason_and_remedy_and_leaves_nothing() {
     let project = world(&door).await.1;
     let before = traces(&door, project).await;
     let mut wrong = Vec::new();
-    for case in vm_cases().into_iter().chain(other_cases()) {
+    for case in vm_shapes().chain(vm_references()).chain(networks()).chain(storage()) {
         let path = format!("/v1/projects/{project}/{}", case.path);
         let answer = door.admin("POST", &path).json(case.body).send().await;
         let error = &answer.body["errors"][0];
         let said = (answer.status, answer.code(), error["field"].as_str().unwrap_or_default());
         let complete = ["reason", "remedy"].iter().all(|f| error[f].as_str().is_some_and(|t| !t.is_empty()));
-        let form = answer.header("content-type") == "application/problem+json" && answer.body["request_id"] == answer.header("x-request-id");
+        let form = answer.header("content-type") == "application/problem+json"
+            && answer.body["request_id"] == answer.header("x-request-id");
         if said != (case.status, case.code, case.field) || !complete || !form {
             wrong.push(format!("{}: {:#}", case.about, answer.body));
         }
@@ -149,13 +213,20 @@ async fn v1_a_pinned_host_that_cannot_is_refused_with_all_reasons() {
     body["spec"]["placement"] = json!({"host": "h1"});
     body["spec"]["memory_bytes"] = json!(64 * GIB);
     body["spec"]["disks"][0]["size_bytes"] = json!(1000 * GIB);
-    let refused = door.admin("POST", &format!("/v1/projects/{project}/vms")).json(body).send().await.expect(422);
+    let refused =
+        door.admin("POST", &format!("/v1/projects/{project}/vms")).json(body).send().await.expect(422);
     let text = refused.body["reasons"].to_string();
     assert_eq!(refused.code(), "impossible");
     for word in ["memory", "uefi", "pool"] {
         assert!(text.to_lowercase().contains(word), "{word}: {:#}", refused.body);
     }
-    assert!(refused.body["reasons"].as_array().unwrap().iter().all(|r| r["remedy"].as_str().is_some_and(|t| !t.is_empty())));
+    assert!(
+        refused.body["reasons"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|r| r["remedy"].as_str().is_some_and(|t| !t.is_empty()))
+    );
 }
 
 #[tokio::test]
@@ -164,7 +235,12 @@ async fn v1_quota_is_refused_with_its_figures() {
     let project = world(&door).await.1;
     let quota = json!({"spec": {"max_vms": 1, "max_cpus": 10, "max_memory_bytes": GIB, "max_storage_bytes": 100 * GIB}});
     door.admin("PUT", &format!("/v1/projects/{project}")).json(quota).send().await.expect(200);
-    let refused = door.admin("POST", &format!("/v1/projects/{project}/vms")).json(small_vm("two")).send().await.expect(409);
+    let refused = door
+        .admin("POST", &format!("/v1/projects/{project}/vms"))
+        .json(small_vm("two"))
+        .send()
+        .await
+        .expect(409);
     let reason = &refused.body["reasons"][0];
     assert_eq!((refused.code(), &reason["subject"]), ("quota_exceeded", &json!("quota/vms")));
     assert_eq!(reason["evidence"], "limit 1, used 1, asked 1");
@@ -176,7 +252,13 @@ async fn what_is_no_body_is_refused_before_anything_is_read_from_it() {
     let door = Door::new().await;
     let project = door.project("acme").await;
     let vms = format!("/v1/projects/{}/vms", project.1);
-    for (text, code, status) in [("", "not_json", 400), ("{", "not_json", 400), ("[1", "not_json", 400), ("\"x\"", "invalid_body", 422), ("[]", "invalid_body", 422)] {
+    for (text, code, status) in [
+        ("", "not_json", 400),
+        ("{", "not_json", 400),
+        ("[1", "not_json", 400),
+        ("\"x\"", "invalid_body", 422),
+        ("[]", "invalid_body", 422),
+    ] {
         let refused = door.admin("POST", &vms).text(text).send().await.expect(status);
         assert_eq!(refused.code(), code, "{text}");
     }
@@ -184,10 +266,14 @@ async fn what_is_no_body_is_refused_before_anything_is_read_from_it() {
     assert_eq!((plain.status, plain.code()), (415, "unsupported_media_type"));
     let huge = format!("{{\"name\": \"{}\"}}", "a".repeat(2 << 20));
     assert_eq!(door.admin("POST", &vms).text(&huge).send().await.expect(413).code(), "too_large");
-    assert_eq!(door.admin("PATCH", &vms).json(json!({})).send().await.expect(405).code(), "method_not_allowed");
+    assert_eq!(
+        door.admin("PATCH", &vms).json(json!({})).send().await.expect(405).code(),
+        "method_not_allowed"
+    );
     assert_eq!(door.admin("GET", "/v1/nothing").send().await.expect(404).code(), "no_route");
     let unknown = door.admin("GET", &format!("{vms}?colour=red")).send().await.expect(400);
     assert_eq!(unknown.body["errors"][0]["field"], "colour");
-    let with_body = door.admin("POST", &format!("{vms}/a/start")).json(json!({"force": true})).send().await.expect(422);
+    let with_body =
+        door.admin("POST", &format!("{vms}/a/start")).json(json!({"force": true})).send().await.expect(422);
     assert_eq!(with_body.body["errors"][0]["field"], "body");
 }

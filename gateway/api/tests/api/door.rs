@@ -136,7 +136,9 @@ impl Door {
         });
         pull(&db.store, hub, drain.clone()).await;
         let handed: Arc<dyn Clock> = clock.clone();
-        let admin = basalt_api::create_local(&db.store, &handed, Name::new("root").unwrap(), Role::Admin, 30).await.unwrap();
+        let admin = basalt_api::create_local(&db.store, &handed, Name::new("root").unwrap(), Role::Admin, 30)
+            .await
+            .unwrap();
         let (users, agents) = (app.users(), app.agents());
         let ids = testkit::ids(99);
         Self { db, clock, app, ids, admin: admin.token, users, agents, _drain: DrainGuard(drain) }
@@ -153,7 +155,12 @@ impl Door {
     }
 
     fn request<'a>(router: &'a Router, method: &str, path: &str) -> Call<'a> {
-        Call { router, request: Request::builder().method(method).uri(path), body: None, peer: Peer::default() }
+        Call {
+            router,
+            request: Request::builder().method(method).uri(path),
+            body: None,
+            peer: Peer::default(),
+        }
     }
 
     /// A request of the administrator.

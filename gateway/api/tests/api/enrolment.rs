@@ -36,7 +36,8 @@ fn peer(certificate_pem: &str) -> Peer {
 }
 
 async fn create(door: &Door, name: &str) -> (String, String) {
-    let made = door.admin("POST", "/v1/hosts").json(json!({"name": name, "spec": {}})).send().await.expect(201);
+    let made =
+        door.admin("POST", "/v1/hosts").json(json!({"name": name, "spec": {}})).send().await.expect(201);
     let text = |v: &Value| v.as_str().unwrap().to_owned();
     (text(&made.body["host"]["id"]), text(&made.body["join_token"]["token"]))
 }
@@ -49,7 +50,8 @@ fn request(token: &str, hostname: &str, csr: &str) -> Value {
 pub async fn enrol(door: &Door, name: &str) -> Host {
     let (id, token) = create(door, name).await;
     let (_, csr) = pki::key_and_request().unwrap();
-    let answer = door.agent_call("POST", "/agent/v1/enrol").json(request(&token, name, &csr)).send().await.expect(200);
+    let answer =
+        door.agent_call("POST", "/agent/v1/enrol").json(request(&token, name, &csr)).send().await.expect(200);
     let peer = peer(answer.body["certificate_pem"].as_str().unwrap());
     assert_eq!(peer.uris, [format!("basalt:host:{id}")]);
     door.until("the host's certificate", |rows| rows.certificate(&peer.serial).is_some()).await;
@@ -65,7 +67,13 @@ async fn s38_a_join_token_is_good_once_for_its_host_and_for_a_short_time() {
     send(request("basalt_guess", "h1", &csr)).await.expect(401);
     let other = send(request(&token, "h2", &csr)).await.expect(422);
     assert_eq!(other.body["errors"][0]["field"], "hostname");
-    let rubbish = send(request(&token, "h1", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n")).await.expect(422);
+    let rubbish = send(request(
+        &token,
+        "h1",
+        "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+    ))
+    .await
+    .expect(422);
     assert_eq!(rubbish.body["errors"][0]["field"], "csr_pem");
     // What was refused used nothing up.
     send(request(&token, "h1", &csr)).await.expect(200);
@@ -84,7 +92,8 @@ async fn s38_only_the_key_of_a_request_is_used_and_the_certificate_is_short_live
     let door = Door::new().await;
     let (id, token) = create(&door, "h1").await;
     let (_, csr) = pki::key_and_request().unwrap();
-    let answer = door.agent_call("POST", "/agent/v1/enrol").json(request(&token, "h1", &csr)).send().await.expect(200);
+    let answer =
+        door.agent_call("POST", "/agent/v1/enrol").json(request(&token, "h1", &csr)).send().await.expect(200);
     let pem = answer.body["certificate_pem"].as_str().unwrap();
     let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
     let cert = parsed.parse_x509().unwrap();
@@ -134,7 +143,8 @@ async fn h1_a_host_enrols_renews_and_is_refused_once_revoked() {
     newer.get(&door, "/agent/v1/manifest").send().await.expect(200);
     door.admin("POST", "/v1/hosts/h1/revoke").send().await.expect(204);
     let serial = newer.peer.serial.clone();
-    door.until("the revocation", |rows| rows.certificate(&serial).is_some_and(|c| c.revoked_at.is_some())).await;
+    door.until("the revocation", |rows| rows.certificate(&serial).is_some_and(|c| c.revoked_at.is_some()))
+        .await;
     newer.get(&door, "/agent/v1/manifest").send().await.expect(401);
     newer.post(&door, "/agent/v1/renew").json(json!({"csr_pem": csr})).send().await.expect(401);
     let token = door.admin("POST", "/v1/hosts/h1/join-token").send().await.expect(201);

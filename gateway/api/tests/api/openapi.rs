@@ -8,7 +8,9 @@ fn operations() -> Vec<(String, String, serde_json::Value)> {
     let paths = document["paths"].as_object().unwrap().clone();
     let of = |(path, item): (String, serde_json::Value)| {
         let item = item.as_object().unwrap().clone();
-        item.into_iter().map(move |(method, operation)| (method.to_uppercase(), path.clone(), operation)).collect::<Vec<_>>()
+        item.into_iter()
+            .map(move |(method, operation)| (method.to_uppercase(), path.clone(), operation))
+            .collect::<Vec<_>>()
     };
     paths.into_iter().flat_map(of).collect()
 }
@@ -21,7 +23,10 @@ fn the_checked_in_document_is_the_generated_one() {
         std::fs::write(&file, &generated).unwrap();
     }
     let stored = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(stored == generated, "openapi.json differs from the handlers; look at the difference, then run with BASALT_BLESS=1");
+    assert!(
+        stored == generated,
+        "openapi.json differs from the handlers; look at the difference, then run with BASALT_BLESS=1"
+    );
 }
 
 #[test]
@@ -30,7 +35,10 @@ fn s1_every_route_has_its_row_and_every_row_its_route() {
     let rows: BTreeSet<_> = RULES.iter().map(|r| (r.method.to_owned(), r.path.to_owned())).collect();
     let without_row: Vec<_> = routes.difference(&rows).collect();
     let without_route: Vec<_> = rows.difference(&routes).collect();
-    assert!(without_row.is_empty() && without_route.is_empty(), "no row: {without_row:?}; no route: {without_route:?}");
+    assert!(
+        without_row.is_empty() && without_route.is_empty(),
+        "no row: {without_row:?}; no route: {without_route:?}"
+    );
 }
 
 #[test]
@@ -39,7 +47,10 @@ fn every_operation_is_named_once_and_says_how_it_fails() {
     for (method, path, operation) in operations() {
         let id = operation["operationId"].as_str().unwrap().to_owned();
         assert!(names.insert(id.clone()), "{id} names two operations");
-        assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{method} {path} has no summary");
+        assert!(
+            operation["summary"].as_str().is_some_and(|s| !s.is_empty()),
+            "{method} {path} has no summary"
+        );
         let responses = operation["responses"].as_object().unwrap();
         let public = ["/healthz", "/openapi.json"].contains(&path.as_str());
         assert!(public || responses.contains_key("default"), "{method} {path} names no problem");

@@ -14,11 +14,15 @@ async fn a_user_does_what_their_roles_say_and_no_more() {
     let bob = session.body["token"].as_str().unwrap();
     let vms = format!("/v1/projects/{}/vms", project.1);
     door.call("GET", &vms).token(bob).send().await.expect(404);
-    let grant = json!({"principal_id": made.body["id"], "grant": {"role": "viewer", "scope": in_project(project)}});
+    let grant =
+        json!({"principal_id": made.body["id"], "grant": {"role": "viewer", "scope": in_project(project)}});
     let binding = door.admin("POST", "/v1/role-bindings").json(grant).send().await.expect(201);
     door.call("GET", &vms).token(bob).send().await.expect(200);
     door.call("POST", &vms).token(bob).json(crate::door::small_vm("a")).send().await.expect(403);
-    door.admin("DELETE", &format!("/v1/role-bindings/{}", binding.body["id"].as_str().unwrap())).send().await.expect(204);
+    door.admin("DELETE", &format!("/v1/role-bindings/{}", binding.body["id"].as_str().unwrap()))
+        .send()
+        .await
+        .expect(204);
     door.call("GET", &vms).token(bob).send().await.expect(404);
     door.admin("DELETE", "/v1/users/bob").send().await.expect(204);
     door.call("GET", "/v1/whoami").token(bob).send().await.expect(401);
@@ -52,6 +56,9 @@ async fn a_revoked_token_is_refused() {
     door.call("GET", "/v1/whoami").token(token).send().await.expect(200);
     let list = door.admin("GET", "/v1/service-tokens").send().await.expect(200);
     assert!(!list.body.to_string().contains(token));
-    door.admin("DELETE", &format!("/v1/service-tokens/{}", made.body["id"].as_str().unwrap())).send().await.expect(204);
+    door.admin("DELETE", &format!("/v1/service-tokens/{}", made.body["id"].as_str().unwrap()))
+        .send()
+        .await
+        .expect(204);
     door.call("GET", "/v1/whoami").token(token).send().await.expect(401);
 }

@@ -17,12 +17,18 @@ fn sample(method: &str, path: &str) -> Value {
         ("POST", "/v1/projects/{project}/networks") => json!({"name": "a", "spec": {"cidr": "10.0.0.0/24"}}),
         ("PUT", "/v1/projects/{project}/networks/{network}") => json!({"spec": {"cidr": "10.0.0.0/24"}}),
         ("POST", "/v1/projects/{project}/volumes") => json!({"name": "a", "spec": {"size_bytes": 1048576}}),
-        ("POST", "/v1/projects/{project}/images") => json!({"name": "a", "spec": {"format": "raw", "size_bytes": 1}}),
+        ("POST", "/v1/projects/{project}/images") => {
+            json!({"name": "a", "spec": {"format": "raw", "size_bytes": 1}})
+        }
         ("POST", "/v1/hosts") => json!({"name": "a", "spec": {}}),
         ("PUT", "/v1/hosts/{host}") => json!({"spec": {}}),
         ("POST", "/v1/users") => json!({"name": "a", "password": "a long enough password"}),
-        ("POST", "/v1/service-tokens") => json!({"name": "a", "grants": [{"role": "viewer", "scope": system()}]}),
-        ("POST", "/v1/role-bindings") => json!({"principal_id": uuid::Uuid::nil(), "grant": {"role": "viewer", "scope": system()}}),
+        ("POST", "/v1/service-tokens") => {
+            json!({"name": "a", "grants": [{"role": "viewer", "scope": system()}]})
+        }
+        ("POST", "/v1/role-bindings") => {
+            json!({"principal_id": uuid::Uuid::nil(), "grant": {"role": "viewer", "scope": system()}})
+        }
         _ => panic!("{method} {path} takes a body, and no sample of it stands here"),
     }
 }
@@ -35,7 +41,10 @@ async fn s8_every_server_owned_field_is_refused_in_every_body() {
     let mut tried = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            if operation["requestBody"]["content"].get("application/json").is_none() || path.starts_with("/agent") || path.starts_with("/image") {
+            if operation["requestBody"]["content"].get("application/json").is_none()
+                || path.starts_with("/agent")
+                || path.starts_with("/image")
+            {
                 continue;
             }
             let method = method.to_uppercase();
@@ -56,7 +65,11 @@ async fn s8_every_server_owned_field_is_refused_in_every_body() {
                     into.iter().fold(&mut bad, |b, k| &mut b[*k])[field] = json!(1);
                     let answer = door.admin(&method, &url).json(bad).send().await.expect(422);
                     let error = &answer.body["errors"][0];
-                    assert_eq!((&error["field"], &error["code"]), (&json!(format!("{at}{field}")), &json!("server_owned")), "{method} {path}");
+                    assert_eq!(
+                        (&error["field"], &error["code"]),
+                        (&json!(format!("{at}{field}")), &json!("server_owned")),
+                        "{method} {path}"
+                    );
                     tried += 1;
                 }
             }

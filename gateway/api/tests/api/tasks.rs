@@ -1,7 +1,10 @@
 //! Tasks: their fields, their end by cancel, and the poll that waits.
 
 use crate::door::{Door, small_vm};
-use basalt_model::{TaskId, tasks::{TaskMove, TaskState}};
+use basalt_model::{
+    TaskId,
+    tasks::{TaskMove, TaskState},
+};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -9,7 +12,10 @@ pub async fn advance(door: &Door, id: &str, state: TaskState, progress: i32) {
     let id: TaskId = id.parse().unwrap();
     let step = TaskMove { id, state, progress, stage: "testing".into(), error: None };
     let mut tx = door.db.store.system().await.unwrap();
-    assert_eq!(basalt_store::tasks::advance(&mut tx, &[step], basalt_store::testkit::now()).await.unwrap(), [id]);
+    assert_eq!(
+        basalt_store::tasks::advance(&mut tx, &[step], basalt_store::testkit::now()).await.unwrap(),
+        [id]
+    );
     tx.commit().await.unwrap();
 }
 
@@ -17,16 +23,27 @@ pub async fn advance(door: &Door, id: &str, state: TaskState, progress: i32) {
 async fn t1_a_task_has_subject_actor_deadline_and_ends_once() {
     let door = Door::new().await;
     let project = door.project("acme").await;
-    let made = door.admin("POST", &format!("/v1/projects/{}/vms", project.1)).json(small_vm("a")).send().await.expect(202);
+    let made = door
+        .admin("POST", &format!("/v1/projects/{}/vms", project.1))
+        .json(small_vm("a"))
+        .send()
+        .await
+        .expect(202);
     let id = made.body["task"]["id"].as_str().unwrap().to_owned();
     let path = format!("/v1/tasks/{id}");
     let task = door.admin("GET", &path).send().await.expect(200).body;
     assert_eq!((&task["subject"]["kind"], &task["subject"]["name"]), (&json!("vm"), &json!("a")));
-    assert_eq!((&task["actor"]["name"], &task["state"], &task["progress"]), (&json!("root"), &json!("pending"), &json!(0)));
+    assert_eq!(
+        (&task["actor"]["name"], &task["state"], &task["progress"]),
+        (&json!("root"), &json!("pending"), &json!(0))
+    );
     assert!(task["deadline"].as_str().unwrap() > task["created_at"].as_str().unwrap());
     advance(&door, &id, TaskState::Executing, 40).await;
     let task = door.admin("GET", &path).send().await.expect(200).body;
-    assert_eq!((&task["state"], &task["progress"], &task["stage"]), (&json!("executing"), &json!(40), &json!("testing")));
+    assert_eq!(
+        (&task["state"], &task["progress"], &task["stage"]),
+        (&json!("executing"), &json!(40), &json!("testing"))
+    );
     door.admin("GET", &format!("{path}/logs")).send().await.expect(200);
     let cancelled = door.admin("POST", &format!("{path}/cancel")).send().await.expect(200);
     assert_eq!(cancelled.body["state"], "cancelled");
@@ -40,7 +57,12 @@ async fn t1_a_task_has_subject_actor_deadline_and_ends_once() {
 async fn t5_a_long_poll_answers_when_the_task_ends() {
     let door = Door::new().await;
     let project = door.project("acme").await;
-    let made = door.admin("POST", &format!("/v1/projects/{}/vms", project.1)).json(small_vm("a")).send().await.expect(202);
+    let made = door
+        .admin("POST", &format!("/v1/projects/{}/vms", project.1))
+        .json(small_vm("a"))
+        .send()
+        .await
+        .expect(202);
     let id = made.body["task"]["id"].as_str().unwrap().to_owned();
     let path = format!("/v1/tasks/{id}?wait_seconds=20");
     let begun = Instant::now();

@@ -38,7 +38,9 @@ impl Watch {
                 }
                 continue;
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(20), self.body.next()).await.expect("an event within 20 s")?;
+            let chunk = tokio::time::timeout(Duration::from_secs(20), self.body.next())
+                .await
+                .expect("an event within 20 s")?;
             self.text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
         }
     }
@@ -58,7 +60,17 @@ impl Watch {
 
 fn brief(events: &[Value]) -> Vec<String> {
     let word = |e: &Value, f: &str| e[f].as_str().unwrap_or("-").to_owned();
-    events.iter().map(|e| format!("{} {} {}", word(e, "event"), word(e, "kind"), e["object"]["name"].as_str().unwrap_or("-"))).collect()
+    events
+        .iter()
+        .map(|e| {
+            format!(
+                "{} {} {}",
+                word(e, "event"),
+                word(e, "kind"),
+                e["object"]["name"].as_str().unwrap_or("-")
+            )
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -73,11 +85,16 @@ async fn t5_tasks_are_live_over_watch() {
     assert_eq!(brief(&events), ["upsert vm a", "upsert task -"]);
     assert_eq!(events[0]["object"], door.admin("GET", &format!("{vms}/a")).send().await.body);
     let id = made.body["task"]["id"].as_str().unwrap();
-    for (state, progress) in [(TaskState::Executing, 10), (TaskState::Executing, 60), (TaskState::Completed, 100)] {
+    for (state, progress) in
+        [(TaskState::Executing, 10), (TaskState::Executing, 60), (TaskState::Completed, 100)]
+    {
         advance(&door, id, state, progress).await;
         let (events, _) = watch.revision().await;
         let task = &events[0]["object"];
-        assert_eq!((events.len(), &task["id"], &task["state"], &task["progress"]), (1, &json!(id), &json!(state.as_str()), &json!(progress)));
+        assert_eq!(
+            (events.len(), &task["id"], &task["state"], &task["progress"]),
+            (1, &json!(id), &json!(state.as_str()), &json!(progress))
+        );
     }
 }
 
@@ -100,7 +117,10 @@ async fn a_watch_begins_with_a_snapshot_and_is_resumed_without_a_gap() {
     while seen.get("a") != Some(&json!("stopped")) || !seen.contains_key("b") {
         for event in watch.revision().await.0 {
             assert_eq!(event["event"], "upsert");
-            seen.insert(event["object"]["name"].as_str().unwrap().to_owned(), event["object"]["spec"]["power"].clone());
+            seen.insert(
+                event["object"]["name"].as_str().unwrap().to_owned(),
+                event["object"]["spec"]["power"].clone(),
+            );
         }
     }
     let mut lost = Watch::open(&door, &door.admin, "?kinds=vm&cursor=nonsense").await;
@@ -117,8 +137,16 @@ async fn a_watcher_sees_only_what_it_may_read() {
     let (events, _) = watch.revision().await;
     assert_eq!(brief(&events), ["snapshot project main"]);
     door.host("h1").await;
-    door.admin("POST", &format!("/v1/projects/{}/vms", other.1)).json(small_vm("theirs")).send().await.expect(202);
-    door.admin("POST", &format!("/v1/projects/{}/vms", mine.1)).json(small_vm("mine")).send().await.expect(202);
+    door.admin("POST", &format!("/v1/projects/{}/vms", other.1))
+        .json(small_vm("theirs"))
+        .send()
+        .await
+        .expect(202);
+    door.admin("POST", &format!("/v1/projects/{}/vms", mine.1))
+        .json(small_vm("mine"))
+        .send()
+        .await
+        .expect(202);
     let mut all = Vec::new();
     while !all.iter().any(|e: &String| e == "upsert vm mine") {
         all.extend(brief(&watch.revision().await.0));
@@ -131,7 +159,8 @@ async fn s6_a_watch_ends_when_the_role_is_taken_back_or_the_token_revoked() {
     let door = Door::new().await;
     let project = door.project("acme").await;
     for how in ["token", "role"] {
-        let body = json!({"name": format!("w-{how}"), "grants": [{"role": "viewer", "scope": in_project(project)}]});
+        let body =
+            json!({"name": format!("w-{how}"), "grants": [{"role": "viewer", "scope": in_project(project)}]});
         let made = door.admin("POST", "/v1/service-tokens").json(body).send().await.expect(201);
         let id = made.body["id"].as_str().unwrap();
         let mut watch = Watch::open(&door, made.body["token"].as_str().unwrap(), "").await;
@@ -139,7 +168,11 @@ async fn s6_a_watch_ends_when_the_role_is_taken_back_or_the_token_revoked() {
         let path = match how {
             "token" => format!("/v1/service-tokens/{id}"),
             _ => {
-                let list = door.admin("GET", &format!("/v1/role-bindings?principal_id={id}")).send().await.expect(200);
+                let list = door
+                    .admin("GET", &format!("/v1/role-bindings?principal_id={id}"))
+                    .send()
+                    .await
+                    .expect(200);
                 format!("/v1/role-bindings/{}", list.body["items"][0]["id"].as_str().unwrap())
             }
         };
@@ -158,7 +191,13 @@ async fn a_watcher_that_does_not_read_is_told_to_begin_again() {
     watch.revision().await;
     for i in 0..(basalt_api::hub::BUFFER + 8) {
         // Every one of these is a revision of its own, and nobody reads.
-        let change = Change { table: Table::Tenant, key: project.0.to_string(), tenant_id: Some(project.0), project_id: None, row: None };
+        let change = Change {
+            table: Table::Tenant,
+            key: project.0.to_string(),
+            tenant_id: Some(project.0),
+            project_id: None,
+            row: None,
+        };
         let cursor = format!("test:1:{}:", i + 1000).parse().unwrap();
         door.app.hub().apply(&Batch { cursor, reload: false, changes: vec![change] });
     }
