@@ -9,7 +9,7 @@ use crate::{
 };
 use axum::{Json as Answer, extract::State};
 use basalt_model::{
-    CapabilityReason, FieldError, ImageId, Name,
+    CapabilityReason, DateTime, FieldError, HostId, ImageId, Name,
     networks::Segment,
     vms::{DiskSource, DiskSpec, VmSpec},
 };
@@ -58,7 +58,7 @@ pub async fn explain_placement(
     Json { value, .. }: Json<Create<VmSpec>>,
 ) -> Result<Answer<PlacementExplanation>, Error> {
     body::check_create(&value)?;
-    let hosts = app.hub.read(|rows| rows.placement_hosts(|host| app.links.seen(host), app.clock.now()));
+    let hosts = app.hub.read(|rows| rows.placement_hosts(|host| seen(&app, host), app.clock.now()));
     Ok(Answer(decide(&app, permit.project()?, &value, &hosts).explanation))
 }
 
@@ -66,7 +66,7 @@ pub async fn explain_placement(
 /// only wait is not refused.
 pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Result<(), Error> {
     // What a host could take when it is empty does not depend on its claims of this second.
-    let hosts = app.hub.placement_hosts(|host| app.links.seen(host), app.clock.now());
+    let hosts = app.hub.placement_hosts(|host| seen(app, host), app.clock.now());
     let decision = decide(app, project, body, &hosts);
     let Verdict::Never(reason) = decision.verdict else { return Ok(()) };
     let mut reasons = vec![reason];
@@ -102,6 +102,11 @@ fn field(reason: &CapabilityReason) -> Option<&'static str> {
         "integration_bridge_missing" | "uplink_missing" => "spec.nics",
         _ => return None,
     })
+}
+
+/// The last sign of life; after the gateway's start every lease counts as just renewed.
+fn seen(app: &App, host: HostId) -> Option<DateTime> {
+    app.links.seen(host).max(Some(app.started_at))
 }
 
 fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>, hosts: &[HostView]) -> Decision {

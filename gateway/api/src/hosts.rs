@@ -47,8 +47,7 @@ pub async fn list_hosts(
 ) -> Result<Answer<Page<Host>>, Error> {
     let mut tx = app.store.system_read().await?;
     let list = hosts::list(&mut tx, &pages::range(&params)?).await?;
-    let now = app.clock.now();
-    Ok(Answer(pages::shown(list, |h| view(h, Some(now)))))
+    Ok(Answer(pages::shown(list, |h| shown(&app, h))))
 }
 
 /// Makes a host known, and gives the token that enrols its agent.
@@ -69,7 +68,7 @@ pub async fn create_host(
     let join_token = put_join_token(&app, &mut tx, &change, id).await?;
     let found = hosts::get(&mut tx, &Key::Id(id.0)).await?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Answer(CreatedHost { host: view(found, Some(change.now)), join_token })))
+    Ok((StatusCode::CREATED, Answer(CreatedHost { host: shown(&app, found), join_token })))
 }
 
 /// Shows a host.
@@ -82,7 +81,7 @@ pub async fn get_host(
 ) -> Result<Response, Error> {
     let mut tx = app.store.system_read().await?;
     let found = hosts::get(&mut tx, &Key::parse("host", &host)?).await?;
-    Ok(intent::shown(found.host.metadata.generation, view(found, Some(app.clock.now()))))
+    Ok(intent::shown(found.host.metadata.generation, shown(&app, found)))
 }
 
 /// Changes what is wanted of a host: maintenance, overcommit, reserved memory, labels.
@@ -104,7 +103,7 @@ pub async fn update_host(
     hosts::update(&mut tx, &permit.change(&app), &key, &update).await?;
     let found = hosts::get(&mut tx, &key).await?;
     tx.commit().await?;
-    Ok(intent::shown(found.host.metadata.generation, view(found, Some(app.clock.now()))))
+    Ok(intent::shown(found.host.metadata.generation, shown(&app, found)))
 }
 
 /// Asks for a host's removal; refused while VMs are placed on it.
@@ -170,13 +169,25 @@ async fn put_join_token(
     Ok(JoinToken { host_id, token, expires_at })
 }
 
-/// The host as it is shown. Without a time to judge by, as on a watch where silence is no event, the
-/// state is that of the last sign of life.
-pub fn view(v: HostView, now: Option<DateTime>) -> Host {
+/// The host as it is now. Signs of life that were not written down yet count, and after the
+/// gateway's start every lease counts as just renewed: silence while it was away says nothing.
+fn shown(app: &App, mut v: HostView) -> Host {
+    let id = HostId(v.host.metadata.id);
+    v.seen_at = v.seen_at.max(app.links.seen(id));
+    let leased_at = if v.facts.is_some() { v.seen_at.max(Some(app.started_at)) } else { v.seen_at };
+    judged(v, leased_at, app.clock.now())
+}
+
+/// The host as a watch shows it, where silence is no event: its state is that of the last report.
+pub fn view(v: HostView) -> Host {
+    let (seen_at, updated_at) = (v.seen_at, v.host.metadata.updated_at);
+    judged(v, seen_at, seen_at.unwrap_or(updated_at))
+}
+
+fn judged(v: HostView, seen_at: Option<DateTime>, now: DateTime) -> Host {
     let removed = v.host.metadata.deletion_requested_at.is_some();
-    let judged_at = now.or(v.seen_at).unwrap_or(v.host.metadata.updated_at);
     Host {
-        state: state(&v.host.spec, v.facts.as_ref(), v.seen_at, removed, judged_at),
+        state: state(&v.host.spec, v.facts.as_ref(), seen_at, removed, now),
         metadata: v.host.metadata,
         spec: v.host.spec,
         facts: v.facts,

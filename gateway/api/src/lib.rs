@@ -115,6 +115,7 @@ pub struct Parts {
     pub(crate) tokens: authentication::Tokens,
     pub(crate) projects: authentication::Projects,
     pub(crate) links: links::Links,
+    pub(crate) started_at: basalt_model::DateTime,
     pub(crate) consoles: consoles::Desk,
     pub(crate) hub: Hub,
     pub(crate) ask: Option<Ask>,
@@ -130,7 +131,7 @@ impl Deref for App {
 impl App {
     /// Puts the doors together; nothing runs yet.
     pub fn new(options: Options) -> Self {
-        let clock = options.clock.clone();
+        let (clock, started_at) = (options.clock.clone(), options.clock.now());
         let ids: Ids = Arc::new(move || clock.new_id());
         Self(Arc::new(Parts {
             store: options.store,
@@ -145,6 +146,7 @@ impl App {
             tokens: authentication::Tokens::default(),
             projects: authentication::Projects::default(),
             links: links::Links::default(),
+            started_at,
             consoles: consoles::Desk::default(),
             hub: options.hub,
             ask: options.ask,

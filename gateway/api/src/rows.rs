@@ -148,16 +148,13 @@ impl Object {
         match self {
             Self::Tenant(t) => to_value(crate::tenants::view(Arc::unwrap_or_clone(t))),
             Self::Project(p) => to_value(crate::projects::view(Arc::unwrap_or_clone(p))),
-            Self::Host(host, facts, claimed, conditions, seen_at) => to_value(crate::hosts::view(
-                HostView {
-                    seen_at,
-                    facts: facts.map(|f| f.facts.clone()),
-                    host: Arc::unwrap_or_clone(host),
-                    claimed,
-                    conditions: list(conditions),
-                },
-                None,
-            )),
+            Self::Host(host, facts, claimed, conditions, seen_at) => to_value(crate::hosts::view(HostView {
+                seen_at,
+                facts: facts.map(|f| f.facts.clone()),
+                host: Arc::unwrap_or_clone(host),
+                claimed,
+                conditions: list(conditions),
+            })),
             Self::Pool(p) => to_value(crate::pools::view(Arc::unwrap_or_clone(p))),
             Self::Network(n, addresses_used, conditions) => to_value(crate::networks::view(NetworkView {
                 network: Arc::unwrap_or_clone(n),

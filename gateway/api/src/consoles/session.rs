@@ -106,7 +106,7 @@ async fn pump(
             let part = piece.split_to(piece.len().min(PIECE_BYTES));
             // Full: whoever reads sets the pace. Closed: that is seen elsewhere, and ends everything.
             if to.send(part).await.is_err() {
-                return Ok(std::future::pending().await);
+                std::future::pending::<()>().await;
             }
             pulse.0.store(app.clock.now().timestamp_millis(), Ordering::Relaxed);
         }
