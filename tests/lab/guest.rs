@@ -1,6 +1,6 @@
 //! What the guest itself sees, and what the host says of how it runs.
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, console};
 use basalt_lab::journey;
 use basalt_wire::rest::Host;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 async fn v1_v5_h2_a_declared_vm_boots_with_its_seed_under_what_really_works() {
     let (cluster, outcome) = Cluster::with_vm().await;
     assert!(outcome.answer.contains("web-1"), "{}", outcome.answer);
+    console::shows_the_boot_and_answers(&cluster).await;
 
     // H2: a KVM that boots nothing is told apart from one that does, by booting a probe.
     let host: Host = cluster.client.get("/v1/hosts/h1").await.unwrap_or_else(|e| panic!("{}", e.text()));
@@ -40,7 +41,8 @@ async fn v1_v5_h2_a_declared_vm_boots_with_its_seed_under_what_really_works() {
     assert_eq!(pids.len(), 2);
     for pid in pids {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap().split_whitespace().next().unwrap();
+        let uid =
+            status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap().split_whitespace().next().unwrap();
         assert_ne!(uid, "0", "QEMU runs as root");
     }
 }

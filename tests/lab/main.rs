@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod console;
 mod drill;
 mod guest;
 mod verbs;
