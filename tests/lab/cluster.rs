@@ -98,7 +98,9 @@ impl Cluster {
 
     /// What libvirt says of the VM, in one word.
     pub fn domain_state(&self, id: uuid::Uuid) -> String {
-        self.host().run(&["virsh", "domstate", &id.to_string()]).map_or("none".into(), |s| s.trim().to_owned())
+        self.host()
+            .run(&["virsh", "domstate", &id.to_string()])
+            .map_or("none".into(), |s| s.trim().to_owned())
     }
 
     /// Fetches a page of the guest until it answers.

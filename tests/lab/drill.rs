@@ -20,7 +20,8 @@ async fn v3_n2_r34_r37_the_drill_loses_and_doubles_nothing() {
     let unwell: Vec<_> = results.iter().filter(|r| !r.is_well()).collect();
     assert!(unwell.is_empty(), "{}\n{}", table(&results), cluster.logs());
     for healed in results {
-        let network = [Fault::DeletePort, Fault::DeleteBridge, Fault::WipeFlows, Fault::KillSwitch, Fault::KillAgent];
+        let network =
+            [Fault::DeletePort, Fault::DeleteBridge, Fault::WipeFlows, Fault::KillSwitch, Fault::KillAgent];
         if network.contains(&healed.fault) {
             let seconds = healed.seconds.unwrap();
             assert!(seconds <= NETWORK_SECONDS, "{}: {seconds:.1} s", healed.fault.title());

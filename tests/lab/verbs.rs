@@ -35,7 +35,10 @@ async fn v2_h5_r36_verbs_do_what_they_say_and_foreign_domains_are_left_alone() {
     cluster.verb("reboot").await;
     cluster.verb("redeploy").await;
     let vm = cluster.vm().await;
-    assert_eq!((vm.incarnation, vm.nics[0].address, vm.metadata.id), (1 + outcome.vm.incarnation, outcome.address, id));
+    assert_eq!(
+        (vm.incarnation, vm.nics[0].address, vm.metadata.id),
+        (1 + outcome.vm.incarnation, outcome.address, id)
+    );
     assert!(cluster.page(outcome.address, "/").await.contains("web-1"));
 
     let path = format!("/v1/projects/{}/vms/{}", journey::PROJECT, journey::VM);

@@ -173,7 +173,11 @@ impl Stream {
             tokio::select! {
                 biased;
                 () = self.app.drain.begun() => return None,
-                _ = self.recheck.tick() => self.recheck.reset_immediately(),
+                _ = self.recheck.tick() => {
+                    if !self.still_permitted().await {
+                        return None;
+                    }
+                }
                 delivery = subscription.deliveries.recv() => match delivery {
                     Some(delivery) => self.deliver(&delivery),
                     None => self.begin_again(),
