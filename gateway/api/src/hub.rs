@@ -6,8 +6,8 @@
 //! event is the position *before* its revision, and a bookmark follows with the position after it,
 //! so that a stream cut anywhere is resumed without a gap.
 
-use crate::rows::{Noun, Object, Rows, Touched};
-use basalt_model::{DateTime, HostId, ProjectId, TaskId, roles::Scope};
+use crate::rows::{Noun, Object, Rows, Touched, Written};
+use basalt_model::{DateTime, Generation, HostId, ProjectId, TaskId, VmId, roles::Scope};
 use basalt_store::feed::{Batch, Row, Table};
 use basalt_wire::rest::{WatchEvent, WatchKind};
 use std::{
@@ -150,6 +150,24 @@ impl Hub {
     /// Looks at the rows.
     pub fn read<T>(&self, look: impl FnOnce(&Rows) -> T) -> T {
         look(&self.inner().rows)
+    }
+
+    /// The JSON of VMs, each at exactly the given generation; `None` when one of them is not known so
+    /// here. Who asks has read the ids and generations in a transaction that may see them.
+    pub fn vm_texts(&self, stamps: &[(VmId, Generation)]) -> Option<Vec<Written>> {
+        let found: Option<Vec<_>> = {
+            let mut inner = self.inner();
+            stamps.iter().map(|(id, generation)| inner.rows.vm_at(*id, *generation)).collect()
+        };
+        // Written outside the lock.
+        let write = |(text, object): (Written, Object)| {
+            if text.get().is_none() {
+                let json = object.json().and_then(|o| serde_json::to_string(&o)).ok()?;
+                text.get_or_init(|| json.into());
+            }
+            Some(text)
+        };
+        found?.into_iter().map(write).collect()
     }
 
     /// The revision of a host's manifest, and its changes.

@@ -4,6 +4,11 @@ use crate::{
     App, Error,
     authentication::Permit,
     query::{ListParams, cursor},
+    rows::Written,
+};
+use axum::{
+    http::{HeaderValue, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
 };
 use basalt_model::{ProjectId, TenantId, roles::Scope};
 use basalt_store::{List, Page as Range, SystemTx, TenantTx};
@@ -24,6 +29,28 @@ pub fn just(id: Uuid) -> Range {
 /// A page of the store as it is shown.
 pub fn shown<T, U>(list: List<T>, view: impl FnMut(T) -> U) -> Page<U> {
     Page { items: list.items.into_iter().map(view).collect(), next_cursor: list.next.map(cursor) }
+}
+
+/// A page of objects that are written out already.
+pub fn written(texts: &[Written], next: Option<Uuid>) -> Response {
+    let texts = || texts.iter().filter_map(|t| t.get());
+    let mut page = String::with_capacity(64 + texts().map(|t| t.len() + 1).sum::<usize>());
+    page.push_str("{\"items\":[");
+    for (i, text) in texts().enumerate() {
+        if i > 0 {
+            page.push(',');
+        }
+        page.push_str(text);
+    }
+    page.push(']');
+    if let Some(next) = next {
+        // A cursor is base64url: nothing in it needs quoting.
+        page.push_str(",\"next_cursor\":\"");
+        page.push_str(&cursor(next));
+        page.push('"');
+    }
+    page.push('}');
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], page).into_response()
 }
 
 /// A transaction that sees one scope.

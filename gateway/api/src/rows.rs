@@ -2,8 +2,8 @@
 //! placement. It can be dropped at any time: the next reload fills it again.
 
 use basalt_model::{
-    DateTime, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, hosts, quotas::Demand, roles::Scope,
-    tasks::Task,
+    DateTime, Generation, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, VmId, hosts, quotas::Demand,
+    roles::Scope, tasks::Task,
 };
 use basalt_plan::placement;
 use basalt_store::{
@@ -21,7 +21,7 @@ use basalt_store::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 use uuid::Uuid;
 
@@ -184,6 +184,9 @@ impl Object {
     }
 }
 
+/// JSON that is written once; a change of the object puts an empty one in its place.
+pub type Written = Arc<OnceLock<Box<str>>>;
+
 /// Every row that watchers and answers need.
 #[derive(Default)]
 pub struct Rows {
@@ -207,6 +210,8 @@ pub struct Rows {
     tasks: BTreeMap<Uuid, Arc<Task>>,
     ended: VecDeque<Uuid>,
     certificates: HashMap<String, Arc<Certificate>>,
+    /// VMs as they are shown, written out when somebody first reads them as they are now.
+    vm_texts: HashMap<Uuid, Written>,
     names: HashMap<(Noun, ProjectId, Name), Uuid>,
     addresses: HashMap<NetworkId, u64>,
     cached: HashMap<HostId, BTreeSet<ImageId>>,
@@ -240,6 +245,9 @@ impl Rows {
         }
         let id = Uuid::parse_str(&change.key).ok()?;
         let noun = self.keep_row(change.table, id, row)?;
+        if noun == Noun::Vm {
+            self.vm_texts.remove(&id);
+        }
         Some(Touched { noun, id, tenant_id: change.tenant_id, project_id: change.project_id })
     }
 
@@ -426,6 +434,14 @@ impl Rows {
                 self.tasks.remove(&old);
             }
         }
+    }
+
+    /// A VM at exactly a generation, and where its JSON is kept. What its host reported is as new as
+    /// the feed.
+    pub fn vm_at(&mut self, id: VmId, generation: Generation) -> Option<(Written, Object)> {
+        let object = self.object(Noun::Vm, id.0)?;
+        let current = self.vms.get(&id.0)?.metadata.generation == generation;
+        current.then(|| (self.vm_texts.entry(id.0).or_default().clone(), object))
     }
 
     /// A certificate by its serial number.

@@ -9,7 +9,11 @@ use crate::{
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
-use axum::{Json as Answer, extract::State, response::Response};
+use axum::{
+    Json as Answer,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use basalt_model::{Condition, ConditionStatus, hosts::HostState, vms::VmSpec};
 use basalt_plan::conditions::{Placed, VmFacts, vm_phase};
 use basalt_store::{
@@ -27,11 +31,20 @@ pub async fn list_vms(
     State(app): State<App>,
     permit: Permit,
     Query(params): Query<ListParams>,
-) -> Result<Answer<Page<Vm>>, Error> {
+) -> Result<Response, Error> {
     let project = permit.project()?;
+    let range = pages::range(&params)?;
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
-    let list = vms::list(&mut tx, project.id, &pages::range(&params)?).await?;
-    Ok(Answer(pages::shown(list, view)))
+    if range.selector.0.is_empty() {
+        // Which VMs there are, and at which generation, is read in the truth; how each is shown is
+        // often known already. When one is not, all are read.
+        let stamps = vms::stamps(&mut tx, project.id, &range).await?;
+        if let Some(texts) = app.hub.vm_texts(&stamps.items) {
+            return Ok(pages::written(&texts, stamps.next));
+        }
+    }
+    let list = vms::list(&mut tx, project.id, &range).await?;
+    Ok(Answer(pages::shown(list, view)).into_response())
 }
 
 /// Declares a VM. It is durable when this answers; the task ends when it runs.

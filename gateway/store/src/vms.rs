@@ -243,6 +243,24 @@ pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Resu
     Ok(page.cut(views, |v: &VmView| v.vm.metadata.id))
 }
 
+/// Which VMs [`list`] would give (without its selector), and the generation that each is at: enough for a
+/// reader who keeps what it read of them before.
+pub async fn stamps(
+    tx: &mut impl Handle,
+    project: ProjectId,
+    page: &Page,
+) -> Result<List<(VmId, Generation)>> {
+    let stamps = sqlx::query_as(
+        "SELECT x.id, x.generation FROM vms x WHERE x.project_id = $3 AND x.id > $1 ORDER BY x.id LIMIT $2",
+    )
+    .bind(page.after())
+    .bind(page.fetch())
+    .bind(project)
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(page.cut(stamps, |(id, _): &(VmId, Generation)| id.0))
+}
+
 /// VMs of everything the transaction sees, oldest first.
 pub async fn list_all(tx: &mut impl Handle, page: &Page) -> Result<List<VmView>> {
     let s = Selected::new(&page.selector);

@@ -217,3 +217,35 @@ async fn placement_is_explained_for_a_vm_that_does_not_exist() {
     );
     door.admin("GET", &format!("/v1/projects/{}/vms/a", project.1)).send().await.expect(404);
 }
+
+#[tokio::test]
+async fn a_list_shows_the_same_as_the_objects_whether_they_were_read_before_or_not() {
+    let door = Door::new().await;
+    let project = door.project("acme").await;
+    let vms = format!("/v1/projects/{}/vms", project.1);
+    for name in ["a", "b"] {
+        door.admin("POST", &vms).json(small_vm(name)).send().await.expect(202);
+    }
+    for _ in 0..3 {
+        let list = door.admin("GET", &vms).send().await.expect(200);
+        let mut one_by_one = Vec::new();
+        for item in list.body["items"].as_array().unwrap() {
+            let path = format!("{vms}/{}", item["id"].as_str().unwrap());
+            one_by_one.push(door.admin("GET", &path).send().await.expect(200).body);
+        }
+        assert_eq!(list.body["items"], json!(one_by_one));
+        assert_eq!(list.header("content-type"), "application/json");
+        door.until("both", |rows| rows.all(basalt_api::rows::Noun::Vm).len() == 2).await;
+    }
+    // What was changed a moment ago is shown as it is now, even before the feed tells.
+    door.admin("POST", &format!("{vms}/a/stop")).send().await.expect(202);
+    let list = door.admin("GET", &vms).send().await.expect(200);
+    let stopped = list.body["items"].as_array().unwrap().iter().find(|v| v["name"] == "a").unwrap();
+    assert_eq!((&stopped["spec"]["power"], &stopped["generation"]), (&json!("stopped"), &json!(2)));
+    let page = door.admin("GET", &format!("{vms}?limit=1")).send().await.expect(200);
+    assert_eq!(page.body["items"].as_array().unwrap().len(), 1);
+    door.admin("GET", &format!("{vms}?cursor={}", page.body["next_cursor"].as_str().unwrap()))
+        .send()
+        .await
+        .expect(200);
+}
