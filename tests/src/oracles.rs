@@ -24,9 +24,9 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "a VM with another number of ports or volumes than it declares",
-        "SELECT name FROM vms v WHERE jsonb_array_length(spec->'nics') <> (SELECT count(*) FROM ports p WHERE p.vm_id = v.id)
-            OR jsonb_array_length(spec->'disks') <> (SELECT count(*) FROM volumes d WHERE d.vm_id = v.id)
-               + (SELECT count(*) FROM jsonb_array_elements(v.spec->'disks') e WHERE e->'source'->>'kind' = 'iso')",
+        "SELECT name FROM vms v WHERE json_array_length(spec->'nics') <> (SELECT count(*) FROM ports p WHERE p.vm_id = v.id)
+            OR json_array_length(spec->'disks') <> (SELECT count(*) FROM volumes d WHERE d.vm_id = v.id)
+               + (SELECT count(*) FROM json_array_elements(v.spec->'disks') e WHERE e->'source'->>'kind' = 'iso')",
     ),
     (
         "a quota that is not the sum of what is there",

@@ -94,7 +94,7 @@ struct UpArgs {
     /// Users' door on this port of 127.0.0.1, the image service two above it.
     #[arg(long, default_value_t = 9443)]
     port_base: u16,
-    /// Start everything and stop there: no image, no VM.
+    /// Start the parts whose programs are there, and no more: no trust among them, no image, no VM.
     #[arg(long)]
     bare: bool,
     /// How many hosts.
@@ -290,7 +290,7 @@ fn up_detached(data_dir: &Path, args: &UpArgs) -> Result<()> {
         }
         if let Ok(text) = std::fs::read_to_string(&outcome) {
             print!("{text}");
-            return Ok(());
+            return if args.bare { status(data_dir, false).map(drop) } else { Ok(()) };
         }
         if Instant::now() > end {
             bail!("the lab is not up after {DETACHED_LIMIT:?}:\n{}", tail(&log_path, 20));

@@ -14,19 +14,23 @@ use crate::guest_image::GuestImage;
 use crate::journey::{self, GuestDoor, Outcome};
 use crate::lab::{GATEWAY, Lab};
 
-/// Starts everything and, unless `bare`, does the main job. Gives the text that a newcomer reads.
+/// Starts everything and does the main job; `bare` starts the parts whose programs are there, and no more. Gives
+/// the text that a newcomer reads.
 pub async fn up(lab: &Arc<Lab>, bin_dir: &Path, bare: bool) -> Result<String> {
     let started = Instant::now();
-    let image = (!bare).then(|| make_image(lab));
+    if bare {
+        lab.start()?;
+        return Ok(format!("started after {:.1} s\n", started.elapsed().as_secs_f64()));
+    }
+    let image = make_image(lab);
     let access = bootstrap(lab, bin_dir).await?;
     println!("cluster started after {:.1} s", started.elapsed().as_secs_f64());
-    let Some(image) = image else { return Ok(summary(lab, bin_dir, None, started.elapsed())) };
     let image = tokio::task::spawn_blocking(move || image.join()).await?;
     let Ok(image) = image else { bail!("making the guest image panicked") };
     let image = image.context("making the guest image")?;
     println!("guest image of {}: {} bytes", image.kernel, image.size_bytes);
     let outcome = journey::run(&client(&access)?, &image.path, &HostDoor(lab)).await?;
-    Ok(summary(lab, bin_dir, Some(&outcome), started.elapsed()))
+    Ok(summary(lab, bin_dir, &outcome, started.elapsed()))
 }
 
 /// The image is made while the cluster starts; both are mostly waiting.
@@ -53,22 +57,20 @@ fn first_boot_token(lab: &Lab) -> Option<String> {
     line.rsplit(' ').next().map(str::to_owned)
 }
 
-fn summary(lab: &Lab, bin_dir: &Path, outcome: Option<&Outcome>, took: Duration) -> String {
+fn summary(lab: &Lab, bin_dir: &Path, outcome: &Outcome, took: Duration) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    if let Some(outcome) = outcome {
-        let _ = writeln!(
-            text,
-            "\nVM {} is {:?}, address {}",
-            outcome.vm.metadata.name, outcome.vm.phase, outcome.address
-        );
-        if let Some(accelerator) = &outcome.vm.observed.accelerator {
-            let _ = writeln!(text, "it runs under {accelerator}{}", explain(accelerator));
-        }
-        let _ = writeln!(text, "the guest says: {}\n", outcome.answer);
-        for (stage, time) in &outcome.stages {
-            let _ = writeln!(text, "  {stage:<32} {:>6.1} s", time.as_secs_f64());
-        }
+    let _ = writeln!(
+        text,
+        "\nVM {} is {:?}, address {}",
+        outcome.vm.metadata.name, outcome.vm.phase, outcome.address
+    );
+    if let Some(accelerator) = &outcome.vm.observed.accelerator {
+        let _ = writeln!(text, "it runs under {accelerator}{}", explain(accelerator));
+    }
+    let _ = writeln!(text, "the guest says: {}\n", outcome.answer);
+    for (stage, time) in &outcome.stages {
+        let _ = writeln!(text, "  {stage:<32} {:>6.1} s", time.as_secs_f64());
     }
     let _ = writeln!(text, "  {:<32} {:>6.1} s\n", "everything", took.as_secs_f64());
     let _ = writeln!(text, "API               https://{}", lab.endpoints().users);

@@ -77,7 +77,7 @@ fn up_status_faults_and_down_through_the_program() {
     let data_dir = dir.path().join("a-rather-long-name-for-a-data-directory-as-people-have-them/data");
     let _down = Down(&data_dir);
     let port = free_port_base().to_string();
-    let up = ["up", "--detach", "--port-base", &port, "--bin-dir", "/nonexistent"];
+    let up = ["up", "--detach", "--bare", "--port-base", &port, "--bin-dir", "/nonexistent"];
     assert!(must(&data_dir, &up).contains("libvirtd"));
     assert_eq!(must(&data_dir, &["exec", "h1", "hostname"]).trim(), "h1");
     assert!(must(&data_dir, &up).contains("it is up already"));
@@ -106,7 +106,7 @@ fn what_a_killed_supervisor_leaves_is_ended_by_down() {
     let data_dir = dir.path().join("d");
     let _down = Down(&data_dir);
     let port = free_port_base().to_string();
-    must(&data_dir, &["up", "--detach", "--port-base", &port, "--bin-dir", "/nonexistent"]);
+    must(&data_dir, &["up", "--detach", "--bare", "--port-base", &port, "--bin-dir", "/nonexistent"]);
     let postgres = status(&data_dir).services[0].pid.unwrap();
     let postgres = basalt_lab::process::Identity::of(postgres).unwrap();
     let stat = basalt_lab::process::Stat::read(postgres.pid).unwrap();
@@ -120,7 +120,7 @@ fn what_a_killed_supervisor_leaves_is_ended_by_down() {
     assert_eq!(namespaces_of(&data_dir), Vec::<String>::new());
 
     // And it comes up again over what was stored, then forgets it on request.
-    must(&data_dir, &["up", "--detach", "--port-base", &port, "--bin-dir", "/nonexistent"]);
+    must(&data_dir, &["up", "--detach", "--bare", "--port-base", &port, "--bin-dir", "/nonexistent"]);
     must(&data_dir, &["down", "--reset"]);
     assert!(data_dir.join("cache").exists() && !data_dir.join("state").exists());
 }
