@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod console;
+mod database;
 mod deletion;
 mod durable;
 mod faults;

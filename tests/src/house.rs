@@ -136,6 +136,14 @@ impl House {
         .await
     }
 
+    /// Waits until one host is ready for VMs.
+    pub async fn until_ready(&self, name: &str) -> Result<()> {
+        wait::until(&format!("host {name} is ready"), || async {
+            Ok((self.host(name).await?.state == HostState::Ready).then_some(()))
+        })
+        .await
+    }
+
     /// A host as the API shows it.
     pub async fn host(&self, name: &str) -> Result<Host> {
         self.api.get(&format!("/v1/hosts/{name}")).await

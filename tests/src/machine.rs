@@ -54,9 +54,15 @@ impl Machine {
             dir.join("state").display(),
             token.display(),
         );
+        fs::write(dir.join("agent.toml"), &text)?;
         let config = Config::parse(&text).map_err(|why| anyhow::anyhow!(why))?;
         let sim = Arc::new(SimHost::new(name, Arc::new(SystemClock)));
         Ok(Self { name: name.into(), id, sim, config, dir: dir.into(), running: Mutex::new(None) })
+    }
+
+    /// The agent's configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("agent.toml")
     }
 
     /// Enrols the host and gives its link to the gateway, for who plays the agent.
@@ -165,6 +171,13 @@ impl Drop for Machine {
             task.abort();
         }
     }
+}
+
+/// An agent with a host in memory as the whole work of a process: runs until it is killed.
+pub async fn run_alone(config: &Path) -> Result<()> {
+    let config = Config::load(config)?;
+    let host = SimHost::new(config.host.name.as_str(), Arc::new(SystemClock));
+    run(config, Arc::new(host)).await
 }
 
 /// What the agent's `main` does, with a host in memory.

@@ -1,6 +1,6 @@
 //! The database of a house: quick and private for scenarios, or a cluster of its own that fsyncs.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use basalt_lab::{
     layout::Layout,
     postgres::{Durability, Postgres},
@@ -49,6 +49,15 @@ impl Truth {
         Store::migrate(&owner_url).await.context("migrating")?;
         let store = Store::connect(&url, Options { max_connections: 4, ..Options::default() }).await?;
         Ok(Self { store, url, owner_url, kept: Kept::Cluster { postgres, layout, _dir: dir } })
+    }
+
+    /// `kill -9` of the server, where it is a cluster of its own; it is started again.
+    pub fn crash(&self) -> Result<()> {
+        match &self.kept {
+            Kept::Cluster { postgres, .. } if postgres.kill() => Ok(()),
+            Kept::Cluster { .. } => bail!("the server did not run"),
+            Kept::Test { .. } => bail!("the cluster of a test run is shared; only one of its own may crash"),
+        }
     }
 
     /// Where the cluster keeps its files, when it is one of its own.

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! bootstrap ─► batch (reload, everything) ─► cursor ─► pull ─► batch (changed rows) ─► cursor ─► pull …
-//!                      ▲                                 │ pruned past, other server, other timeline, TRUNCATE
+//!                      ▲                                 │ pruned past, other server, other timeline, crash, TRUNCATE
 //!                      └─────────────────────────────────┘
 //! ```
 
@@ -28,7 +28,9 @@ pub struct Feed {
 /// A point in the history of one server. Opaque; keep it as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// System identifier and timeline: another server, or the same after a failover, has another history.
+    /// System identifier, timeline, and the last crash: another server, or the same after a failover, has
+    /// another history, and so has one that crashed. What was seen before its flush is gone then, and the
+    /// number of its transaction is given out again: to a cursor from before, the new one would look seen.
     history: String,
     xmin: u64,
     xmax: u64,
@@ -183,7 +185,9 @@ async fn position(tx: &mut SystemTx) -> Result<Position> {
     let row = sqlx::query(
         "SELECT set_config('enable_seqscan', 'off', true), pg_current_snapshot()::text AS snapshot,
             (SELECT system_identifier FROM pg_control_system()) || '.' ||
-            left(pg_walfile_name(pg_current_wal_lsn()), 8) AS history,
+            left(pg_walfile_name(pg_current_wal_lsn()), 8) || '.' ||
+            -- Statistics survive an orderly stop and begin anew after every crash, also of a single backend.
+            (SELECT extract(epoch FROM stats_reset) FROM pg_stat_wal) AS history,
             (SELECT pruned_below::text FROM feed_retention) AS pruned_below",
     )
     .fetch_one(tx.conn())

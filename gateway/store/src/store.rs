@@ -108,6 +108,12 @@ impl Store {
         SystemTx::begin(self, false).await
     }
 
+    /// Begins to write what is derived from the truth (placements, conditions): its commit is ordered before
+    /// everything that acts on it, and not waited for on disk.
+    pub async fn derived(&self) -> Result<SystemTx> {
+        SystemTx::begin_derived(self).await
+    }
+
     /// Begins to read as the system; drop it when done.
     pub async fn system_read(&self) -> Result<SystemTx> {
         SystemTx::begin(self, true).await

@@ -99,6 +99,13 @@ impl SystemTx {
         Ok(Self { tx: begin_with(store.pool(), begin).await?, store: store.clone() })
     }
 
+    /// Its commit is not waited for on disk. For what is derived: whoever acts on it commits after it, and so
+    /// flushes it too; what a crash takes away nobody acted on, and is derived again.
+    pub(crate) async fn begin_derived(store: &Store) -> Result<Self> {
+        let begin = "BEGIN; SET LOCAL ROLE basalt_system; SET LOCAL synchronous_commit = off";
+        Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
+    }
+
     /// One snapshot for everything that is read: what the feed pulls in.
     pub(crate) async fn begin_snapshot(store: &Store) -> Result<Self> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system";

@@ -43,6 +43,13 @@ async fn main() -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("this build is not optimised: its figures say nothing; use `cargo xtask bench`");
     }
+    let given: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [first, config] = given.as_slice()
+        && first == "--agent"
+    {
+        // The bench starts itself so, to weigh an agent in a process of its own.
+        return basalt_tests::machine::run_alone(config.as_ref()).await;
+    }
     let Args { size, only } = args()?;
     let wanted = |group: &str| only.as_deref().is_none_or(|o| o == group);
     let mut figures = Vec::new();
@@ -62,7 +69,7 @@ async fn main() -> Result<()> {
                 reads::fill(&house, &target, &size).await?;
                 restart::measure(&mut house, &size).await
             }
-            "memory" => memories(&house).await,
+            "memory" => memories(&mut house).await,
             _ => converged(&size).await,
         };
         let measured = measured
@@ -75,8 +82,10 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn memories(house: &House) -> Result<Vec<Figure>> {
-    Ok(vec![memory::gateway(house)?, memory::image_service(house).await?])
+async fn memories(house: &mut House) -> Result<Vec<Figure>> {
+    let mut figures = vec![memory::gateway(house)?, memory::image_service(house).await?];
+    figures.extend(memory::agent(house).await?);
+    Ok(figures)
 }
 
 /// A fleet begins with nothing, so it has a house of its own.

@@ -1,7 +1,7 @@
 //! Whole hosts in memory: what everything but QEMU costs, and how a fleet converges from empty.
 
 use super::{Figure, Latencies, Size, http, surroundings};
-use crate::{House, api, api::vm_id, oracles, wait};
+use crate::{House, api, oracles, wait};
 use anyhow::{Context, Result};
 use basalt_plan::host::Resource;
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// From the request to the domain that runs, on a host whose hypervisor costs nothing.
 pub async fn overhead(house: &mut House, size: &Size) -> Result<Vec<Figure>> {
     let machine = house.add_host("quick").await?;
-    house.until_hosts_ready().await?;
+    house.until_ready("quick").await?;
     let pinned = |n: usize| api::vm(&format!("quick-{n}"), json!({"placement": {"host": "quick"}}));
     let (mut runs, mut done) = (vec![], vec![]);
     for n in 0..size.samples.min(100) {
@@ -40,12 +40,10 @@ pub async fn overhead(house: &mut House, size: &Size) -> Result<Vec<Figure>> {
 /// A fleet from empty; the house must be empty and its gateway the real program.
 pub async fn converge(house: &mut House, target: &http::Target, size: &Size) -> Result<Vec<Figure>> {
     let (hosts, vms) = size.fleet;
-    let before = surroundings::resident_bytes(std::process::id())?;
     for n in 0..hosts {
         house.add_host(&format!("f{n}")).await?;
     }
     house.until_hosts_ready().await?;
-    let each = surroundings::resident_bytes(std::process::id())?.saturating_sub(before) / hosts as u64;
     let pid = house.gateway.pid().context("the gateway is a program here")?;
     let (cpu, started) = (surroundings::cpu_time(pid)?, Instant::now());
     let path = house.api.path("vms");
@@ -83,11 +81,5 @@ pub async fn converge(house: &mut House, target: &http::Target, size: &Size) -> 
             used.len()
         )),
         Figure::new("gateway's CPU time for that", format!("{:.1} s", cpu.as_secs_f64())),
-        Figure::new("RSS of one simulated agent (its share of this process)", surroundings::mib(each)),
     ])
-}
-
-/// The id of a VM's first placement, for whoever wants to look closer.
-pub async fn placed(house: &House, name: &str) -> Result<basalt_model::VmId> {
-    Ok(vm_id(&house.api.vm(name).await?))
 }

@@ -55,7 +55,7 @@ impl Poller {
                 let _ = link.report(&report).await;
             }
         });
-        house.until_hosts_ready().await?;
+        house.until_ready(name).await?;
         Ok(Self { held, news, tasks: vec![polling, beating] })
     }
 

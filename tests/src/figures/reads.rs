@@ -1,6 +1,6 @@
 //! GET of one VM and LIST of a hundred, with authorisation and row level security, from PostgreSQL.
 
-use super::{Figure, Latencies, Size, floor, http, median, ms};
+use super::{Figure, Latencies, Size, floor, http, median};
 use crate::{House, api, oracles};
 use anyhow::Result;
 use serde_json::json;
@@ -92,6 +92,6 @@ pub async fn round_trip(target: &http::Target) -> Result<Figure> {
     let run = http::load(target, 1, Duration::from_secs(1), 200, health).await?;
     Ok(Figure::new(
         "one answer without the database (/healthz), one connection",
-        format!("p50 {}", ms(run.latencies.quantile(0.5))),
+        format!("p50 {} µs", run.latencies.quantile(0.5).as_micros()),
     ))
 }

@@ -16,7 +16,7 @@ pub async fn perform(
     rows: &[Conditions],
     now: DateTime,
 ) -> Result<Vec<(Uuid, Finish)>, Error> {
-    let mut tx = store.system().await?;
+    let mut tx = store.derived().await?;
     let dated: Vec<_> = rows
         .iter()
         .map(|row| Conditions { conditions: date(&[], row.conditions.clone(), now), ..row.clone() })

@@ -72,9 +72,10 @@ pub enum Ended {
     Failed,
 }
 
-/// Writes several decisions in one transaction.
+/// Writes several decisions in one transaction. No host hears of one before its manifest was flushed, and
+/// with it everything that was committed before.
 pub async fn perform(store: &Store, rows: &[Decided], now: DateTime) -> Result<Vec<(VmId, Ended)>, Error> {
-    let mut tx = store.system().await?;
+    let mut tx = store.derived().await?;
     let mut out = Vec::new();
     for row in rows {
         let ended = match row {

@@ -1,0 +1,33 @@
+//! F11: the database crashes. What was seen of a commit before its flush may be gone, and the numbers of
+//! its transactions are given out again; the feed must not take the new ones for seen.
+
+use anyhow::{Result, ensure};
+use basalt_store::Feed;
+use basalt_tests::{House, api::vm_id, truth::Truth, wait};
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_after_a_crash_of_the_database_the_feed_begins_anew_and_what_runs_goes_on() -> Result<()> {
+    let house = House::over(Truth::durable().await?, 1).await?;
+    let vm = house.api.running_vm("web").await?;
+    let machine = house.machine_of(&vm)?.clone();
+    let feed = Feed::new(&house.truth.store);
+    let before = feed.bootstrap().await?.cursor;
+    ensure!(!feed.pull(&before).await?.reload, "nothing happened yet");
+    let done = machine.sim.mutations();
+    house.truth.crash()?;
+    let batch = wait::until("the database is back", || async { Ok(Some(feed.pull(&before).await?)) }).await?;
+    ensure!(batch.reload, "a cursor from before the crash was believed");
+    ensure!(!feed.pull(&batch.cursor).await?.reload, "one crash is told once");
+
+    wait::until("the API is back", || async { Ok(Some(house.api.vm("web").await?)) }).await?;
+    let second = house.api.running_vm("second").await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ensure!(machine.runs(vm_id(&vm)) && machine.runs(vm_id(&second)));
+    let touched =
+        machine.sim.mutations().into_iter().filter(|(key, n)| done.get(key).is_some_and(|m| m != n));
+    let touched: Vec<_> =
+        touched.filter(|((r, _), _)| *r == basalt_plan::host::Resource::Vm(vm_id(&vm))).collect();
+    ensure!(touched.is_empty(), "{touched:?}");
+    house.sound()
+}
