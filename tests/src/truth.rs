@@ -22,7 +22,7 @@ pub struct Truth {
 
 enum Kept {
     Test { _database: Box<testkit::Database> },
-    Cluster { postgres: Postgres, layout: Layout, _dir: TempDir },
+    Cluster { postgres: Box<Postgres>, layout: Box<Layout>, _dir: TempDir },
 }
 
 impl Truth {
@@ -48,7 +48,12 @@ impl Truth {
         let (url, owner_url) = (postgres.gateway_url(), postgres.superuser_url());
         Store::migrate(&owner_url).await.context("migrating")?;
         let store = Store::connect(&url, Options { max_connections: 4, ..Options::default() }).await?;
-        Ok(Self { store, url, owner_url, kept: Kept::Cluster { postgres, layout, _dir: dir } })
+        Ok(Self {
+            store,
+            url,
+            owner_url,
+            kept: Kept::Cluster { postgres: Box::new(postgres), layout: Box::new(layout), _dir: dir },
+        })
     }
 
     /// `kill -9` of the server, where it is a cluster of its own; it is started again.
