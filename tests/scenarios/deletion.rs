@@ -51,7 +51,11 @@ async fn r15_delete_before_any_host_has_heard_of_the_vm() -> Result<()> {
     house.until_hosts_ready().await?;
     machine.kill().await;
     let (vm, create) = house.api.create_vm("unheard", json!({})).await?;
-    wait::until("it is placed", || async { Ok(house.api.vm("unheard").await?.placement) }).await?;
+    let told = "SELECT count(*) FROM manifest_items WHERE kind = 'vm'";
+    wait::until("the host is told", || async {
+        Ok((oracles::count(house.owner_url(), told)? == 1).then_some(()))
+    })
+    .await?;
     let task = house.api.delete_vm("unheard").await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     ensure!(

@@ -1,9 +1,10 @@
 //! R1: the gateway dies between a commit and what the commit should have woken.
 
 use anyhow::{Result, ensure};
+use basalt_daemon::{Clock, SystemClock};
 use basalt_model::VmId;
 use basalt_plan::host::Resource;
-use basalt_store::{Key, New, projects, testkit, vms};
+use basalt_store::{Change, Key, New, projects, testkit, vms};
 use basalt_tests::{House, api::vm_id};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ async fn r1_a_gateway_killed_between_commit_and_wake_converges_within_five_secon
     let mut system = store.system_read().await?;
     let project = projects::get(&mut system, None, &Key::parse("project", "demo")?).await?;
     drop(system);
-    let change = testkit::change(&testkit::ids(7));
+    let change = Change { now: SystemClock.now(), ..testkit::change(&testkit::ids(7)) };
     let mut tx = store.tenant(project.metadata.tenant_id.unwrap()).await?;
     let body = basalt_tests::api::vm("unwoken", json!({}));
     let new = New {
