@@ -85,6 +85,12 @@ async fn v1_an_image_that_is_not_ready_is_refused_with_its_state_and_accepted_af
 async fn v1_what_no_host_could_ever_take_is_refused_at_the_door() -> Result<()> {
     let house = House::with_hosts(1).await?;
     let huge = basalt_tests::api::vm("huge", json!({"memory_bytes": 3u64 << 40}));
+    let dry = format!("{}?dry_run=true", house.api.path("vms"));
+    basalt_tests::wait::until("the door has heard of the host", || async {
+        let tried = house.api.try_post(&dry, &huge).await?;
+        Ok((tried.status != StatusCode::OK).then_some(()))
+    })
+    .await?;
     let refused = house.api.try_post(&house.api.path("vms"), &huge).await?;
     ensure!(refused.status == StatusCode::UNPROCESSABLE_ENTITY, "{refused:?}");
     let problem = refused.problem()?;
