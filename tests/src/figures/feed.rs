@@ -6,24 +6,21 @@ use anyhow::Result;
 
 const CONNECTIONS: usize = 32;
 
-/// Inserts and updates of rows like a VM's, with the feed's triggers and without, in turns.
+/// Inserts of rows like a VM's into tables like the VMs', with the feed's triggers and without, in turns.
 pub fn measure(owner_url: &str, size: &Size) -> Result<Vec<Figure>> {
-    let make = |name: &str| {
-        format!(
-            "DROP TABLE IF EXISTS {name} CASCADE;
-             CREATE TABLE {name} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL, project_id uuid NOT NULL,
-                name text NOT NULL, generation bigint NOT NULL, spec jsonb NOT NULL);"
-        )
-    };
-    psql(owner_url, &make("plain_rows"))?;
-    psql(owner_url, &make("watched_rows"))?;
+    for name in ["plain_rows", "watched_rows"] {
+        let make = "(LIKE public.vms INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)";
+        psql(owner_url, &format!("DROP TABLE IF EXISTS {name} CASCADE; CREATE TABLE {name} {make}"))?;
+    }
     psql(owner_url, "SELECT feed_watch('watched_rows', 'r.id', 'r.tenant_id', 'r.project_id')")?;
-    let spec = r#"{"cpus": 1, "memory_bytes": 268435456, "disks": [{"name": "root", "source": {"kind": "image", "image": "tiny"}}], "nics": [{"network": "lan"}]}"#;
+    let spec = crate::api::vm("web", serde_json::json!({}))["spec"].to_string();
     let script = |table: &str| {
         format!(
-            "INSERT INTO {table} (tenant_id, project_id, name, generation, spec)
-             VALUES ('00000000-0000-7000-8000-000000000001', '00000000-0000-7000-8000-000000000002', 'web', 1, '{spec}');\n"
+            "INSERT INTO {table} (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, incarnation, nics, disks)
+             SELECT gen_random_uuid(), '00000000-0000-7000-8000-000000000001', '00000000-0000-7000-8000-000000000002',
+                gen_random_uuid()::text, '{{}}', 1, now(), now(), '{spec}', 0, '[]', '[]';\n"
         )
+        .replace("\n    ", " ")
     };
     let (mut plain, mut watched) = (vec![], vec![]);
     for _ in 0..size.runs.max(3) {

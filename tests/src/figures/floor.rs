@@ -84,20 +84,45 @@ pub fn create_script(owner_url: &str) -> Result<String> {
     Ok(format!("WITH {}\nSELECT count(*) FROM quota;\n", parts.join(",\n")).replace(";\n\n", ";\n"))
 }
 
-/// Numbers the VMs, so that a script can pick one at random; gives the scripts that read one and a hundred.
-pub fn read_scripts(owner_url: &str) -> Result<(String, String)> {
+/// Scripts that read a VM: by its key as superuser, and with everything that a request's transaction has (role,
+/// tenant, row level security, the joins of the view) but the program around it; and a page of a hundred rows.
+pub struct Reads {
+    /// One row by its key.
+    pub bare: String,
+    /// The same transaction.
+    pub whole: String,
+    /// A hundred rows.
+    pub page: String,
+}
+
+/// Numbers the VMs, so that a script can pick one at random.
+pub fn read_scripts(owner_url: &str) -> Result<Reads> {
     psql(
         owner_url,
         "CREATE SCHEMA IF NOT EXISTS floor; DROP TABLE IF EXISTS floor.ids;
-        CREATE TABLE floor.ids AS SELECT row_number() OVER () AS n, id FROM public.vms;
-        ALTER TABLE floor.ids ADD PRIMARY KEY (n); ANALYZE",
+         CREATE TABLE floor.ids AS SELECT row_number() OVER () AS n, id FROM public.vms;
+         ALTER TABLE floor.ids ADD PRIMARY KEY (n); ANALYZE; GRANT USAGE ON SCHEMA floor TO basalt_tenant;
+         GRANT SELECT ON floor.ids TO basalt_tenant",
     )?;
     let rows = crate::oracles::count(owner_url, "SELECT count(*) FROM floor.ids")?;
+    let tenant = psql(owner_url, "SELECT tenant_id FROM public.vms LIMIT 1")?;
+    let tenant = tenant.first().context("there are VMs")?;
     let pick = format!("\\set n random(1, {rows})\n");
-    Ok((
-        format!("{pick}SELECT v.* FROM floor.ids i JOIN public.vms v ON v.id = i.id WHERE i.n = :n;\n"),
-        format!(
+    let begin = format!(
+        "\\startpipeline\nBEGIN READ ONLY;\nSET LOCAL ROLE basalt_tenant;\nSET LOCAL app.tenant = '{tenant}';\n\\endpipeline\n"
+    );
+    let one = "FROM floor.ids i JOIN public.vms v ON v.id = i.id";
+    let joined =
+        "LEFT JOIN public.placements p ON p.vm_id = v.id LEFT JOIN public.vm_observed o ON o.vm_id = v.id
+        LEFT JOIN public.conditions c ON c.subject_id = v.id"
+            .replace('\n', " ");
+    Ok(Reads {
+        bare: format!("{pick}SELECT v.* {one} WHERE i.n = :n;\n"),
+        whole: format!(
+            "{pick}{begin}SELECT v.*, p.host_id, p.epoch, o.observed, c.conditions {one} {joined} WHERE i.n = :n;\nROLLBACK;\n"
+        ),
+        page: format!(
             "{pick}SELECT v.* FROM public.vms v WHERE v.id > (SELECT id FROM floor.ids WHERE n = :n) ORDER BY v.id LIMIT 100;\n"
         ),
-    ))
+    })
 }
