@@ -1,7 +1,7 @@
 //! `apply -f`: makes what stands in a file so; doing it twice changes nothing.
 
 use super::Session;
-use crate::{Failure, kinds::Kind};
+use crate::{Failure, kinds::Kind, output::sayln};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{
@@ -70,7 +70,7 @@ impl Session {
             return self.said(kind, &document.name, "created", dry_run, &answer).await;
         };
         if subset(&body, &current) {
-            println!("{}/{} unchanged", kind.name, document.name);
+            sayln!("{}/{} unchanged", kind.name, document.name);
             return Ok(());
         }
         let generation = current.pointer("/generation").and_then(Value::as_i64).unwrap_or_default();
@@ -87,10 +87,10 @@ impl Session {
         answer: &Value,
     ) -> Result<(), Failure> {
         if dry {
-            println!("{}/{name} would be {what}", kind.name);
+            sayln!("{}/{name} would be {what}", kind.name);
             return Ok(());
         }
-        println!("{}/{name} {what}", kind.name);
+        sayln!("{}/{name} {what}", kind.name);
         self.conclude(kind, answer).await
     }
 }

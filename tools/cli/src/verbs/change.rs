@@ -5,6 +5,7 @@ use crate::{
     Failure,
     args::{Create, CreateVm},
     kinds::{Kind, target},
+    output::sayln,
     upload::upload,
 };
 use basalt_model::tasks::Task;
@@ -49,7 +50,7 @@ impl Session {
             "host/{name} declared; put this into its agent's join-token file before {}:",
             token.expires_at
         );
-        println!("{}", token.token);
+        sayln!("{}", token.token);
         Ok(())
     }
 
@@ -98,11 +99,11 @@ impl Session {
         let name = object.get("name").and_then(Value::as_str).unwrap_or("-");
         let task = answer.get("task").filter(|t| !t.is_null()).cloned();
         let Some(task) = task.map(serde_json::from_value::<Task>).transpose()? else {
-            println!("{}/{name}", kind.name);
+            sayln!("{}/{name}", kind.name);
             return Ok(());
         };
         if !self.wait {
-            println!("{}/{name} task/{}", kind.name, task.id);
+            sayln!("{}/{name} task/{}", kind.name, task.id);
             return Ok(());
         }
         let bar = ProgressBar::new(100);
@@ -117,7 +118,7 @@ impl Session {
         let done = done.await;
         bar.finish_and_clear();
         done?;
-        println!(
+        sayln!(
             "{label} {}",
             serde_json::to_value(task.kind)?.as_str().unwrap_or_default().replace('_', " ")
         );

@@ -5,6 +5,7 @@ use crate::{
     args::Login,
     client::Client,
     config::{self, Config},
+    output::sayln,
 };
 use basalt_model::Name;
 use basalt_wire::rest::{self, IssuedToken, Whoami};
@@ -29,7 +30,7 @@ pub(super) async fn login(login: Login, saved: Config) -> Result<(), Failure> {
     }
     let who: Whoami = Client::new(&config)?.get("/v1/whoami").await?;
     let path = config::write(&config)?;
-    println!("logged in as {} ({}); remembered in {}", who.name, who.kind, path.display());
+    sayln!("logged in as {} ({}); remembered in {}", who.name, who.kind, path.display());
     Ok(())
 }
 

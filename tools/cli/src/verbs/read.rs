@@ -5,7 +5,7 @@ use crate::{
     Failure,
     args::Get,
     kinds::{Kind, escape, target},
-    output::{Format, print, yaml},
+    output::{Format, print, say, sayln, yaml},
 };
 use basalt_wire::rest::{Page, PlacementExplanation, Whoami};
 use serde_json::Value;
@@ -16,9 +16,9 @@ impl Session {
         let who: Whoami = self.client.get("/v1/whoami").await?;
         match self.output {
             Format::Table | Format::Name => {
-                println!("{} ({} {})", who.name, who.kind, who.id);
+                sayln!("{} ({} {})", who.name, who.kind, who.id);
                 for grant in who.grants {
-                    println!("  {}", serde_json::to_string(&grant)?);
+                    sayln!("  {}", serde_json::to_string(&grant)?);
                 }
                 Ok(())
             }
@@ -61,12 +61,12 @@ impl Session {
         if matches!(self.output, Format::Json | Format::Yaml) {
             return print(kind, &[object], true, self.output);
         }
-        print!("{}", yaml(&object)?);
+        say!("{}", yaml(&object)?);
         let id = object.pointer("/id").and_then(Value::as_str).unwrap_or_default();
         let tasks: Page<Value> =
             self.client.get(&format!("/v1/tasks?subject_id={}&limit=10", escape(id))).await?;
         if !tasks.items.is_empty() {
-            println!("\nTasks:");
+            sayln!("\nTasks:");
             print(Kind::find("task")?, &tasks.items, false, Format::Table)?;
         }
         Ok(())
@@ -79,14 +79,14 @@ impl Session {
             return print(Kind::find("vm")?, &[explanation], true, self.output);
         }
         let explanation: PlacementExplanation = serde_json::from_value(explanation)?;
-        println!("{}", explanation.summary);
+        sayln!("{}", explanation.summary);
         for candidate in explanation.candidates {
             match candidate.score {
-                Some(score) => println!("  {}: fits, score {score}", candidate.host),
-                None => println!("  {}: rejected", candidate.host),
+                Some(score) => sayln!("  {}: fits, score {score}", candidate.host),
+                None => sayln!("  {}: rejected", candidate.host),
             }
             for reason in candidate.rejections {
-                println!("    {reason}");
+                sayln!("    {reason}");
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use super::Session;
 use crate::{
     Failure,
     kinds::{Kind, escape},
-    output::print,
+    output::{print, sayln},
 };
 use basalt_model::tasks::TaskLog;
 use basalt_wire::rest::Page;
@@ -27,11 +27,11 @@ impl Session {
             let logs: Page<TaskLog> =
                 self.client.get(&format!("/v1/tasks/{}/logs?limit=500", escape(task))).await?;
             for log in logs.items.iter().filter(|l| l.seq > seen) {
-                println!("{} {}", log.at.format("%H:%M:%S%.3f"), log.line);
+                sayln!("{} {}", log.at.format("%H:%M:%S%.3f"), log.line);
             }
             seen = logs.items.iter().map(|l| l.seq).max().unwrap_or(seen).max(seen);
             if state.state.is_terminal() || !self.wait {
-                println!("task/{} {} {} %", state.id, state.state.as_str(), state.progress);
+                sayln!("task/{} {} {} %", state.id, state.state.as_str(), state.progress);
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -4,7 +4,7 @@ use super::Session;
 use crate::{
     Failure,
     kinds::{Kind, escape},
-    output::Format,
+    output::{Format, sayln},
 };
 use basalt_wire::rest::{WatchEvent, WatchKind};
 use std::time::Duration;
@@ -12,7 +12,10 @@ use std::time::Duration;
 impl Session {
     pub(super) async fn watch(&self, kinds: &[String]) -> Result<(), Failure> {
         let names: Vec<_> = kinds.iter().map(|k| Ok(Kind::find(k)?.name)).collect::<Result<_, Failure>>()?;
-        let base = format!("/v1/watch?project={}&kinds={}", escape(&self.project), escape(&names.join(",")));
+        let mut base = format!("/v1/watch?project={}", escape(&self.project));
+        if !names.is_empty() {
+            base = format!("{base}&kinds={}", escape(&names.join(",")));
+        }
         let mut cursor = String::new();
         loop {
             let path = match cursor.is_empty() {
@@ -50,7 +53,7 @@ impl Session {
 
     fn print_event(&self, event: &WatchEvent) -> Result<(), Failure> {
         if matches!(self.output, Format::Json | Format::Yaml) {
-            println!("{}", serde_json::to_string(event)?);
+            sayln!("{}", serde_json::to_string(event)?);
             return Ok(());
         }
         let word = serde_json::to_value(event.event)?;
@@ -59,7 +62,7 @@ impl Session {
         let name = at("/name").or(at("/subject/name")).unwrap_or(&id);
         let state = at("/phase").or(at("/state")).unwrap_or_default();
         if event.event != WatchKind::Bookmark {
-            println!("{:<9} {}/{name} {state}", word.as_str().unwrap_or_default(), event.kind);
+            sayln!("{:<9} {}/{name} {state}", word.as_str().unwrap_or_default(), event.kind);
         }
         Ok(())
     }
