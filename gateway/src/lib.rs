@@ -114,6 +114,11 @@ impl Gateway {
         running.serve_door(users, tls::server_config(&identity.0, &identity.1, None)?, app.users());
         let with_clients = tls::server_config(&identity.0, &identity.1, Some(authority.cert_pem()))?;
         running.serve_door(agents, with_clients, app.agents());
+        let (news, clock, until) = (running.store.clone(), clock.clone(), drain.clone());
+        running.parts.spawn(async move {
+            until.or(news.exchange_news(|| clock.jitter())).await;
+            Ok(())
+        });
         let until = drain.clone();
         running.parts.spawn(async move { reconciler.run(until).await.context("the reconciler") });
         running.parts.spawn(async move {

@@ -1224,6 +1224,29 @@ CREATE OR REPLACE FUNCTION public.schema_version()
  LANGUAGE sql
  STABLE SECURITY DEFINER
 AS $function$ SELECT coalesce(max(version), 0) FROM public._sqlx_migrations WHERE success $function$;
+CREATE OR REPLACE FUNCTION public.vm_stamp(tenant uuid, project uuid, vm uuid, vm_name text)
+ RETURNS TABLE(id uuid, generation bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+BEGIN
+    PERFORM pg_catalog.set_config('app.tenant', tenant::text, true);
+    IF vm IS NOT NULL THEN
+        RETURN QUERY SELECT x.id, x.generation FROM public.vms x WHERE x.id = vm AND x.project_id = project;
+    ELSE
+        RETURN QUERY SELECT x.id, x.generation FROM public.vms x WHERE x.project_id = project AND x.name = vm_name;
+    END IF;
+END $function$;
+CREATE OR REPLACE FUNCTION public.vm_stamps(tenant uuid, project uuid, behind uuid, how_many bigint)
+ RETURNS TABLE(id uuid, generation bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+BEGIN
+    PERFORM pg_catalog.set_config('app.tenant', tenant::text, true);
+    RETURN QUERY SELECT x.id, x.generation FROM public.vms x WHERE x.project_id = project AND x.id > behind
+        ORDER BY x.id LIMIT how_many;
+END $function$;
 
 -- triggers
 
@@ -1363,6 +1386,7 @@ POLICY tenant_rows ON transfers FOR ALL TO {basalt_tenant} USING ((tenant_id = (
 POLICY system_rows ON users FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON vm_observed FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON vm_observed FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY stamped_rows ON vms FOR SELECT TO {basalt_owner} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ();
 POLICY system_rows ON vms FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON vms FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON volume_observed FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);

@@ -165,7 +165,11 @@ impl Writing {
 
 /// An object with its generation as `ETag`.
 pub fn shown<T: Serialize>(generation: Generation, object: T) -> Response {
-    let mut response = axum::Json(object).into_response();
+    tagged(generation, axum::Json(object).into_response())
+}
+
+/// An answer with a generation as `ETag`.
+pub fn tagged(generation: Generation, mut response: Response) -> Response {
     if let Ok(value) = HeaderValue::try_from(format!("\"{}\"", generation.0)) {
         response.headers_mut().insert(header::ETAG, value);
     }

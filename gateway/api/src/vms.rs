@@ -34,15 +34,17 @@ pub async fn list_vms(
 ) -> Result<Response, Error> {
     let project = permit.project()?;
     let range = pages::range(&params)?;
-    let mut tx = app.store.tenant_read(project.tenant_id).await?;
     if range.selector.0.is_empty() {
         // Which VMs there are, and at which generation, is read in the truth; how each is shown is
         // often known already. When one is not, all are read.
-        let stamps = vms::stamps(&mut tx, project.id, &range).await?;
-        if let Some(texts) = app.hub.vm_texts(&stamps.items) {
+        let stamps = vms::stamps(&app.store, project.tenant_id, project.id, &range).await?;
+        if let Some(stamps) = stamps
+            && let Some(texts) = app.hub.vm_texts(&stamps.items)
+        {
             return Ok(pages::written(&texts, stamps.next));
         }
     }
+    let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let list = vms::list(&mut tx, project.id, &range).await?;
     Ok(Answer(pages::shown(list, view)).into_response())
 }
@@ -77,6 +79,13 @@ pub async fn get_vm(
 ) -> Result<Response, Error> {
     let project = permit.project()?;
     let key = Key::parse("vm", &vm)?;
+    // As in a list: that it is there, who may see it and its generation are read in the truth.
+    if let Some(stamp) = vms::stamp(&app.store, project.tenant_id, project.id, &key).await?
+        && let Some([text]) = app.hub.vm_texts(&[stamp]).as_deref()
+        && let Some(text) = text.get()
+    {
+        return Ok(intent::tagged(stamp.1, pages::json(text.to_string())));
+    }
     let mut tx = app.store.tenant_read(project.tenant_id).await?;
     let found = vms::get(&mut tx, project.id, &key).await?;
     Ok(intent::shown(found.vm.metadata.generation, view(found)))

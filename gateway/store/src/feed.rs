@@ -13,7 +13,7 @@
 
 use crate::{Result, Store, SystemTx};
 use basalt_model::{DateTime, ProjectId, TenantId};
-use sqlx::Row as _;
+use sqlx::{Row as _, postgres::PgRow};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 use uuid::Uuid;
 
@@ -91,12 +91,6 @@ pub struct Change {
     pub row: Option<Row>,
 }
 
-/// Where the server is: the cursor after this snapshot, and the line below which the log was pruned.
-struct Position {
-    cursor: Cursor,
-    pruned_below: u64,
-}
-
 enum Log {
     Lines(Vec<Line>),
     Reload,
@@ -118,19 +112,19 @@ impl Feed {
     /// Everything, in one snapshot.
     pub async fn bootstrap(&self) -> Result<Batch> {
         let mut tx = SystemTx::begin_snapshot(&self.store).await?;
-        let position = position(&mut tx).await?;
-        everything(&mut tx, position.cursor).await
+        let cursor = position(&mut tx).await?;
+        everything(&mut tx, cursor).await
     }
 
     /// What changed since a cursor, in one snapshot. When the log cannot tell any more, everything.
     pub async fn pull(&self, since: &Cursor) -> Result<Batch> {
         let mut tx = SystemTx::begin_snapshot(&self.store).await?;
-        let Position { cursor, pruned_below } = position(&mut tx).await?;
+        let News { cursor, pruned_below, log } = news(&mut tx, since).await?;
         let other_history = since.history != cursor.history;
         if other_history || since.xmax > cursor.xmax || since.xmin < pruned_below {
             return everything(&mut tx, cursor).await;
         }
-        match log(&mut tx, since).await? {
+        match log {
             Log::Reload => everything(&mut tx, cursor).await,
             Log::Lines(lines) => Ok(Batch { cursor, reload: false, changes: changed(&mut tx, lines).await? }),
         }
@@ -180,41 +174,63 @@ impl Feed {
     }
 }
 
-async fn position(tx: &mut SystemTx) -> Result<Position> {
-    // The log is read through its index however many lines it has: the planner would guess a third of it.
-    let row = sqlx::query(
-        "SELECT set_config('enable_seqscan', 'off', true), pg_current_snapshot()::text AS snapshot,
+/// Where the server is. History is a part of it: see [`Cursor`].
+macro_rules! position {
+    () => {
+        "SELECT pg_current_snapshot()::text AS snapshot,
             (SELECT system_identifier FROM pg_control_system()) || '.' ||
             left(pg_walfile_name(pg_current_wal_lsn()), 8) || '.' ||
             -- Statistics survive an orderly stop and begin anew after every crash, also of a single backend.
-            (SELECT extract(epoch FROM stats_reset) FROM pg_stat_wal) AS history,
-            (SELECT pruned_below::text FROM feed_retention) AS pruned_below",
-    )
-    .fetch_one(tx.conn())
-    .await?;
-    let (snapshot, history): (String, String) = (row.try_get("snapshot")?, row.try_get("history")?);
-    let unreadable = |e: CursorError| crate::row::unreadable("snapshot", e);
-    let cursor = format!("{history}:{snapshot}").parse().map_err(unreadable)?;
-    let pruned: String = row.try_get("pruned_below")?;
-    let pruned_below = pruned.parse().map_err(|e| crate::row::unreadable("pruned_below", e))?;
-    Ok(Position { cursor, pruned_below })
+            (SELECT extract(epoch FROM stats_reset) FROM pg_stat_wal) AS history"
+    };
 }
 
-/// The lines that this snapshot sees and `since` did not.
-async fn log(tx: &mut SystemTx, since: &Cursor) -> Result<Log> {
-    let rows = sqlx::query(
-        "SELECT source, key, op, tenant_id, project_id FROM change_log
-         WHERE xid >= $1::text::xid8 OR xid = ANY($2::text[]::xid8[]) ORDER BY seq",
-    )
+fn cursor(row: &PgRow) -> sqlx::Result<Cursor> {
+    let (snapshot, history): (&str, &str) = (row.try_get("snapshot")?, row.try_get("history")?);
+    format!("{history}:{snapshot}").parse().map_err(|e: CursorError| crate::row::unreadable("snapshot", e))
+}
+
+async fn position(tx: &mut SystemTx) -> Result<Cursor> {
+    Ok(cursor(&sqlx::query(position!()).fetch_one(tx.conn()).await?)?)
+}
+
+/// What the log tells of the time since a cursor.
+struct News {
+    /// The cursor after this snapshot.
+    cursor: Cursor,
+    /// Older lines were deleted.
+    pruned_below: u64,
+    /// The lines that this snapshot sees and the cursor did not.
+    log: Log,
+}
+
+/// One round trip, for this is what everything that happens waits for first. The first line, if there are none, is
+/// empty.
+async fn news(tx: &mut SystemTx, since: &Cursor) -> Result<News> {
+    let rows = sqlx::query(concat!(
+        "SELECT p.*, r.pruned_below::text AS pruned_below, l.source, l.key, l.op, l.tenant_id, l.project_id
+         FROM (",
+        position!(),
+        ") p CROSS JOIN feed_retention r LEFT JOIN LATERAL (
+            SELECT * FROM change_log WHERE xid >= $1::text::xid8 OR xid = ANY($2::text[]::xid8[])) l ON true
+         ORDER BY l.seq"
+    ))
     .bind(since.xmax.to_string())
     .bind(since.in_progress.iter().map(u64::to_string).collect::<Vec<_>>())
     .fetch_all(tx.conn())
     .await?;
+    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let pruned: &str = first.try_get("pruned_below")?;
+    let pruned_below = pruned.parse().map_err(|e| crate::row::unreadable("pruned_below", e))?;
+    Ok(News { cursor: cursor(first)?, pruned_below, log: log(&rows)? })
+}
+
+fn log(rows: &[PgRow]) -> Result<Log> {
     let mut lines = Vec::with_capacity(rows.len());
     for row in rows {
-        let source: String = row.try_get("source")?;
+        let Some(source) = row.try_get::<Option<&str>, _>("source")? else { continue };
         // A table that this program does not know was put on the feed by a newer one.
-        let Some(table) = Table::by_name(&source) else { continue };
+        let Some(table) = Table::by_name(source) else { continue };
         if row.try_get::<&str, _>("op")? == "reload" {
             return Ok(Log::Reload);
         }

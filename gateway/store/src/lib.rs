@@ -22,6 +22,7 @@ pub mod leases;
 pub mod manifests;
 mod migrate;
 pub mod networks;
+pub mod notifier;
 pub mod placements;
 pub mod pools;
 pub mod projects;

@@ -10,7 +10,7 @@ use crate::{Result, SystemTx, row};
 use basalt_model::{DateTime, Epoch, Generation, HostId};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// One thing that a host must have, or must no longer have.
@@ -152,6 +152,17 @@ pub async fn revision(tx: &mut SystemTx, host: HostId) -> Result<i64> {
     Ok(revision.unwrap_or(0))
 }
 
+/// What is to be written to one host's manifest.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The host.
+    pub host_id: HostId,
+    /// Items to put. What is the same already is not written.
+    pub upserts: Vec<Item>,
+    /// Items to remove, by kind and id.
+    pub removes: Vec<(String, Uuid)>,
+}
+
 /// What a write to a manifest did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
@@ -164,142 +175,161 @@ pub struct Put {
     pub refused: Vec<(String, Uuid)>,
 }
 
-/// Writes items of a host's manifest. What is the same already is not written; the revision moves only when a
-/// row did.
-pub async fn put(
-    tx: &mut SystemTx,
-    host: HostId,
-    upserts: &[Item],
-    removes: &[(String, Uuid)],
-    now: DateTime,
-) -> Result<Put> {
+/// Writes items of several hosts' manifests; what became of each is in the order of `writes`. A revision moves only
+/// when a row of its manifest did. Three statements, however many hosts there are, and three more for each that has
+/// something to remove.
+pub async fn put(tx: &mut SystemTx, writes: &[Write], now: DateTime) -> Result<Vec<Put>> {
     let conn = tx.conn();
+    let mut revisions = lock(conn, writes, now).await?;
+    let mut refused = refused_upserts(conn, writes).await?;
+    let accepted: Vec<(HostId, &Item)> = pairs(writes)
+        .filter(|(host, i)| refused.get(host).is_none_or(|r| !r.contains(&(i.kind.clone(), i.id))))
+        .collect();
+    let mut written = upsert(conn, &accepted, &revisions).await?;
+    for write in writes.iter().filter(|w| !w.removes.is_empty()) {
+        let (removed, kept) = remove(conn, write.host_id, &write.removes).await?;
+        refused.entry(write.host_id).or_default().extend(kept);
+        *written.entry(write.host_id).or_default() += removed;
+    }
+    written.retain(|_, rows| *rows > 0);
+    if !written.is_empty() {
+        sqlx::query("UPDATE manifests SET revision = revision + 1, updated_at = $2 WHERE host_id = ANY($1)")
+            .bind(written.keys().map(|h| h.0).collect::<Vec<_>>())
+            .bind(now)
+            .execute(&mut *conn)
+            .await?;
+    }
+    for host in written.keys() {
+        *revisions.entry(*host).or_default() += 1;
+    }
+    let put = |host: &HostId| Put {
+        revision: revisions.get(host).copied().unwrap_or_default(),
+        written: written.get(host).copied().unwrap_or_default(),
+        refused: refused.get(host).into_iter().flatten().cloned().collect(),
+    };
+    Ok(writes.iter().map(|w| put(&w.host_id)).collect())
+}
+
+fn pairs(writes: &[Write]) -> impl Iterator<Item = (HostId, &Item)> {
+    writes.iter().flat_map(|w| w.upserts.iter().map(|i| (w.host_id, i)))
+}
+
+/// Locks the manifests, which orders all their writers, and gives their revisions. Those that are not there yet are made.
+async fn lock(conn: &mut PgConnection, writes: &[Write], now: DateTime) -> Result<BTreeMap<HostId, i64>> {
+    let hosts: BTreeSet<Uuid> = writes.iter().map(|w| w.host_id.0).collect();
+    let hosts: Vec<Uuid> = hosts.into_iter().collect();
+    let select = "SELECT host_id, revision FROM manifests WHERE host_id = ANY($1) ORDER BY host_id FOR UPDATE";
+    let rows: Vec<(HostId, i64)> = sqlx::query_as(select).bind(&hosts).fetch_all(&mut *conn).await?;
+    if rows.len() == hosts.len() {
+        return Ok(rows.into_iter().collect());
+    }
     sqlx::query(
-        "INSERT INTO manifests (host_id, revision, updated_at) VALUES ($1, 0, $2) ON CONFLICT DO NOTHING",
+        "INSERT INTO manifests (host_id, revision, updated_at) SELECT n, 0, $2 FROM unnest($1::uuid[]) n
+         ON CONFLICT DO NOTHING",
     )
-    .bind(host)
+    .bind(&hosts)
     .bind(now)
     .execute(&mut *conn)
     .await?;
-    // The lock orders all writers of this manifest.
-    let revision: i64 = sqlx::query_scalar("SELECT revision FROM manifests WHERE host_id = $1 FOR UPDATE")
-        .bind(host)
-        .fetch_one(&mut *conn)
-        .await?;
-    let mut refused = refused_upserts(conn, host, upserts).await?;
-    let accepted: Vec<&Item> =
-        upserts.iter().filter(|i| !refused.contains(&(i.kind.clone(), i.id))).collect();
-    let mut written = upsert(conn, host, &accepted, revision + 1).await?;
-    let (removed, kept) = remove(conn, host, removes).await?;
-    refused.extend(kept);
-    written += removed;
-    if written == 0 {
-        return Ok(Put { revision, written, refused: refused.into_iter().collect() });
-    }
-    sqlx::query("UPDATE manifests SET revision = $2, updated_at = $3 WHERE host_id = $1")
-        .bind(host)
-        .bind(revision + 1)
-        .bind(now)
-        .execute(&mut *conn)
-        .await?;
-    Ok(Put { revision: revision + 1, written, refused: refused.into_iter().collect() })
+    let rows: Vec<(HostId, i64)> = sqlx::query_as(select).bind(&hosts).fetch_all(conn).await?;
+    Ok(rows.into_iter().collect())
 }
+
+type Refused = BTreeMap<HostId, BTreeSet<(String, Uuid)>>;
 
 /// Items that are older than what stands there, and present items of objects that are gone. The objects stay
 /// locked against removal until this transaction ends, so that none can go unnoticed while its item is written.
-async fn refused_upserts(
-    conn: &mut PgConnection,
-    host: HostId,
-    items: &[Item],
-) -> Result<BTreeSet<(String, Uuid)>> {
-    let older: Vec<(String, Uuid)> = sqlx::query_as(
-        "SELECT m.kind, m.id FROM manifest_items m
-         JOIN unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[]) n(kind, id, generation, epoch)
-            ON m.kind = n.kind AND m.id = n.id
-         WHERE m.host_id = $1 AND (m.epoch, m.generation) > (n.epoch, n.generation)",
+async fn refused_upserts(conn: &mut PgConnection, writes: &[Write]) -> Result<Refused> {
+    let items: Vec<(HostId, &Item)> = pairs(writes).collect();
+    if items.is_empty() {
+        return Ok(Refused::new());
+    }
+    let rows: Vec<(HostId, String, Uuid)> = sqlx::query_as(
+        "WITH n AS (
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[])
+                n(host_id, kind, id, generation, epoch, present)
+         ), vm AS (
+            SELECT id FROM vms WHERE id IN (SELECT id FROM n WHERE present AND kind = 'vm') ORDER BY id FOR KEY SHARE
+         ), volume AS (
+            SELECT id FROM volumes WHERE id IN (SELECT id FROM n WHERE present AND kind = 'volume') ORDER BY id
+            FOR KEY SHARE
+         ), image AS (
+            SELECT id FROM images WHERE id IN (SELECT id FROM n WHERE present AND kind = 'image') ORDER BY id
+            FOR KEY SHARE
+         ), network AS (
+            SELECT id FROM networks WHERE id IN (SELECT id FROM n WHERE present AND kind = 'network') ORDER BY id
+            FOR KEY SHARE
+         ), there AS (
+            SELECT id FROM vm UNION ALL SELECT id FROM volume UNION ALL SELECT id FROM image
+            UNION ALL SELECT id FROM network
+         )
+         SELECT n.host_id, n.kind, n.id FROM n JOIN manifest_items m USING (host_id, kind, id)
+         WHERE (m.epoch, m.generation) > (n.epoch, n.generation)
+         UNION
+         SELECT host_id, kind, id FROM n WHERE present AND id NOT IN (SELECT id FROM there)",
     )
-    .bind(host)
-    .bind(items.iter().map(|i| i.kind.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.id).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.generation.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.epoch.0).collect::<Vec<_>>())
-    .fetch_all(&mut *conn)
+    .bind(items.iter().map(|(host, _)| host.0).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.kind.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.id).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.generation.0).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.epoch.0).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.present).collect::<Vec<_>>())
+    .fetch_all(conn)
     .await?;
-    let mut refused: BTreeSet<(String, Uuid)> = older.into_iter().collect();
-    for (kind, statement) in [
-        ("vm", "SELECT id FROM vms WHERE id = ANY($1) ORDER BY id FOR KEY SHARE"),
-        ("volume", "SELECT id FROM volumes WHERE id = ANY($1) ORDER BY id FOR KEY SHARE"),
-        ("image", "SELECT id FROM images WHERE id = ANY($1) ORDER BY id FOR KEY SHARE"),
-        ("network", "SELECT id FROM networks WHERE id = ANY($1) ORDER BY id FOR KEY SHARE"),
-    ] {
-        let ids: Vec<Uuid> = items.iter().filter(|i| i.present && i.kind == kind).map(|i| i.id).collect();
-        if !ids.is_empty() {
-            let there: Vec<Uuid> = sqlx::query_scalar(statement).bind(&ids).fetch_all(&mut *conn).await?;
-            let gone = ids.into_iter().filter(|id| !there.contains(id));
-            refused.extend(gone.map(|id| (kind.to_string(), id)));
-        }
+    let mut refused = Refused::new();
+    for (host, kind, id) in rows {
+        refused.entry(host).or_default().insert((kind, id));
     }
     Ok(refused)
 }
 
-async fn upsert(conn: &mut PgConnection, host: HostId, items: &[&Item], revision: i64) -> Result<u64> {
-    if items.is_empty() {
-        return Ok(0);
-    }
-    let rows: Vec<(String, Uuid)> = sqlx::query_as(
-        "INSERT INTO manifest_items AS m (host_id, kind, id, generation, epoch, present, body, revision)
-         SELECT $1, n.*, $8 FROM unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[]) n
-         ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
-            present = excluded.present, body = excluded.body, revision = excluded.revision
-         WHERE (m.generation, m.epoch, m.present, m.body)
-            IS DISTINCT FROM (excluded.generation, excluded.epoch, excluded.present, excluded.body)
-         RETURNING m.kind, m.id",
-    )
-    .bind(host)
-    .bind(items.iter().map(|i| i.kind.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.id).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.generation.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.epoch.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.present).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| Json(&i.body)).collect::<Vec<_>>())
-    .bind(revision)
-    .fetch_all(&mut *conn)
-    .await?;
-    forget_gone(conn, host, items, &rows).await?;
-    Ok(rows.len() as u64)
-}
-
-/// What a host reported gone and must have again is not gone any more, whatever it said before. The agent
-/// reports changes only, so it is asked to say everything again.
-async fn forget_gone(
+/// Writes items under the revision that their manifest will have, and says how many rows of each host changed.
+///
+/// What a host reported gone and must have again is not gone any more, whatever it said before. The agent reports
+/// changes only, so it is asked to say everything again.
+async fn upsert(
     conn: &mut PgConnection,
-    host: HostId,
-    items: &[&Item],
-    written: &[(String, Uuid)],
-) -> Result<()> {
-    let back =
-        |(kind, id): &&(String, Uuid)| items.iter().any(|i| i.present && i.kind == *kind && i.id == *id);
-    let (kinds, ids): (Vec<String>, Vec<Uuid>) = written.iter().filter(back).cloned().unzip();
-    if ids.is_empty() {
-        return Ok(());
+    items: &[(HostId, &Item)],
+    revisions: &BTreeMap<HostId, i64>,
+) -> Result<BTreeMap<HostId, u64>> {
+    let mut written = BTreeMap::new();
+    if items.is_empty() {
+        return Ok(written);
     }
-    let forgotten = sqlx::query(
-        "DELETE FROM manifest_facts f USING unnest($2::text[], $3::uuid[]) n(kind, id)
-         WHERE f.host_id = $1 AND f.kind = n.kind AND f.id = n.id AND f.gone",
+    let next = |host: &HostId| revisions.get(host).copied().unwrap_or_default() + 1;
+    let hosts: Vec<HostId> = sqlx::query_scalar(
+        "WITH written AS (
+            INSERT INTO manifest_items AS m (host_id, kind, id, generation, epoch, present, body, revision)
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[],
+                $8::bigint[])
+            ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
+                present = excluded.present, body = excluded.body, revision = excluded.revision
+            WHERE (m.generation, m.epoch, m.present, m.body)
+                IS DISTINCT FROM (excluded.generation, excluded.epoch, excluded.present, excluded.body)
+            RETURNING m.host_id, m.kind, m.id, m.present
+         ), back AS (
+            DELETE FROM manifest_facts f USING written w
+            WHERE w.present AND f.gone AND f.host_id = w.host_id AND f.kind = w.kind AND f.id = w.id
+            RETURNING f.host_id
+         ), asked AS (
+            UPDATE host_links SET send_full = true WHERE host_id IN (SELECT host_id FROM back)
+         )
+         SELECT host_id FROM written",
     )
-    .bind(host)
-    .bind(kinds)
-    .bind(ids)
-    .execute(&mut *conn)
-    .await?
-    .rows_affected();
-    if forgotten > 0 {
-        sqlx::query("UPDATE host_links SET send_full = true WHERE host_id = $1")
-            .bind(host)
-            .execute(conn)
-            .await?;
+    .bind(items.iter().map(|(host, _)| host.0).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.kind.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.id).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.generation.0).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.epoch.0).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| i.present).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| Json(&i.body)).collect::<Vec<_>>())
+    .bind(items.iter().map(|(host, _)| next(host)).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
+    for host in hosts {
+        *written.entry(host).or_default() += 1;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Removes absent items that were reported gone, with their facts. Returns how many, and which stayed.

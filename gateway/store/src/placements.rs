@@ -11,7 +11,7 @@ use basalt_model::{
 };
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Where a VM was put, or why it could not be.
@@ -311,6 +311,89 @@ async fn write(
     Ok(Placed::Stale)
 }
 
+/// Several decisions at once, each as [`Place`].
+///
+/// One statement for all of them, with the same conditions as [`place`]. It is all or nothing: `None` says that at
+/// least one does not hold, and that the caller must roll back and ask one by one, which is also what tells why.
+/// Rows are locked in the order VMs, volumes, hosts, pools; hosts among each other in no order, so that no two of
+/// these should run at once.
+pub async fn place_all(tx: &mut SystemTx, places: &[Place]) -> Result<Option<Vec<Epoch>>> {
+    if places.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let bind: Vec<(Uuid, Uuid, &str)> = places
+        .iter()
+        .flat_map(|p| p.pools.iter().map(|(volume, pool)| (p.vm_id.0, volume.0, pool.as_str())))
+        .collect();
+    let rows: Vec<(VmId, Option<Epoch>, bool)> = sqlx::query_as(PLACE_ALL)
+        .bind(places.iter().map(|p| p.vm_id.0).collect::<Vec<_>>())
+        .bind(places.iter().map(|p| p.generation.map(|g| g.0)).collect::<Vec<_>>())
+        .bind(places.iter().map(|p| p.expected_epoch.0).collect::<Vec<_>>())
+        .bind(places.iter().map(|p| p.host_id.0).collect::<Vec<_>>())
+        .bind(places.iter().map(|p| Json(&p.explanation)).collect::<Vec<_>>())
+        .bind(places.iter().map(|p| p.now).collect::<Vec<_>>())
+        .bind(bind.iter().map(|b| b.0).collect::<Vec<_>>())
+        .bind(bind.iter().map(|b| b.1).collect::<Vec<_>>())
+        .bind(bind.iter().map(|b| b.2).collect::<Vec<_>>())
+        .fetch_all(tx.conn())
+        .await?;
+    let epochs: BTreeMap<VmId, Epoch> =
+        rows.into_iter().filter(|r| r.2).filter_map(|(vm, epoch, _)| Some((vm, epoch?))).collect();
+    Ok(places.iter().map(|p| epochs.get(&p.vm_id).copied()).collect())
+}
+
+/// The last column is the same in every row: whether every claim was granted.
+const PLACE_ALL: &str = "
+WITH vm AS (
+    SELECT v.id, v.tenant_id, v.project_id, v.generation, (v.spec ->> 'cpus')::bigint AS cpus,
+        (v.spec ->> 'memory_bytes')::bigint AS memory_bytes, w.epoch, w.host_id, w.explanation, w.at
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::jsonb[], $6::timestamptz[])
+            w(id, generation, epoch, host_id, explanation, at)
+        JOIN vms v ON v.id = w.id
+    WHERE v.deletion_requested_at IS NULL AND v.generation = coalesce(w.generation, v.generation)
+    ORDER BY v.id FOR NO KEY UPDATE OF v
+), bound AS (
+    UPDATE volumes v SET host_id = vm.host_id, pool = b.pool
+    FROM unnest($7::uuid[], $8::uuid[], $9::text[]) b(vm_id, id, pool) JOIN vm ON vm.id = b.vm_id
+    WHERE v.id = b.id AND v.vm_id = b.vm_id AND v.host_id IS NULL
+    RETURNING v.host_id, v.pool, v.size_bytes
+), host AS (
+    UPDATE host_claims c SET claimed_vms = c.claimed_vms + n.vms, claimed_cpus = c.claimed_cpus + n.cpus,
+        claimed_memory_bytes = c.claimed_memory_bytes + n.memory_bytes
+    FROM (SELECT host_id, count(*) AS vms, sum(cpus)::bigint AS cpus, sum(memory_bytes)::bigint AS memory_bytes
+            FROM vm GROUP BY host_id) n
+    WHERE c.host_id = n.host_id AND c.claimed_cpus + n.cpus <= c.max_cpus
+        AND c.claimed_memory_bytes + n.memory_bytes <= c.max_memory_bytes
+    RETURNING c.host_id
+), wanted AS (
+    SELECT host_id, pool, sum(size_bytes)::bigint AS bytes FROM bound GROUP BY host_id, pool
+), pool AS (
+    UPDATE pools p SET claimed_bytes = p.claimed_bytes + n.bytes
+    FROM wanted n, (SELECT count(*) FROM host) after_the_hosts
+    WHERE p.host_id = n.host_id AND p.name = n.pool AND p.claimed_bytes + n.bytes <= p.capacity_bytes
+    RETURNING p.id
+), placed AS (
+    INSERT INTO placements AS p (vm_id, tenant_id, project_id, host_id, host, epoch, generation, explanation,
+        decided_at, claimed_cpus, claimed_memory_bytes)
+    SELECT vm.id, vm.tenant_id, vm.project_id, h.id, h.name, vm.epoch + 1, vm.generation, vm.explanation,
+        vm.at, vm.cpus, vm.memory_bytes
+    FROM vm JOIN hosts h ON h.id = vm.host_id AND h.deletion_requested_at IS NULL
+    WHERE vm.epoch = 0 OR EXISTS (SELECT FROM placements b WHERE b.vm_id = vm.id)
+    ON CONFLICT (vm_id) DO UPDATE SET host_id = excluded.host_id, host = excluded.host, epoch = excluded.epoch,
+        generation = excluded.generation, explanation = excluded.explanation, decided_at = excluded.decided_at,
+        claimed_cpus = excluded.claimed_cpus, claimed_memory_bytes = excluded.claimed_memory_bytes
+    WHERE p.epoch = excluded.epoch - 1 AND p.host_id IS NULL
+    RETURNING p.vm_id, p.epoch
+)
+SELECT vm.id, placed.epoch,
+    (SELECT count(*) FROM bound) = cardinality($8)
+    AND (SELECT count(*) FROM host) = (SELECT count(DISTINCT host_id) FROM vm)
+    AND (SELECT count(*) FROM pool) = (SELECT count(*) FROM wanted)
+    -- No volume of theirs is on another host, or still on none.
+    AND NOT EXISTS (SELECT FROM vm JOIN volumes v ON v.vm_id = vm.id
+        WHERE v.id <> ALL ($8) AND v.host_id IS DISTINCT FROM vm.host_id) AS granted
+FROM vm LEFT JOIN placed ON placed.vm_id = vm.id";
+
 /// A judgement that no host takes a VM now.
 #[derive(Clone, Debug)]
 pub struct Unplaced {
@@ -326,31 +409,41 @@ pub struct Unplaced {
     pub now: DateTime,
 }
 
-/// Records why no host takes a VM. `false`: the VM changed or was placed since. The same judgement again is
-/// not written.
-pub async fn record_unplaced(tx: &mut SystemTx, unplaced: &Unplaced) -> Result<bool> {
-    let conn = tx.conn();
-    let Some(vm) = lock(conn, unplaced.vm_id).await? else { return Ok(false) };
-    if vm.generation != unplaced.generation
-        || epoch(conn, unplaced.vm_id).await? != (unplaced.expected_epoch, false)
-    {
-        return Ok(false);
-    }
-    sqlx::query(
-        "INSERT INTO placements AS p (vm_id, tenant_id, project_id, epoch, generation, explanation, decided_at,
-            claimed_cpus, claimed_memory_bytes) VALUES ($1, $2, $3, 0, $4, $5, $6, 0, 0)
-         ON CONFLICT (vm_id) DO UPDATE SET generation = $4, explanation = $5, decided_at = $6
-         WHERE (p.generation, p.explanation) IS DISTINCT FROM ($4, $5)",
+/// Records why no host takes these VMs, and returns those of which it is so: the others changed or were placed
+/// since. The same judgement again is not written.
+pub async fn record_unplaced(tx: &mut SystemTx, unplaced: &[Unplaced]) -> Result<BTreeSet<VmId>> {
+    let parked: Vec<VmId> = sqlx::query_scalar(
+        "WITH vm AS (
+            SELECT v.id, v.tenant_id, v.project_id, v.generation, w.epoch, w.explanation, w.at
+            FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::jsonb[], $5::timestamptz[])
+                    w(id, generation, epoch, explanation, at)
+                JOIN vms v ON v.id = w.id
+            WHERE v.deletion_requested_at IS NULL AND v.generation = w.generation
+            ORDER BY v.id FOR NO KEY UPDATE OF v
+         ), written AS (
+            INSERT INTO placements AS p (vm_id, tenant_id, project_id, epoch, generation, explanation, decided_at,
+                claimed_cpus, claimed_memory_bytes)
+            SELECT id, tenant_id, project_id, epoch, generation, explanation, at, 0, 0 FROM vm
+            WHERE epoch = 0 OR EXISTS (SELECT FROM placements b WHERE b.vm_id = vm.id)
+            ON CONFLICT (vm_id) DO UPDATE SET generation = excluded.generation, explanation = excluded.explanation,
+                decided_at = excluded.decided_at
+            WHERE p.epoch = excluded.epoch AND p.host_id IS NULL
+                AND (p.generation, p.explanation) IS DISTINCT FROM (excluded.generation, excluded.explanation)
+            RETURNING vm_id
+         )
+         SELECT vm_id FROM written
+         UNION
+         SELECT vm.id FROM vm JOIN placements p ON p.vm_id = vm.id
+         WHERE p.epoch = vm.epoch AND p.host_id IS NULL AND p.explanation = vm.explanation",
     )
-    .bind(unplaced.vm_id)
-    .bind(vm.tenant_id)
-    .bind(vm.project_id)
-    .bind(vm.generation)
-    .bind(Json(&unplaced.explanation))
-    .bind(unplaced.now)
-    .execute(conn)
+    .bind(unplaced.iter().map(|u| u.vm_id.0).collect::<Vec<_>>())
+    .bind(unplaced.iter().map(|u| u.generation.0).collect::<Vec<_>>())
+    .bind(unplaced.iter().map(|u| u.expected_epoch.0).collect::<Vec<_>>())
+    .bind(unplaced.iter().map(|u| Json(&u.explanation)).collect::<Vec<_>>())
+    .bind(unplaced.iter().map(|u| u.now).collect::<Vec<_>>())
+    .fetch_all(tx.conn())
     .await?;
-    Ok(true)
+    Ok(parked.into_iter().collect())
 }
 
 /// Takes a VM from its host and gives the claims back; its volumes stay bound. `false`: it is not placed at

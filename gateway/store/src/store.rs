@@ -47,6 +47,9 @@ pub struct Store {
 
 struct Inner {
     pool: PgPool,
+    /// Moves after every commit of this process.
+    committed: watch::Sender<u64>,
+    /// Moves after those, and when another gateway said that it committed.
     changed: watch::Sender<u64>,
 }
 
@@ -78,7 +81,7 @@ impl Store {
         if row.try_get::<i32, _>("number")? < OLDEST {
             return Err(Error::ServerTooOld { found: row.try_get("text")? });
         }
-        Ok(Self { inner: Arc::new(Inner { pool, changed: watch::Sender::new(0) }) })
+        Ok(Self { inner: Arc::new(Inner { pool, committed: watch::Sender::new(0), changed: watch::Sender::new(0) }) })
     }
 
     /// Makes the roles and brings the schema up to date, as owner or superuser. Safe from several processes at once.
@@ -119,7 +122,8 @@ impl Store {
         SystemTx::begin(self, true).await
     }
 
-    /// Moves after every commit of this process; several commits may be one move.
+    /// Moves after every commit of this process, and of others as far as they are heard of
+    /// ([`Store::exchange_news`]); several commits may be one move.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
     }
@@ -129,7 +133,16 @@ impl Store {
         self.inner.pool.close().await;
     }
 
+    pub(crate) fn committed(&self) -> watch::Receiver<u64> {
+        self.inner.committed.subscribe()
+    }
+
     pub(crate) fn signal(&self) {
+        self.inner.committed.send_modify(|n| *n = n.wrapping_add(1));
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
         self.inner.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 

@@ -106,9 +106,10 @@ impl SystemTx {
         Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
     }
 
-    /// One snapshot for everything that is read: what the feed pulls in.
+    /// One snapshot for everything that is read: what the feed pulls in. Through indexes only: the planner cannot
+    /// know how little of the log is asked for, and would guess a third of it.
     pub(crate) async fn begin_snapshot(store: &Store) -> Result<Self> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system";
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system; SET LOCAL enable_seqscan = off";
         Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
     }
 
@@ -199,7 +200,7 @@ async fn begin_with(pool: &PgPool, statement: String) -> Result<Tx> {
 }
 
 /// Whether the connection, rather than the server, is gone. Refused connections are not tried again here.
-fn is_dead(e: &sqlx::Error) -> bool {
+pub(crate) fn is_dead(e: &sqlx::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match e {
         sqlx::Error::Io(e) => matches!(e.kind(), BrokenPipe | ConnectionReset | UnexpectedEof),

@@ -4,11 +4,13 @@
 //! `placements.rs`.
 
 use crate::{
-    Finalized, Handle, Key, List, Page, Result, SystemTx, manifests,
+    Finalized, Handle, Key, List, Page, Result, Store, SystemTx, manifests,
     placements::Placement,
     quotas::{self, Delta},
     row::{self, Selected, bigint},
-    tasks, volumes,
+    tasks,
+    tenant::is_dead,
+    volumes,
 };
 use basalt_model::{
     Condition, DateTime, Epoch, Generation, HostId, Metadata, ProjectId, TenantId, VmId, VolumeId,
@@ -243,22 +245,47 @@ pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Resu
     Ok(page.cut(views, |v: &VmView| v.vm.metadata.id))
 }
 
-/// Which VMs [`list`] would give (without its selector), and the generation that each is at: enough for a
-/// reader who keeps what it read of them before.
+/// A VM's id and the generation it is at: enough for a reader who keeps what it read of it before. One round trip,
+/// under the same row level security as a transaction of the tenant. `None` says no more than that a transaction must
+/// be asked.
+pub async fn stamp(
+    store: &Store,
+    tenant: TenantId,
+    project: ProjectId,
+    key: &Key,
+) -> Result<Option<(VmId, Generation)>> {
+    let stamp = sqlx::query_as("SELECT id, generation FROM vm_stamp($1, $2, $3, $4)")
+        .bind(tenant)
+        .bind(project)
+        .bind(key.id())
+        .bind(key.name())
+        .fetch_optional(store.pool());
+    Ok(unless_dead(stamp.await)?.flatten())
+}
+
+/// The stamps of the VMs that [`list`] would give (without its selector). `None`: ask a transaction.
 pub async fn stamps(
-    tx: &mut impl Handle,
+    store: &Store,
+    tenant: TenantId,
     project: ProjectId,
     page: &Page,
-) -> Result<List<(VmId, Generation)>> {
-    let stamps = sqlx::query_as(
-        "SELECT x.id, x.generation FROM vms x WHERE x.project_id = $3 AND x.id > $1 ORDER BY x.id LIMIT $2",
-    )
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(stamps, |(id, _): &(VmId, Generation)| id.0))
+) -> Result<Option<List<(VmId, Generation)>>> {
+    let stamps = sqlx::query_as("SELECT id, generation FROM vm_stamps($1, $2, $3, $4)")
+        .bind(tenant)
+        .bind(project)
+        .bind(page.after())
+        .bind(page.fetch())
+        .fetch_all(store.pool());
+    let stamps = unless_dead(stamps.await)?;
+    Ok(stamps.map(|stamps| page.cut(stamps, |(id, _): &(VmId, Generation)| id.0)))
+}
+
+/// A pooled connection that died while nobody used it is found out by its first use; a transaction tries another.
+fn unless_dead<T>(read: sqlx::Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(e) if is_dead(&e) => Ok(None),
+        other => Ok(Some(other?)),
+    }
 }
 
 /// VMs of everything the transaction sees, oldest first.
@@ -319,6 +346,15 @@ pub async fn finalize(tx: &mut SystemTx, id: VmId, now: DateTime) -> Result<Fina
     if manifests::on_hosts(conn, &ids).await? {
         return Ok(Finalized::Waiting);
     }
+    // Hosts before their pools, as in `placements`.
+    sqlx::query(
+        "UPDATE host_claims h SET claimed_vms = claimed_vms - 1, claimed_cpus = h.claimed_cpus - p.claimed_cpus,
+            claimed_memory_bytes = h.claimed_memory_bytes - p.claimed_memory_bytes
+         FROM placements p WHERE p.vm_id = $1 AND h.host_id = p.host_id",
+    )
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
     volumes::remove(conn, &owned).await?;
     for statement in [
         "UPDATE volumes SET vm_id = NULL WHERE vm_id = $1",
@@ -326,9 +362,6 @@ pub async fn finalize(tx: &mut SystemTx, id: VmId, now: DateTime) -> Result<Fina
          FROM (SELECT network_id, count(*) AS n FROM ports WHERE vm_id = $1 GROUP BY network_id) p
          WHERE a.network_id = p.network_id",
         "DELETE FROM ports WHERE vm_id = $1",
-        "UPDATE host_claims h SET claimed_vms = claimed_vms - 1, claimed_cpus = h.claimed_cpus - p.claimed_cpus,
-            claimed_memory_bytes = h.claimed_memory_bytes - p.claimed_memory_bytes
-         FROM placements p WHERE p.vm_id = $1 AND h.host_id = p.host_id",
         "DELETE FROM placements WHERE vm_id = $1",
         "DELETE FROM vm_observed WHERE vm_id = $1",
         "DELETE FROM conditions WHERE subject_id = $1",

@@ -17,9 +17,10 @@ fn report(boot: u128, sequence: i64) -> Value {
 
 async fn put(door: &Door, host: HostId, items: &[manifests::Item]) -> i64 {
     let mut tx = door.db.store.system().await.unwrap();
-    let put = manifests::put(&mut tx, host, items, &[], testkit::now()).await.unwrap();
+    let write = manifests::Write { host_id: host, upserts: items.to_vec(), removes: vec![] };
+    let put = manifests::put(&mut tx, &[write], testkit::now()).await.unwrap();
     tx.commit().await.unwrap();
-    put.revision
+    put[0].revision
 }
 
 /// An item of a network that exists: the store refuses items of objects that do not.

@@ -134,8 +134,12 @@ async fn a_watcher_sees_only_what_it_may_read() {
     let (mine, other) = (door.project("acme").await, door.project("rival").await);
     let token = door.token("v", "viewer", in_project(mine)).await;
     let mut watch = Watch::open(&door, &token, "").await;
-    let (events, _) = watch.revision().await;
-    assert_eq!(brief(&events), ["snapshot project main"]);
+    let mut seen = brief(&watch.revision().await.0);
+    if seen.is_empty() {
+        // The door answers before the feed has come round: then the project is the first news.
+        seen = brief(&watch.revision().await.0);
+    }
+    assert!(seen == ["snapshot project main"] || seen == ["upsert project main"], "{seen:?}");
     door.host("h1").await;
     door.admin("POST", &format!("/v1/projects/{}/vms", other.1))
         .json(small_vm("theirs"))

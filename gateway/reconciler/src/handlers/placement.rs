@@ -14,7 +14,7 @@ use crate::{
 use basalt_model::{CapabilityReason, DateTime, HostId, Name, VmId, VolumeId, quotas::Demand};
 use basalt_plan::placement::{Decision, HostView, Verdict, choose};
 use basalt_store::{
-    Error, Store,
+    Error, Store, SystemTx,
     placements::{self, Place, Placed, Unplaced},
 };
 use basalt_wire::rest::PlacementExplanation;
@@ -75,28 +75,41 @@ pub enum Ended {
 /// Writes several decisions in one transaction. No host hears of one before its manifest was flushed, and
 /// with it everything that was committed before.
 pub async fn perform(store: &Store, rows: &[Decided], now: DateTime) -> Result<Vec<(VmId, Ended)>, Error> {
-    let mut tx = store.derived().await?;
-    let mut out = Vec::new();
+    let (mut places, mut unplaced) = (Vec::new(), Vec::new());
     for row in rows {
-        let ended = match row {
-            Decided::Place(place) => match placements::place(&mut tx, &Place { now, ..place.clone() }).await?
-            {
-                Placed::Placed(_) => Ended::Placed,
-                Placed::Stale => Ended::Stale,
-                Placed::Full(reason) => Ended::Full(reason),
-            },
-            Decided::Unplaced(unplaced) => {
-                let unplaced = Unplaced { now, ..unplaced.clone() };
-                if placements::record_unplaced(&mut tx, &unplaced).await? {
-                    Ended::Parked
-                } else {
-                    Ended::Stale
-                }
-            }
-        };
-        out.push((row.vm_id(), ended));
+        match row {
+            Decided::Place(place) => places.push(Place { now, ..place.clone() }),
+            Decided::Unplaced(judged) => unplaced.push(Unplaced { now, ..judged.clone() }),
+        }
+    }
+    let mut tx = store.derived().await?;
+    let mut out: Vec<(VmId, Ended)> = match placements::place_all(&mut tx, &places).await? {
+        Some(_) => places.iter().map(|p| (p.vm_id, Ended::Placed)).collect(),
+        None => {
+            tx = store.derived().await?;
+            one_by_one(&mut tx, &places).await?
+        }
+    };
+    if !unplaced.is_empty() {
+        let parked = placements::record_unplaced(&mut tx, &unplaced).await?;
+        let ended = |vm: VmId| if parked.contains(&vm) { Ended::Parked } else { Ended::Stale };
+        out.extend(unplaced.iter().map(|u| (u.vm_id, ended(u.vm_id))));
     }
     tx.commit().await?;
+    Ok(out)
+}
+
+/// What to do when not all of them hold: those that do are written, and the others say why not.
+async fn one_by_one(tx: &mut SystemTx, places: &[Place]) -> Result<Vec<(VmId, Ended)>, Error> {
+    let mut out = Vec::new();
+    for place in places {
+        let ended = match placements::place(tx, place).await? {
+            Placed::Placed(_) => Ended::Placed,
+            Placed::Stale => Ended::Stale,
+            Placed::Full(reason) => Ended::Full(reason),
+        };
+        out.push((place.vm_id, ended));
+    }
     Ok(out)
 }
 
@@ -125,7 +138,8 @@ pub struct Placement {
 impl Placement {
     /// Over the requests of a graph.
     pub fn new(nodes: &Nodes) -> Self {
-        let bounds = Bounds { rows: 32, batches: 3, debounce: Duration::ZERO };
+        // One at a time: see `placements::place_all` on locks.
+        let bounds = Bounds { rows: 128, batches: 1, debounce: Duration::ZERO };
         Self {
             lane: Lane::new(&nodes.requests, bounds),
             nodes: *nodes,

@@ -6,7 +6,7 @@ use basalt_model::{
     tasks::{TaskMove, TaskState},
 };
 use basalt_store::{
-    Feed, Finalized, Ids, Key, New,
+    Feed, Finalized, Ids, Key, New, Options, Store,
     feed::{Batch, Cursor, Row, Table},
     tasks, tenants,
     testkit::{self, name, now},
@@ -36,7 +36,7 @@ async fn stop(h: &House, vm: VmId, verb: PowerVerb) {
 }
 
 #[tokio::test]
-async fn a_pull_has_each_changed_row_once_as_it_stands_now() {
+async fn p12_a_pull_has_each_changed_row_once_as_it_stands_now() {
     let h = House::new().await;
     let feed = Feed::new(&h.db.store);
     let start = feed.bootstrap().await.unwrap();
@@ -299,7 +299,7 @@ async fn p8_a_cursor_past_retention_is_told_everything_and_held_ones_are_not_pru
 }
 
 #[tokio::test]
-async fn p9_a_cursor_of_another_history_or_ahead_of_the_server_is_told_everything() {
+async fn p9_r29_a_cursor_of_another_history_or_ahead_of_the_server_is_told_everything() {
     let h = House::new().await;
     let feed = Feed::new(&h.db.store);
     let cursor = feed.bootstrap().await.unwrap().cursor.to_string();
@@ -324,6 +324,45 @@ async fn commits_wake_who_waits_in_this_process_and_reads_do_not() {
     assert!(!changed.has_changed().unwrap());
     tenant(&h, &testkit::ids(5), "news").await;
     tokio::time::timeout(Duration::from_secs(5), changed.changed()).await.unwrap().unwrap();
+}
+
+/// Commits on one store until the other hears of it.
+async fn heard(h: &House, by: &Store, ids: &Ids) {
+    let mut changed = by.changed();
+    changed.mark_unchanged();
+    for n in 0..100 {
+        tenant(h, ids, &format!("t-{}-{n}", ids().simple())).await;
+        if tokio::time::timeout(Duration::from_millis(100), changed.changed()).await.is_ok() {
+            return;
+        }
+    }
+    panic!("it was never heard");
+}
+
+#[tokio::test]
+async fn p5_news_of_other_gateways_is_heard_and_again_after_the_listener_was_killed() {
+    let h = House::new().await;
+    let other = Store::connect(&h.db.url(), Options::default()).await.unwrap();
+    let exchange = |store: Store| tokio::spawn(async move { store.exchange_news(|| 0.0).await });
+    let (here, there) = (exchange(h.db.store.clone()), exchange(other.clone()));
+    let ids = testkit::ids(9);
+    heard(&h, &other, &ids).await;
+    let mut changed = other.changed();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    changed.mark_unchanged();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!changed.has_changed().unwrap(), "what was heard is not told on");
+    let killed: i64 = sqlx::query_scalar(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE query LIKE '%basalt\\_changed%' AND pid <> pg_backend_pid() AND datname = current_database()",
+    )
+    .fetch_one(&mut h.db.superuser().await)
+    .await
+    .unwrap();
+    assert!(killed >= 1, "there is a listener to kill");
+    heard(&h, &other, &ids).await;
+    here.abort();
+    there.abort();
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Tenant isolation: what PostgreSQL itself enforces, over every table there is.
 
 use crate::fixture::{House, small};
-use basalt_model::{Labels, TenantId};
+use basalt_model::{Labels, ProjectId, TenantId};
 use basalt_store::{
     Error, Key, New, Options, Page, TenantTx, Update, tasks,
     testkit::{self, Database},
@@ -180,6 +180,24 @@ async fn s19_role_and_tenant_end_with_the_transaction() {
     assert_eq!(db.left_behind().await, nobodys, "after a rollback");
     drop(db.store.system().await.unwrap());
     assert_eq!(db.left_behind().await, nobodys, "after the system");
+}
+
+#[tokio::test]
+async fn s19_a_stamp_shows_a_tenant_its_own_vms_only_and_leaves_no_tenant_behind() {
+    let house = House::on(Database::with(Options { max_connections: 1, ..Options::default() }).await).await;
+    let vm = house.vm("web-1").await.object;
+    let (other, _) = testkit::project(&house.db, &testkit::ids(2), "rival").await;
+    let (store, project, page) = (&house.db.store, house.project, Page::default());
+    let wanted = (vm.id(), vm.metadata.generation);
+    for key in [Key::from(vm.id()), Key::parse("vm", "web-1").unwrap()] {
+        assert_eq!(vms::stamp(store, house.tenant, project, &key).await.unwrap(), Some(wanted));
+        assert_eq!(vms::stamp(store, other, project, &key).await.unwrap(), None, "another tenant");
+        assert_eq!(vms::stamp(store, house.tenant, ProjectId((house.ids)()), &key).await.unwrap(), None);
+    }
+    let mine = vms::stamps(store, house.tenant, project, &page).await.unwrap().unwrap();
+    assert_eq!(mine.items, [wanted]);
+    assert!(vms::stamps(store, other, project, &page).await.unwrap().unwrap().items.is_empty());
+    assert_eq!(house.db.left_behind().await, ("none".to_string(), String::new()));
 }
 
 #[tokio::test]

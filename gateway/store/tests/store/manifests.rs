@@ -7,7 +7,7 @@ use basalt_model::{
 };
 use basalt_store::{
     Finalized, Key, hosts,
-    manifests::{self, Item, Put},
+    manifests::{self, Item, Put, Write},
     placements::{self, Place, Placed},
     reports::{self, Applied, ItemFact, Report, Seen},
     testkit::{self, facts, name, now},
@@ -57,9 +57,10 @@ fn item(vm: VmId, generation: i64, epoch: i64, present: bool) -> Item {
 impl OnHost {
     async fn put(&self, upserts: &[Item], removes: &[(String, Uuid)]) -> Put {
         let mut tx = self.h.db.store.system().await.unwrap();
-        let put = manifests::put(&mut tx, self.host, upserts, removes, now()).await.unwrap();
+        let write = Write { host_id: self.host, upserts: upserts.to_vec(), removes: removes.to_vec() };
+        let put = manifests::put(&mut tx, &[write], now()).await.unwrap();
         tx.commit().await.unwrap();
-        put
+        put.into_iter().next().unwrap()
     }
 
     async fn report(&self, boot: u128, sequence: i64, revision: i64, items: Vec<ItemFact>) -> Applied {
@@ -248,4 +249,37 @@ async fn a_join_token_works_once_and_revoked_certificates_are_known() {
     assert_eq!(hosts::revoke(&mut tx, &c, p.host).await.unwrap(), 1);
     assert_eq!(hosts::revoked(&mut tx, now()).await.unwrap().len(), 1);
     assert!(hosts::revoked(&mut tx, soon).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn one_write_of_several_manifests_moves_each_by_itself() {
+    let p = placed().await;
+    let (h2, h3) = (
+        testkit::host(&p.h.db, &p.h.ids, "h2", facts(4, 16 * GIB, 100 * GIB)).await,
+        testkit::host(&p.h.db, &p.h.ids, "h3", facts(4, 16 * GIB, 100 * GIB)).await,
+    );
+    p.put(&[item(p.vm, 2, 1, true)], &[]).await;
+    let gone = item(VmId(Uuid::from_u128(7)), 1, 1, true);
+    let write = |host_id, upserts: &[Item]| Write { host_id, upserts: upserts.to_vec(), removes: vec![] };
+    let writes = [
+        write(p.host, &[item(p.vm, 1, 1, true)]),
+        write(h2, &[item(p.vm, 1, 1, true), gone.clone()]),
+        write(h3, std::slice::from_ref(&gone)),
+    ];
+    let mut tx = p.h.db.store.system().await.unwrap();
+    let puts = manifests::put(&mut tx, &writes, now()).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = |id: VmId| vec![("vm".to_owned(), id.0)];
+    assert_eq!(
+        puts,
+        [
+            Put { revision: 1, written: 0, refused: refused(p.vm) },
+            Put { revision: 1, written: 1, refused: refused(VmId(gone.id)) },
+            Put { revision: 0, written: 0, refused: refused(VmId(gone.id)) },
+        ],
+        "older on the first; an object that is gone on the others"
+    );
+    let mut tx = p.h.db.store.system_read().await.unwrap();
+    assert_eq!(manifests::get(&mut tx, p.host).await.unwrap().items[0].generation, Generation(2));
+    assert_eq!(manifests::get(&mut tx, h2).await.unwrap().items.len(), 1);
 }

@@ -7,7 +7,7 @@ use basalt_store::{
     placements::{self, Place, Placed, Unplaced},
     pools,
     testkit::{self, facts, name, now},
-    vms,
+    vms, volumes,
 };
 use serde_json::json;
 
@@ -16,8 +16,8 @@ async fn volume(h: &House, vm: VmId) -> VolumeId {
     vms::get_by_id(&mut tx, vm).await.unwrap().vm.disks[0].volume_id.unwrap()
 }
 
-async fn place(h: &House, vm: VmId, host: HostId, epoch: i64) -> Placed {
-    let place = Place {
+async fn decision(h: &House, vm: VmId, host: HostId, epoch: i64) -> Place {
+    Place {
         vm_id: vm,
         generation: None,
         expected_epoch: Epoch(epoch),
@@ -25,7 +25,11 @@ async fn place(h: &House, vm: VmId, host: HostId, epoch: i64) -> Placed {
         pools: vec![(volume(h, vm).await, name("default"))],
         explanation: json!({"summary": "it fits"}),
         now: now(),
-    };
+    }
+}
+
+async fn place(h: &House, vm: VmId, host: HostId, epoch: i64) -> Placed {
+    let place = decision(h, vm, host, epoch).await;
     let mut tx = h.db.store.system().await.unwrap();
     let placed = placements::place(&mut tx, &place).await.unwrap();
     tx.commit().await.unwrap();
@@ -110,12 +114,66 @@ async fn an_unplaced_vm_says_why_until_it_is_placed() {
         now: now(),
     };
     let mut tx = h.db.store.system().await.unwrap();
-    assert!(placements::record_unplaced(&mut tx, &judged(0)).await.unwrap());
-    assert!(!placements::record_unplaced(&mut tx, &judged(3)).await.unwrap());
+    assert!(placements::record_unplaced(&mut tx, &[judged(3)]).await.unwrap().is_empty());
+    let parked = placements::record_unplaced(&mut tx, &[judged(0)]).await.unwrap();
+    assert_eq!(parked, [vm.id()].into());
+    assert_eq!(placements::record_unplaced(&mut tx, &[judged(0)]).await.unwrap(), parked, "the same again");
+    assert!(placements::record_unplaced(&mut tx, &[judged(3)]).await.unwrap().is_empty());
     tx.commit().await.unwrap();
     assert_eq!(place(&h, vm.id(), host, 0).await, Placed::Placed(Epoch(1)));
     let mut tx = h.db.store.system().await.unwrap();
-    assert!(!placements::record_unplaced(&mut tx, &judged(1)).await.unwrap(), "it is placed");
+    assert!(placements::record_unplaced(&mut tx, &[judged(1)]).await.unwrap().is_empty(), "it is placed");
+}
+
+#[tokio::test]
+async fn several_placements_at_once_all_hold_or_none() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(1, 4 * GIB, 4 * GIB)).await;
+    let short = testkit::host(&h.db, &h.ids, "h2", facts(4, 16 * GIB, GIB)).await;
+    let going = testkit::host(&h.db, &h.ids, "h3", facts(4, 16 * GIB, 100 * GIB)).await;
+    let vms = h.vms(7).await;
+    let mut tx = h.db.store.system().await.unwrap();
+    hosts::delete(&mut tx, &h.change(), &Key::from(going), None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(place(&h, vms[6], host, 0).await, Placed::Placed(Epoch(1)));
+    let good = decision(&h, vms[0], host, 0).await;
+    let (other, third) = (decision(&h, vms[1], short, 0).await, decision(&h, vms[2], short, 0).await);
+    let without_pool = Place { pools: vec![], ..other.clone() };
+    let wrong_pool = Place { pools: vec![(other.pools[0].0, name("nowhere"))], ..other.clone() };
+    let not_its_volume = Place { pools: third.pools.clone(), ..other.clone() };
+    for (what, bad) in [
+        ("another generation", vec![Place { generation: Some(basalt_model::Generation(2)), ..other.clone() }]),
+        ("an epoch that never was", vec![Place { expected_epoch: Epoch(3), ..other.clone() }]),
+        ("placed already", vec![decision(&h, vms[6], short, 0).await]),
+        ("its volume is elsewhere", vec![decision(&h, vms[6], short, 1).await]),
+        ("a volume without a pool", vec![without_pool]),
+        ("a pool that is not there", vec![wrong_pool]),
+        ("another VM's volume", vec![not_its_volume]),
+        ("a host that is going", vec![decision(&h, vms[1], going, 0).await]),
+        ("a pool without room for both", vec![other.clone(), third.clone()]),
+        ("a host without room", {
+            let mut many = vec![];
+            for vm in &vms[1..6] {
+                many.push(decision(&h, *vm, host, 0).await);
+            }
+            many
+        }),
+    ] {
+        let all: Vec<Place> = std::iter::once(good.clone()).chain(bad).collect();
+        let mut tx = h.db.store.system().await.unwrap();
+        assert_eq!(placements::place_all(&mut tx, &all).await.unwrap(), None, "{what}");
+    }
+    assert_eq!(claims(&h, host).await, (1, 1, GIB, GIB), "what did not hold left nothing");
+    let mut tx = h.db.store.system().await.unwrap();
+    let epochs = placements::place_all(&mut tx, &[good, other]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(epochs, Some(vec![Epoch(1), Epoch(1)]));
+    assert_eq!(claims(&h, host).await, (2, 2, 2 * GIB, 2 * GIB));
+    assert_eq!(claims(&h, short).await, (1, 1, GIB, GIB));
+    let mut tx = h.db.store.system_read().await.unwrap();
+    let bound = Key::Id(volume(&h, vms[1]).await.0);
+    let volume = volumes::get(&mut tx, h.project, &bound).await.unwrap().volume;
+    assert_eq!((volume.host_id, volume.pool), (Some(short), Some(name("default"))));
 }
 
 /// Four deciders place the same forty VMs on a host that can take sixteen (four threads, 400 %).
