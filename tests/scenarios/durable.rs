@@ -1,7 +1,8 @@
 //! "202 means durable": a seeded sample of what the soak does ten thousand times.
 
 use anyhow::{Result, ensure};
-use basalt_tests::{House, durable};
+use basalt_tests::{House, durable, feed_soak, truth::Truth};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_accepted_creates_survive_kill_nine_at_random_moments() -> Result<()> {
@@ -12,5 +13,16 @@ async fn r1_accepted_creates_survive_kill_nine_at_random_moments() -> Result<()>
     ensure!(outcome.kills >= 3, "{outcome:?}");
     ensure!(outcome.lost.is_empty() && outcome.half_made.is_empty(), "{outcome:?}");
     ensure!(outcome.not_running.is_empty(), "{outcome:?}");
+    Ok(())
+}
+
+/// Twenty thousand rows here; a million beside a transaction of ten minutes in `cargo xtask soak --feed 1000000`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_p4_r20_r21_many_writers_beside_an_open_transaction_lose_nothing_and_stall_nobody() -> Result<()> {
+    let truth = Truth::for_test().await;
+    let plan = feed_soak::Plan { writers: 8, rows: 20_000, open: Duration::from_secs(6), seed: 0xba5a17 };
+    let outcome = feed_soak::run(&truth, &plan).await?;
+    ensure!(outcome.lost.is_empty() && outcome.doubled.is_empty(), "{outcome:?}");
+    ensure!(outcome.rows > plan.rows / 2 && outcome.pulls > 5, "{} rows, {} pulls", outcome.rows, outcome.pulls);
     Ok(())
 }

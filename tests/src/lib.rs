@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod durable;
+pub mod feed_soak;
 pub mod figures;
 pub mod gateway;
 pub mod house;

@@ -4,7 +4,8 @@ use crate::oracles::psql;
 use anyhow::{Context, Result, bail};
 use std::{io::Write, process::Command};
 
-const PGBENCH: &str = "/usr/lib/postgresql/15/bin/pgbench";
+/// PostgreSQL's own load generator.
+pub const PGBENCH: &str = "/usr/lib/postgresql/15/bin/pgbench";
 
 /// What pgbench came to.
 #[derive(Clone, Copy, Debug, Default)]

@@ -55,6 +55,24 @@ async fn r1_killed_at_any_moment_nothing_is_lost_or_doubled() {
     running.stop().await;
 }
 
+/// Another gateway writes, and nothing is ever heard of it: no signal, no notification.
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_r27_without_any_listener_the_poll_finds_what_others_wrote() {
+    let world = World::new().await;
+    world.furnish().await;
+    let running = world.start();
+    until("it acts", || async { running.handle.metrics().acting.get() == 1 }).await;
+    let deaf = world.another_store().await;
+    for n in 0..3 {
+        let made = world.create_on(&deaf, &format!("web-{n}"), json!({})).await;
+        let began = std::time::Instant::now();
+        until("it was judged", || async { world.condition(made.object.id(), "Placed").await.is_some() }).await;
+        // A second between polls, and what two commits and reading them take on a busy machine.
+        assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+    }
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_on_a_settled_world_writes_nothing() {
     let world = World::new().await;

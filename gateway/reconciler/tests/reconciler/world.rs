@@ -26,7 +26,7 @@ pub struct World {
     pub ids: Ids,
     pub tenant: TenantId,
     pub project: ProjectId,
-    _database: Database,
+    database: Database,
 }
 
 /// A reconciler that runs.
@@ -72,7 +72,7 @@ impl World {
         let of = Arc::clone(&clock);
         let ids: Ids = Arc::new(move || of.new_id());
         let (tenant, project) = testkit::project(&database, &ids, "acme").await;
-        Self { store: database.store.clone(), clock, ids, tenant, project, _database: database }
+        Self { store: database.store.clone(), clock, ids, tenant, project, database: database }
     }
 
     pub fn change(&self) -> Change {
@@ -154,8 +154,18 @@ impl World {
         tx.commit().await.unwrap();
     }
 
+    /// Another gateway's way to the same truth: its commits give no signal here.
+    pub async fn another_store(&self) -> Store {
+        Store::connect(&self.database.url(), basalt_store::Options::default()).await.unwrap()
+    }
+
     /// The usual VM: one disk from the image, one interface, 1 CPU and 1 GiB unless said otherwise.
     pub async fn create(&self, vm: &str, more: serde_json::Value) -> Accepted<Vm> {
+        self.create_on(&self.store, vm, more).await
+    }
+
+    /// The same by way of another store.
+    pub async fn create_on(&self, store: &Store, vm: &str, more: serde_json::Value) -> Accepted<Vm> {
         let mut spec = json!({"cpus": 1, "memory_bytes": GIB,
             "disks": [{"name": "root", "source": {"kind": "image", "image": "debian"}}], "nics": [{"network": "net"}]});
         for (key, value) in more.as_object().unwrap() {
@@ -163,7 +173,7 @@ impl World {
         }
         let new =
             New { name: name(vm), labels: Labels::default(), spec: serde_json::from_value(spec).unwrap() };
-        let mut tx = self.store.tenant(self.tenant).await.unwrap();
+        let mut tx = store.tenant(self.tenant).await.unwrap();
         let made = vms::insert(&mut tx, &self.change(), self.project, &new).await.unwrap();
         tx.commit().await.unwrap();
         made
