@@ -61,7 +61,10 @@ async fn main() -> Result<()> {
     for group in GROUPS.into_iter().filter(|g| wanted(g)) {
         eprintln!("measuring {group} …");
         let measured = match group {
-            "feed" => feed::measure(house.owner_url(), &size),
+            "feed" => match feed::measure(house.owner_url(), &size) {
+                Ok(writes) => feed::latency(&house, &size).await.map(|l| [writes, l].concat()),
+                Err(e) => Err(e),
+            },
             // Those that bring hosts have houses of their own: their VMs would go to the others' hosts.
             "manifest" | "overhead" | "agent" | "fleet" => hosted(group, &size).await,
             "creates" => creates::measure(&house, &target, &size).await,

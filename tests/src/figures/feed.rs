@@ -1,10 +1,91 @@
 //! What the change feed's triggers cost writers.
 
-use super::{Figure, Size, floor::pgbench, median};
-use crate::oracles::psql;
-use anyhow::Result;
+use super::{Figure, Latencies, Size, floor::pgbench, median};
+use crate::{House, oracles::psql};
+use anyhow::{Context, Result};
+use basalt_daemon::{Clock, SystemClock};
+use basalt_model::{Labels, Name, tasks::Actor};
+use basalt_store::{Change, Feed, Ids, Options, Store, feed::Cursor, tenants};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const CONNECTIONS: usize = 32;
+
+/// From the answer of a commit until its row is read from the feed: in the gateway that committed, and in another one
+/// that hears of it by the notifier.
+pub async fn latency(house: &House, size: &Size) -> Result<Vec<Figure>> {
+    let connect = || Store::connect(&house.truth.url, Options { max_connections: 4, ..Options::default() });
+    let (here, there) = (connect().await?, connect().await?);
+    let exchange = |store: &Store| {
+        let store = store.clone();
+        tokio::spawn(async move { store.exchange_news(|| 0.0).await })
+    };
+    let tasks = [exchange(&here), exchange(&there)];
+    let (mut own, mut others) = (vec![], vec![]);
+    let mut cursors = [Feed::new(&here).bootstrap().await?.cursor, Feed::new(&there).bootstrap().await?.cursor];
+    for n in 0..size.samples {
+        let (mut changed, mut heard) = (here.changed(), there.changed());
+        changed.mark_unchanged();
+        heard.mark_unchanged();
+        let id = commit(&here, n).await?;
+        let began = Instant::now();
+        let (a, b) = tokio::join!(
+            arrives(&here, &mut changed, cursors[0].clone(), &id, began),
+            arrives(&there, &mut heard, cursors[1].clone(), &id, began)
+        );
+        let ((first, cursor), (second, other)) = (a?, b?);
+        cursors = [cursor, other];
+        own.push(first);
+        others.push(second);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok([("the same gateway", own, 20), ("another gateway", others, 60)]
+        .into_iter()
+        .map(|(whose, took, wanted)| {
+            let took = Latencies::new(took);
+            let reached = took.quantile(0.99) < Duration::from_millis(wanted);
+            Figure::new(format!("commit → read from the feed, {whose}"), took.text())
+                .target(format!("p99 < {wanted} ms"), reached)
+        })
+        .collect())
+}
+
+async fn commit(store: &Store, n: usize) -> Result<String> {
+    let clock = SystemClock;
+    let ids: Ids = Arc::new(|| SystemClock.new_id());
+    let change = Change { actor: Actor::system("bench"), request_id: None, now: clock.now(), ids };
+    let name = Name::new(format!("bench-{n}-{}", &clock.new_id().simple().to_string()[20..]))?;
+    let mut tx = store.system().await?;
+    let tenant = tenants::insert(&mut tx, &change, &name, &Labels::default()).await?;
+    tx.commit().await?;
+    Ok(tenant.id().to_string())
+}
+
+/// Pulls whenever there is news, and once a second, until a row is there.
+async fn arrives(
+    store: &Store,
+    news: &mut tokio::sync::watch::Receiver<u64>,
+    mut cursor: Cursor,
+    id: &str,
+    began: Instant,
+) -> Result<(Duration, Cursor)> {
+    let feed = Feed::new(store);
+    for _ in 0..10 {
+        if let Ok(changed) = tokio::time::timeout(Duration::from_secs(1), news.changed()).await {
+            changed?;
+        }
+        let batch = feed.pull(&cursor).await?;
+        let there = batch.changes.iter().any(|c| c.key == id);
+        cursor = batch.cursor;
+        if there {
+            return Ok((began.elapsed(), cursor));
+        }
+    }
+    None.context("the row did not come")
+}
 
 /// Inserts of rows like a VM's into tables like the VMs', with the feed's triggers and without, in turns.
 pub fn measure(owner_url: &str, size: &Size) -> Result<Vec<Figure>> {
