@@ -12,6 +12,13 @@ LOGGED TABLE address_cursors (
     used bigint NOT NULL DEFAULT 0,
     closed boolean NOT NULL DEFAULT false
 );
+LOGGED TABLE agent_conflicts (
+    host_id uuid NOT NULL,
+    agent_boot uuid NOT NULL,
+    fenced_boots uuid[] NOT NULL,
+    since timestamp with time zone NOT NULL,
+    tried_at timestamp with time zone NOT NULL
+);
 LOGGED TABLE audit_events (
     id uuid NOT NULL,
     at timestamp with time zone NOT NULL,
@@ -374,6 +381,8 @@ LOGGED TABLE volumes (
 CONSTRAINT address_cursors_id ON address_cursors PRIMARY KEY (network_id);
 CONSTRAINT address_cursors_network ON address_cursors FOREIGN KEY (network_id) REFERENCES networks(id) ON DELETE CASCADE;
 CONSTRAINT address_cursors_used ON address_cursors CHECK ((used >= 0));
+CONSTRAINT agent_conflicts_host ON agent_conflicts FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT agent_conflicts_id ON agent_conflicts PRIMARY KEY (host_id);
 CONSTRAINT audit_events_id ON audit_events PRIMARY KEY (id);
 CONSTRAINT conditions_id ON conditions PRIMARY KEY (subject_id);
 CONSTRAINT feed_cursors_id ON feed_cursors PRIMARY KEY (holder);
@@ -549,6 +558,36 @@ CREATE OR REPLACE FUNCTION public.current_tenant()
  LANGUAGE sql
  STABLE PARALLEL SAFE
 AS $function$ SELECT nullif(current_setting('app.tenant', true), '')::uuid $function$;
+CREATE OR REPLACE FUNCTION public.feed_agent_conflicts_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'agent_conflicts', r.host_id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_agent_conflicts_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'agent_conflicts', r.host_id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_agent_conflicts_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'agent_conflicts', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_conditions_delete()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1250,6 +1289,10 @@ END $function$;
 
 -- triggers
 
+CREATE TRIGGER feed_delete AFTER DELETE ON public.agent_conflicts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_agent_conflicts_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.agent_conflicts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_agent_conflicts_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.agent_conflicts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.agent_conflicts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_agent_conflicts_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.conditions REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.conditions FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1335,6 +1378,7 @@ CREATE TRIGGER feed_update AFTER UPDATE ON public.volumes REFERENCING NEW TABLE 
 
 POLICY system_rows ON address_cursors FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON address_cursors FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON agent_conflicts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON audit_events FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON audit_events FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON change_log FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1398,6 +1442,7 @@ POLICY tenant_rows ON volumes FOR ALL TO {basalt_tenant} USING ((tenant_id = ( S
 
 GRANT DELETE, INSERT, SELECT, UPDATE ON address_cursors TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON address_cursors TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON agent_conflicts TO basalt_system;
 GRANT INSERT, SELECT ON audit_events TO basalt_system;
 GRANT INSERT, SELECT ON audit_events TO basalt_tenant;
 GRANT DELETE, SELECT ON change_log TO basalt_system;

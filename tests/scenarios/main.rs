@@ -8,6 +8,7 @@ mod deletion;
 mod durable;
 mod faults;
 mod foreign;
+mod identity;
 mod ledger;
 mod life;
 mod live;

@@ -72,6 +72,12 @@ impl Machine {
         Ok(Link::new(&self.config, identity, clock, boot)?)
     }
 
+    /// A second link under the identity of the host's agent, as a copied disk would have it.
+    pub fn twin(&self, boot: Uuid) -> Result<Link> {
+        let identity = Identity::load(&self.config.state.dir)?.context("the host is enrolled")?;
+        Ok(Link::new(&self.config, identity, Arc::new(SystemClock), boot)?)
+    }
+
     /// Where the agent keeps its ledger and identity.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")

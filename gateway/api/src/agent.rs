@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use basalt_model::{CapabilityReason, HostId, ImageId, TransferId, images::ImageState};
-use basalt_store::{audit_events, image_transfers, images, manifests, reports};
+use basalt_store::{agent_conflicts, audit_events, image_transfers, images, manifests, reports};
 use basalt_wire::{
     agent::{
         manifest::{FORMAT, ItemKind},
@@ -130,8 +130,10 @@ pub async fn check_start(app: &App, host: HostId, headers: &HeaderMap) -> Result
     }
 }
 
-/// What a fenced start is told; the first time an audit row tells the operator (R44).
+/// What a fenced start is told. The first time an audit row tells it, and as long as it goes on trying the conflict
+/// stands among the host's conditions (R44).
 async fn fence(app: &App, host: HostId, boot: Uuid, first: bool) -> Result<Error, Error> {
+    let now = app.clock.now();
     let reason = CapabilityReason::new(
         "fenced",
         format!("host/{host}"),
@@ -139,17 +141,18 @@ async fn fence(app: &App, host: HostId, boot: Uuid, first: bool) -> Result<Error
         "stop this one; if it runs on another machine, revoke the host and enrol it anew",
     )
     .with_evidence(format!("agent boot {boot}"));
-    if first {
-        tracing::warn!(host = %host, boot = %boot, "two agents act with one identity; the older start is fenced");
-        let change = agent_change(app, host, &host.to_string(), app.clock.now());
+    app.metrics.fenced.inc();
+    let due = app.links.conflict_due(host, now);
+    if first || due {
         let mut tx = app.store.system().await?;
-        let text = reason.to_string();
-        audit_events::record(
-            &mut tx,
-            &change,
-            audit_events::Entry::new("host.agent_fenced", None, None, "host", host.0, &text),
-        )
-        .await?;
+        if first {
+            tracing::warn!(host = %host, boot = %boot, "two agents act with one identity; the older start is fenced");
+            let change = agent_change(app, host, &host.to_string(), now);
+            let text = reason.to_string();
+            let entry = audit_events::Entry::new("host.agent_fenced", None, None, "host", host.0, &text);
+            audit_events::record(&mut tx, &change, entry).await?;
+        }
+        agent_conflicts::record(&mut tx, host, boot, now).await?;
         tx.commit().await?;
     }
     Ok(Error::Conflict { code: "fenced", detail: format!("{reason}."), reasons: vec![reason] })

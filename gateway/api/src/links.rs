@@ -4,7 +4,8 @@
 //! ```text
 //! report of a start ──► unknown here, or newer ──► it counts; the one before is fenced
 //!                   └─► the one that counts, next number ──► taken;  same or older number ──► late
-//!                   └─► older than the one that counts ──► fenced (409), one audit row
+//!                   └─► older than the one that counts ──► fenced (409), one audit row, a conflict that lasts
+//!                                                          as long as it goes on trying
 //! ```
 //! A start is a UUIDv7, so that the newer of two is known without asking anybody.
 
@@ -19,6 +20,9 @@ use uuid::Uuid;
 
 /// How often signs of life are written down.
 pub const FLUSH: Duration = Duration::from_secs(5);
+/// How often it is written down that a fenced start goes on trying, in seconds: often enough that the conflict does not
+/// end meanwhile, and no more, however often it tries.
+const CONFLICT_SECONDS: i64 = 10;
 
 /// What became of a report's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ struct Link {
     boot: Uuid,
     sequence: i64,
     told: Vec<Uuid>,
+    conflict_at: Option<DateTime>,
     acts_on: Option<i64>,
     seen: Option<DateTime>,
     written: Option<DateTime>,
@@ -78,6 +83,18 @@ impl Links {
         let mut links = self.links();
         let link = links.get_mut(&host)?;
         (boot < link.boot).then(|| link.tell(boot))
+    }
+
+    /// Whether it is time to write down that a fenced start tries; if so, it is remembered as written.
+    pub fn conflict_due(&self, host: HostId, now: DateTime) -> bool {
+        let mut links = self.links();
+        let link = links.entry(host).or_default();
+        let recent =
+            link.conflict_at.is_some_and(|at| now >= at && (now - at).num_seconds() < CONFLICT_SECONDS);
+        if !recent {
+            link.conflict_at = Some(now);
+        }
+        !recent
     }
 
     /// Whether the agent acts on another manifest than its last stored report said.
@@ -166,6 +183,15 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r44_a_start_that_goes_on_trying_is_written_down_every_ten_seconds() {
+        let (links, host) = (Links::default(), HostId(Uuid::from_u128(1)));
+        let at = |seconds| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(seconds);
+        let due: Vec<i64> = (0..25).filter(|s| links.conflict_due(host, at(*s))).collect();
+        assert_eq!(due, [0, 10, 20]);
+        assert!(links.conflict_due(host, at(5)), "a clock that was set back stops nothing");
+    }
 
     #[test]
     fn r44_the_newest_start_counts_and_the_older_is_fenced() {

@@ -36,6 +36,10 @@ pub struct Metrics {
     pub consoles: Gauge,
     /// Watchers that fell behind and were told to begin again.
     pub resyncs: Counter,
+    /// Logins that were not looked at after too many failures.
+    pub logins_limited: Counter,
+    /// Requests of agents that a newer start with the same identity took over from.
+    pub fenced: Counter,
 }
 
 impl Metrics {
@@ -49,6 +53,8 @@ impl Metrics {
             watches: Gauge::default(),
             consoles: Gauge::default(),
             resyncs: Counter::default(),
+            logins_limited: Counter::default(),
+            fenced: Counter::default(),
         };
         let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
         r.register(
@@ -64,6 +70,16 @@ impl Metrics {
         r.register("basalt_watch_streams", "Open watch streams", metrics.watches.clone());
         r.register("basalt_consoles", "Open consoles", metrics.consoles.clone());
         r.register("basalt_watch_resyncs", "Watchers that fell behind", metrics.resyncs.clone());
+        r.register(
+            "basalt_logins_limited",
+            "Logins refused unseen after too many failures",
+            metrics.logins_limited.clone(),
+        );
+        r.register(
+            "basalt_agents_fenced",
+            "Requests refused to an agent's older start",
+            metrics.fenced.clone(),
+        );
         drop(r);
         metrics
     }

@@ -224,6 +224,7 @@ impl Driver {
         metrics.changes.inc_by(batch.changes.len() as u64);
         metrics.runs.inc_by(commit.runs as u64);
         metrics.pull_seconds.observe((self.now() - began).as_secs_f64());
+        metrics.agent_conflicts.set(i64::try_from(self.stepper.agent_conflicts()).unwrap_or(i64::MAX));
         if batch.reload {
             tracing::info!(
                 rows = batch.changes.len(),

@@ -55,6 +55,7 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
         Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), (**r).clone()),
         Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, (**r).clone()),
         Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, **r),
+        Row::AgentConflict(r) => tx.put(&inputs.agent_conflicts, r.host_id, r.conflict.clone()),
         Row::Pool(r) => tx.put(&inputs.pools, r.id, (**r).clone()),
         Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), (**r).clone()),
         Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), (**r).clone()),
@@ -109,6 +110,7 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
         Table::Host => gone(tx, &inputs.hosts, key),
         Table::HostFacts => gone(tx, &inputs.host_facts, key),
         Table::HostClaim => gone(tx, &inputs.claims, key),
+        Table::AgentConflict => gone(tx, &inputs.agent_conflicts, key),
         Table::Pool => gone(tx, &inputs.pools, key),
         Table::Network => gone(tx, &inputs.networks, key),
         Table::Volume => gone(tx, &inputs.volumes, key),
@@ -172,6 +174,7 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         hosts: Host(r) => Some((r.metadata.id.into(), (**r).clone()));
         host_facts: HostFacts(r) => Some((r.host_id, (**r).clone()));
         claims: HostClaim(r) => Some((r.host_id, **r));
+        agent_conflicts: AgentConflict(r) => Some((r.host_id, r.conflict.clone()));
         pools: Pool(r) => Some((r.id, (**r).clone()));
         networks: Network(r) => Some((r.metadata.id.into(), (**r).clone()));
         volumes: Volume(r) => Some((r.metadata.id.into(), (**r).clone()));

@@ -21,7 +21,9 @@ mod status;
 
 use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, PlacementRow, VmRow};
 use basalt_model::{
-    HostId, ImageId, Name, NetworkId, PoolId, TaskId, VmId, VolumeId, hosts::HostState, tasks::Task,
+    HostId, ImageId, Name, NetworkId, PoolId, TaskId, VmId, VolumeId,
+    hosts::{AgentConflict, HostState},
+    tasks::Task,
 };
 use basalt_plan::{
     conditions::{VmFacts, VolumeFacts},
@@ -47,6 +49,8 @@ pub struct Inputs {
     pub claims: Input<HostId, hosts::HostClaim>,
     /// Whether hosts are heard of.
     pub liveness: Input<HostId, Liveness>,
+    /// Hosts with whose identity two agents act.
+    pub agent_conflicts: Input<HostId, AgentConflict>,
     /// Pools.
     pub pools: Input<PoolId, pools::Pool>,
     /// Networks.
@@ -172,6 +176,7 @@ fn inputs(builder: &mut Builder) -> Inputs {
         host_facts: builder.input("host_facts"),
         claims: builder.input("claims"),
         liveness: builder.input("liveness"),
+        agent_conflicts: builder.input("agent_conflicts"),
         pools: builder.input("pools"),
         networks: builder.input("networks"),
         volumes: builder.input("volumes"),

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub differences: Counter,
     /// Whether this gateway carries out effects: 1 while it holds the lease.
     pub acting: Gauge,
+    /// Hosts with whose identity two agents act.
+    pub agent_conflicts: Gauge,
     /// Seconds from the begin of a pull until the graph had taken it in.
     pub pull_seconds: Histogram,
     /// Seconds from an effect's begin to its commit.
@@ -65,6 +67,7 @@ impl Default for Metrics {
             verifications: Counter::default(),
             differences: Counter::default(),
             acting: Gauge::default(),
+            agent_conflicts: Gauge::default(),
             pull_seconds: bounds(),
             effect_seconds: bounds(),
         }
@@ -98,6 +101,11 @@ impl Metrics {
             "basalt_reconciler_acting",
             "1 while this gateway carries out effects",
             self.acting.clone(),
+        );
+        r.register(
+            "basalt_agent_conflicts",
+            "Hosts with whose identity two agents act",
+            self.agent_conflicts.clone(),
         );
     }
 

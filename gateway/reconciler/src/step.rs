@@ -180,6 +180,11 @@ impl Stepper {
         self.graph.is_synced()
     }
 
+    /// How many hosts have two agents that act with their identity.
+    pub fn agent_conflicts(&self) -> usize {
+        self.graph.snapshot().len(&self.nodes.inputs.agent_conflicts)
+    }
+
     /// The graph's present state, with the handles to read it.
     pub fn snapshot(&self) -> (Snapshot, Nodes) {
         (self.graph.snapshot(), self.nodes)

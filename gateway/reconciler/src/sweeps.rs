@@ -1,6 +1,7 @@
 //! What happens by the clock: each sweep is one short piece of work, started when it is due and
 //! never twice at once.
 
+pub mod conflicts;
 pub mod lease;
 pub mod liveness;
 pub mod prune;
@@ -20,6 +21,8 @@ pub enum Sweep {
     Liveness,
     /// Say how far this gateway has read the change log.
     Hold,
+    /// End conflicts of agents in which nobody tries any more.
+    Conflicts,
     /// End tasks whose deadline passed.
     Tasks,
     /// Drop what nobody needs any more.
@@ -28,7 +31,8 @@ pub enum Sweep {
 
 impl Sweep {
     /// All of them.
-    pub const ALL: [Sweep; 5] = [Sweep::Lease, Sweep::Liveness, Sweep::Hold, Sweep::Tasks, Sweep::Prune];
+    pub const ALL: [Sweep; 6] =
+        [Sweep::Lease, Sweep::Liveness, Sweep::Hold, Sweep::Conflicts, Sweep::Tasks, Sweep::Prune];
 
     /// How often it runs.
     pub fn interval(self) -> Duration {
@@ -36,6 +40,7 @@ impl Sweep {
             Sweep::Lease => Duration::from_secs(1),
             Sweep::Liveness => Duration::from_secs(2),
             Sweep::Hold => Duration::from_secs(5),
+            Sweep::Conflicts => Duration::from_secs(5),
             Sweep::Tasks => Duration::from_secs(30),
             Sweep::Prune => Duration::from_secs(60),
         }
@@ -43,7 +48,7 @@ impl Sweep {
 
     /// Whether only the holder of the lease runs it.
     pub fn is_exclusive(self) -> bool {
-        matches!(self, Sweep::Tasks | Sweep::Prune)
+        matches!(self, Sweep::Conflicts | Sweep::Tasks | Sweep::Prune)
     }
 }
 
@@ -81,6 +86,7 @@ pub async fn run(sweep: Sweep, context: Context) -> Result<Swept, Error> {
         Sweep::Lease => lease::renew(&context).await.map(Swept::Lease),
         Sweep::Liveness => liveness::read(&context).await.map(Swept::Liveness),
         Sweep::Hold => prune::hold(&context).await.map(Swept::Rows),
+        Sweep::Conflicts => conflicts::clear(&context).await.map(Swept::Rows),
         Sweep::Tasks => tasks::time_out(&context).await.map(Swept::Rows),
         Sweep::Prune => prune::prune(&context).await.map(Swept::Rows),
     }

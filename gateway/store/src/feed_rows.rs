@@ -1,6 +1,7 @@
 //! The tables on the feed: how each is read, whole or by key, and what a row of it is in the program.
 
 use crate::{
+    agent_conflicts::Conflict,
     conditions::Conditions,
     hosts::{Certificate, Host, HostClaim, HostFactsRow},
     images::{self, Image, ImageFacts},
@@ -86,6 +87,9 @@ tables! {
     /// Certificates of hosts.
     Certificate(Certificate) = "host_certificates", Certificate::from_row, "SELECT * FROM host_certificates x",
         " WHERE x.serial = ANY($1)";
+    /// Two agents with one identity.
+    AgentConflict(Conflict) = "agent_conflicts", Conflict::from_row, "SELECT * FROM agent_conflicts x",
+        " WHERE x.host_id = ANY($1::uuid[])";
     /// Pools of hosts.
     Pool(Pool) = "pools", Pool::from_row, "SELECT p.*, h.name AS host FROM pools p JOIN hosts h ON h.id = p.host_id",
         " WHERE p.id = ANY($1::uuid[])";
@@ -141,6 +145,7 @@ impl Row {
             Self::HostFacts(r) => r.host_id.to_string(),
             Self::HostClaim(r) => r.host_id.to_string(),
             Self::Certificate(r) => r.serial.clone(),
+            Self::AgentConflict(r) => r.host_id.to_string(),
             Self::Pool(r) => r.id.to_string(),
             Self::Network(r) => r.metadata.id.to_string(),
             Self::Image(r) => r.metadata.id.to_string(),
@@ -178,6 +183,7 @@ impl Row {
             | Self::HostFacts(_)
             | Self::HostClaim(_)
             | Self::Certificate(_)
+            | Self::AgentConflict(_)
             | Self::Pool(_)
             | Self::Manifest(_)
             | Self::ManifestItem(_)

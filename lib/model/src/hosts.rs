@@ -8,6 +8,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// What an operator wants of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,6 +74,17 @@ impl Validate for HostSpec {
         let reserved = format!("{path}.reserved_memory_bytes");
         within(errors, reserved, self.reserved_memory_bytes, (0, 1024 * GIB), "bytes");
     }
+}
+
+/// Two agents or more that act with one host's identity: the newest start counts, the others are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConflict {
+    /// The start of the agent that counts.
+    pub agent_boot: Uuid,
+    /// The starts that were refused, newest refusal first.
+    pub fenced_boots: Vec<Uuid>,
+    /// When the first of them was refused.
+    pub since: DateTime,
 }
 
 /// The state of a host, derived and never stored by hand.

@@ -7,12 +7,13 @@
 use basalt_model::{
     CapabilityReason, Condition, ConditionStatus, DateTime, Epoch, Generation, Name,
     conditions::carry_since,
-    hosts::{HostFacts, HostState},
+    hosts::{AgentConflict, HostFacts, HostState},
     images::{ImageObserved, ImageState},
     vms::{ObservedPower, Power, VmObserved},
     volumes::{VolumeObserved, VolumeState},
 };
 use basalt_wire::rest::{Phase, PlacementExplanation};
+use chrono::SecondsFormat;
 
 /// The `since` of a condition that nobody has dated yet.
 pub const UNDATED: DateTime = DateTime::UNIX_EPOCH;
@@ -423,14 +424,42 @@ pub fn image_phase(deleting: bool, observed: &ImageObserved) -> Phase {
     }
 }
 
-/// Conditions of a host: `Reachable`, `Schedulable`, `Healthy`.
+/// Conditions of a host: `Reachable`, `Schedulable`, `Healthy`, and `AgentConflict` while two agents act with its identity.
 pub fn host(
     generation: Generation,
     name: &Name,
     state: HostState,
     facts: Option<&HostFacts>,
+    conflict: Option<&AgentConflict>,
 ) -> Vec<Condition> {
     let mut draft = Draft::at(generation);
+    host_reachable(name, state, &mut draft);
+    host_schedulable(state, &mut draft);
+    host_healthy(facts, &mut draft);
+    if let Some(conflict) = conflict {
+        let reason = two_agents(name, conflict);
+        draft.yes("AgentConflict", &reason.code, reason.to_string());
+    }
+    draft.out
+}
+
+fn two_agents(name: &Name, conflict: &AgentConflict) -> CapabilityReason {
+    let fenced: Vec<_> = conflict.fenced_boots.iter().map(ToString::to_string).collect();
+    CapabilityReason::new(
+        "two_agents",
+        format!("host/{name}"),
+        "two agents act with this host's identity; the newest start counts and the older is refused",
+        "stop the agent that does not belong to this host; if you do not know it, revoke the host and enrol it anew",
+    )
+    .with_evidence(format!(
+        "start {} counts; since {} refused: {}",
+        conflict.agent_boot,
+        conflict.since.to_rfc3339_opts(SecondsFormat::Secs, true),
+        fenced.join(", ")
+    ))
+}
+
+fn host_reachable(name: &Name, state: HostState, draft: &mut Draft) {
     match state {
         HostState::Unreachable => {
             draft.no(
@@ -447,6 +476,9 @@ pub fn host(
         HostState::Removed => draft.no("Reachable", "host_removed", format!("{name} was removed")),
         _ => draft.yes("Reachable", "heard_of", format!("{name} reports")),
     }
+}
+
+fn host_schedulable(state: HostState, draft: &mut Draft) {
     match state {
         HostState::Ready => draft.yes("Schedulable", "ready", "it takes virtual machines"),
         HostState::Maintenance => {
@@ -467,6 +499,9 @@ pub fn host(
         ),
         HostState::Removed => draft.no("Schedulable", "host_removed", "it takes nothing; add another host"),
     }
+}
+
+fn host_healthy(facts: Option<&HostFacts>, draft: &mut Draft) {
     match facts {
         None => draft.say(
             "Healthy",
@@ -490,7 +525,6 @@ pub fn host(
             None => draft.yes("Healthy", "no_problems", "its agent reports no problem"),
         },
     }
-    draft.out
 }
 
 /// Whether two sets of conditions say the same, whenever they began.

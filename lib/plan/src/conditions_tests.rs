@@ -243,10 +243,31 @@ fn a_host_says_why_it_takes_nothing() {
         HostState::Maintenance,
         HostState::Removed,
     ] {
-        let all = host(Generation(1), &name("h1"), state, Some(&facts));
+        let all = host(Generation(1), &name("h1"), state, Some(&facts), None);
         assert_eq!(find(&all, "Schedulable").status == ConditionStatus::True, state == HostState::Ready);
         assert!(find(&all, "Healthy").message.contains("guest did not boot"));
     }
+}
+
+#[test]
+fn h1_r44_two_agents_with_one_identity_are_a_condition_that_names_both_and_what_to_do() {
+    let (acting, fenced) = (Uuid::from_u128(60), Uuid::from_u128(50));
+    let conflict =
+        AgentConflict { agent_boot: acting, fenced_boots: vec![fenced], since: DateTime::UNIX_EPOCH };
+    let all = host(Generation(1), &name("h1"), HostState::Ready, None, Some(&conflict));
+    let said = find(&all, "AgentConflict");
+    assert_eq!((said.status, said.reason.as_str()), (ConditionStatus::True, "two_agents"));
+    for part in [
+        &acting.to_string(),
+        &fenced.to_string(),
+        "since 1970-01-01T00:00:00Z",
+        "stop the agent",
+        "revoke the host and enrol it anew",
+    ] {
+        assert!(said.message.contains(part), "{part}: {}", said.message);
+    }
+    let alone = host(Generation(1), &name("h1"), HostState::Ready, None, None);
+    assert!(alone.iter().all(|c| c.kind != "AgentConflict"));
 }
 
 #[test]

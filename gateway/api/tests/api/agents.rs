@@ -5,7 +5,7 @@ use crate::{
     enrolment::{Host, enrol},
 };
 use basalt_model::{Epoch, Generation, HostId, ImageId, images::ImageFormat};
-use basalt_store::{manifests, testkit};
+use basalt_store::{agent_conflicts, manifests, testkit};
 use basalt_wire::agent::manifest::{ItemKind, Manifest};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ async fn an_older_report_of_the_same_start_is_refused() {
 }
 
 #[tokio::test]
-async fn h1_of_two_agents_with_one_identity_the_older_start_is_fenced_and_it_is_said() {
+async fn h1_r44_of_two_agents_with_one_identity_the_older_start_is_fenced_and_it_is_said() {
     let door = Door::new().await;
     let host = enrol(&door, "h1").await;
     let send = |boot, sequence| host.post(&door, "/agent/v1/report").json(report(boot, sequence)).send();
@@ -111,6 +111,25 @@ async fn h1_of_two_agents_with_one_identity_the_older_start_is_fenced_and_it_is_
     let boot = Uuid::from_u128(50).to_string();
     let poll = host.get(&door, "/agent/v1/manifest").header("basalt-agent-boot", &boot).send().await;
     assert_eq!((poll.status, poll.code()), (409, "fenced"));
+    let conflict = || async {
+        let mut tx = door.db.store.system_read().await.unwrap();
+        agent_conflicts::get(&mut tx, host.id).await.unwrap().unwrap()
+    };
+    let first = conflict().await;
+    assert_eq!(first.conflict.agent_boot, Uuid::from_u128(60));
+    assert_eq!(first.conflict.fenced_boots, [Uuid::from_u128(50)]);
+    // That it goes on trying is written down, and not more often than every ten seconds.
+    for (seconds, written) in [(9, 0), (2, 11)] {
+        door.clock.advance(chrono::TimeDelta::seconds(seconds));
+        send(50, 4).await.expect(409);
+        let now = conflict().await;
+        assert_eq!(
+            ((now.tried_at - first.tried_at).num_seconds(), now.conflict),
+            (written, first.conflict.clone())
+        );
+    }
+    let metrics = door.admin("GET", "/metrics").send().await.expect(200);
+    assert!(metrics.body.as_str().unwrap().contains("basalt_agents_fenced_total 5"), "{}", metrics.body);
     send(60, 2).await.expect(200);
     let audit = door.admin("GET", "/v1/audit?action=host.agent_fenced").send().await.expect(200);
     let events = audit.body["items"].as_array().unwrap();

@@ -152,7 +152,9 @@ pub fn conditions(
         let state = ctx.get(&states, id).map_or(HostState::Enrolling, |s| **s);
         let facts = ctx.get(&inputs.host_facts, id);
         let metadata = &host.metadata;
-        let all = conditions::host(metadata.generation, &metadata.name, state, facts.map(|f| &f.facts));
+        let conflict = ctx.get(&inputs.agent_conflicts, id).map(|c| &**c);
+        let facts = facts.map(|f| &f.facts);
+        let all = conditions::host(metadata.generation, &metadata.name, state, facts, conflict);
         unless_stored(ctx, &inputs, "host", id.0, Some(owners(metadata)), all)
     });
     builder.union_disjoint("conditions", &[vms, volumes, images, hosts])

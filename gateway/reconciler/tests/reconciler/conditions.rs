@@ -2,10 +2,11 @@
 
 use crate::world::{World, until};
 use basalt_model::{CapabilityReason, ConditionStatus, GIB, VmId, vms::ObservedPower};
-use basalt_store::hosts;
+use basalt_store::{Key, agent_conflicts, hosts};
 use basalt_wire::agent::manifest::ItemKind;
 use chrono::TimeDelta;
 use serde_json::json;
+use uuid::Uuid;
 
 async fn ready_is(world: &World, vm: VmId, reason: &str, part: &str) {
     until(&format!("Ready says {reason}: {part}"), || async {
@@ -73,5 +74,41 @@ async fn a_silent_host_makes_its_vms_unknown_and_takes_nothing_until_it_is_back(
         world.condition(other, "Ready").await.is_some_and(|c| c.status == ConditionStatus::True)
     })
     .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_r44_two_agents_with_one_identity_are_a_condition_of_the_host_until_the_second_falls_silent() {
+    let (world, clock) = World::manual().await;
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    let running = world.start();
+    let tried = async |boot: u128| {
+        let mut tx = world.store.system().await.unwrap();
+        agent_conflicts::record(&mut tx, agent.host, Uuid::from_u128(boot), world.clock.now()).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let condition = async || {
+        let mut tx = world.store.system_read().await.unwrap();
+        let host = hosts::get(&mut tx, &Key::from(agent.host)).await.unwrap();
+        host.conditions.into_iter().find(|c| c.kind == "AgentConflict")
+    };
+    let counted = || running.handle.metrics().agent_conflicts.get();
+    assert_eq!((condition().await, counted()), (None, 0));
+    tried(5).await;
+    until("the conflict is told", || async { condition().await.is_some() }).await;
+    let told = condition().await.unwrap();
+    assert_eq!((told.status, told.reason.as_str()), (ConditionStatus::True, "two_agents"));
+    assert!(told.message.contains(&Uuid::from_u128(5).to_string()), "{}", told.message);
+    assert_eq!(counted(), 1);
+    // It goes on trying, and the conflict goes on.
+    for _ in 0..5 {
+        clock.advance(TimeDelta::seconds(20));
+        tried(5).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert_eq!(condition().await.as_ref(), Some(&told));
+    }
+    clock.advance(TimeDelta::seconds(61));
+    until("it fell silent", || async { condition().await.is_none() }).await;
+    assert_eq!(counted(), 0);
     running.stop().await;
 }

@@ -6,7 +6,7 @@ use basalt_model::{
     vms::{ObservedPower, VmObserved},
 };
 use basalt_store::{
-    Finalized, Key, hosts,
+    Finalized, Key, agent_conflicts, hosts,
     manifests::{self, Item, Put, Write},
     placements::{self, Place, Placed},
     reports::{self, Applied, ItemFact, Report, Seen},
@@ -197,6 +197,43 @@ async fn late_reports_are_dropped_and_an_unknown_start_is_asked_for_everything()
     );
     let mut tx = p.h.db.store.system().await.unwrap();
     assert_eq!(reports::manifest_state(&mut tx, p.host).await.unwrap().unwrap().0, Some(1));
+}
+
+#[tokio::test]
+async fn h1_r44_a_conflict_of_agents_keeps_who_is_in_it_and_since_when_and_ends_after_silence() {
+    let p = placed().await;
+    let at = |seconds| now() + TimeDelta::seconds(seconds);
+    let record = async |boot: u128, seconds| {
+        let mut tx = p.h.db.store.system().await.unwrap();
+        let written =
+            agent_conflicts::record(&mut tx, p.host, Uuid::from_u128(boot), at(seconds)).await.unwrap();
+        tx.commit().await.unwrap();
+        written
+    };
+    let read = async || {
+        let mut tx = p.h.db.store.system_read().await.unwrap();
+        agent_conflicts::get(&mut tx, p.host).await.unwrap()
+    };
+    p.report(7, 1, 1, vec![]).await;
+    assert!(!record(7, 0).await, "the start that counts is in no conflict with itself");
+    assert_eq!(read().await, None);
+    for (boot, seconds) in [(5, 0), (5, 20), (6, 40), (5, 60)] {
+        assert!(record(boot, seconds).await);
+    }
+    let kept = read().await.unwrap();
+    assert_eq!((kept.conflict.since, kept.tried_at), (at(0), at(60)));
+    assert_eq!(kept.conflict.agent_boot, Uuid::from_u128(7));
+    assert_eq!(kept.conflict.fenced_boots, [6, 5].map(Uuid::from_u128));
+    for boot in 10..30 {
+        record(boot, 60).await;
+    }
+    assert_eq!(read().await.unwrap().conflict.fenced_boots.len(), 8, "however many try");
+    for (before, ended) in [(60, 0), (61, 1)] {
+        let mut tx = p.h.db.store.system().await.unwrap();
+        assert_eq!(agent_conflicts::clear(&mut tx, at(before)).await.unwrap(), ended);
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(read().await, None);
 }
 
 #[tokio::test]
