@@ -76,6 +76,16 @@ pub enum Error {
         /// The fields that ask for it.
         errors: Vec<FieldError>,
     },
+    /// A pool that is named has no room now.
+    #[error("no room: {detail}")]
+    PoolFull {
+        /// One sentence.
+        detail: String,
+        /// What is free where.
+        reasons: Vec<CapabilityReason>,
+        /// The fields that name the pool.
+        errors: Vec<FieldError>,
+    },
     /// It cannot be now; another state would allow it.
     #[error("conflict {code}: {detail}")]
     Conflict {
@@ -144,6 +154,9 @@ impl Error {
             Self::MediaType => simple(415, "unsupported_media_type", "Unsupported media type", "Send JSON with Content-Type: application/json.".into()),
             Self::TooLarge { limit } => simple(413, "too_large", "Body too large", format!("The body is longer than {limit} bytes; send less.")),
             Self::Impossible { detail, reasons, errors } => simple(422, "impossible", "No host can take this", detail.clone())
+                .with_reasons(reasons.clone())
+                .with_errors(errors.clone()),
+            Self::PoolFull { detail, reasons, errors } => simple(422, "pool_full", "No room in the pool", format!("{detail}."))
                 .with_reasons(reasons.clone())
                 .with_errors(errors.clone()),
             Self::Conflict { code, detail, reasons } => simple(409, code, "Conflict", detail.clone()).with_reasons(reasons.clone()),

@@ -12,6 +12,7 @@ use basalt_model::{
     CapabilityReason, DateTime, FieldError, HostId, ImageId, Name,
     networks::Segment,
     vms::{DiskSource, DiskSpec, VmSpec},
+    volumes::VolumeSpec,
 };
 use basalt_plan::placement::{self, Decision, HostView, Request, Verdict, VolumeRequest};
 use basalt_store::{Key, placements::Placement, vms};
@@ -89,6 +90,44 @@ pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) 
     Err(Error::Impossible { detail: decision.explanation.summary, reasons, errors })
 }
 
+/// Refuses a VM one of whose disks names a pool of which no host has room now. One that names none waits for room.
+pub fn refuse_full_pools(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Result<(), Error> {
+    let (request, fields) = request(app, project, body);
+    refuse_full(app, &request, &fields)
+}
+
+/// Refuses a volume that names a pool of which no host has room now.
+pub fn refuse_full_pool(app: &App, body: &Create<VolumeSpec>) -> Result<(), Error> {
+    let volume = VolumeRequest {
+        name: body.name.clone(),
+        size_bytes: body.spec.size_bytes,
+        pool: body.spec.pool.clone(),
+        bound: None,
+    };
+    let request = Request { volumes: vec![volume], ..Default::default() };
+    refuse_full(app, &request, &["spec.pool".to_owned()])
+}
+
+fn refuse_full(app: &App, request: &Request, fields: &[String]) -> Result<(), Error> {
+    if request.volumes.iter().all(|v| v.pool.is_none() || v.bound.is_some()) {
+        return Ok(());
+    }
+    // Claims as the feed has them now: those that are remembered for a second may be of before the last VM.
+    let hosts = app.hub.read(|rows| rows.placement_hosts(|host| seen(app, host), app.clock.now()));
+    let full = placement::full_pools(request, &hosts);
+    let Some(first) = full.first() else { return Ok(()) };
+    let said = |f: &placement::FullPool| {
+        let reason = f.reason.clone();
+        let why = format!("{} ({})", reason.message, reason.evidence);
+        FieldError::new(fields.get(f.volume).map_or("spec", String::as_str), reason.code, why, reason.remedy)
+    };
+    Err(Error::PoolFull {
+        detail: first.reason.to_string(),
+        errors: full.iter().map(said).collect(),
+        reasons: full.iter().map(|f| f.reason.clone()).collect(),
+    })
+}
+
 /// The field of the body that a placement reason is about, where there is one.
 fn field(reason: &CapabilityReason) -> Option<&'static str> {
     Some(match reason.code.as_ref() {
@@ -110,14 +149,15 @@ fn seen(app: &App, host: HostId) -> Option<DateTime> {
 }
 
 fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>, hosts: &[HostView]) -> Decision {
-    placement::choose(&request(app, project, body), hosts)
+    placement::choose(&request(app, project, body).0, hosts)
 }
 
-/// What a declared VM would need. Names that are not known (yet) are left out; storing the intent
-/// finds them or refuses them.
-fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Request {
+/// What a declared VM would need, and for each of its volumes the field that names its pool. Names that are not known
+/// (yet) are left out; storing the intent finds them or refuses them.
+fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> (Request, Vec<String>) {
     app.hub.read(|rows| {
         let spec = &body.spec;
+        let mut fields = Vec::new();
         let mut request = Request {
             cpus: spec.cpus,
             memory_bytes: spec.memory_bytes,
@@ -125,12 +165,17 @@ fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Request {
             rules: spec.placement.clone(),
             ..Default::default()
         };
-        for disk in &spec.disks {
+        for (index, disk) in spec.disks.iter().enumerate() {
             add_disk(rows, project, &body.name, disk, &mut request);
+            let field = match disk.source {
+                DiskSource::Volume { .. } => "source.volume",
+                _ => "pool",
+            };
+            fields.resize_with(request.volumes.len(), || format!("spec.disks[{index}].{field}"));
         }
         let segment = |network: &Name| rows.network(project.id, network).map(|n| n.spec.segment.clone());
         request.segments = spec.nics.iter().filter_map(|nic| segment(&nic.network)).collect::<Vec<Segment>>();
-        request
+        (request, fields)
     })
 }
 

@@ -61,8 +61,11 @@ pub async fn create_vm(
     body::check_create(&value)?;
     explain::refuse_impossible(&app, intent.project, &value)?;
     let mut writing = intent.begin(&app, &bytes).await?;
+    let room = explain::refuse_full_pools(&app, writing.project, &value);
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
     let made = vms::insert(&mut writing.tx, &writing.change, writing.project.id, &new).await?;
+    // Last: who repeats a request, or has something else wrong, is told of that.
+    room?;
     let fresh = VmView { vm: made.object, placement: None, facts: None, conditions: Vec::new() };
     writing.accept(view(fresh), made.task).await
 }

@@ -4,6 +4,7 @@ use crate::{
     App, Error,
     authentication::Permit,
     body::{self, Json, NoBody},
+    explain,
     intent::{self, Intent},
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
@@ -45,8 +46,10 @@ pub async fn create_volume(
 ) -> Result<Response, Error> {
     body::check_create(&value)?;
     let mut writing = intent.begin(&app, &bytes).await?;
+    let room = explain::refuse_full_pool(&app, &value);
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
     let made = volumes::insert(&mut writing.tx, &writing.change, writing.project.id, &new).await?;
+    room?;
     answer(writing, made).await
 }
 

@@ -370,6 +370,66 @@ fn room(host: &HostView, facts: &HostFacts, pool: &Name) -> Option<(u64, u64)> {
     Some((seen.capacity_bytes.saturating_sub(claimed).min(seen.available_bytes), seen.capacity_bytes))
 }
 
+/// A volume that names a pool of which no host has room now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullPool {
+    /// Position in [`Request::volumes`].
+    pub volume: usize,
+    /// What is free where, and what would help.
+    pub reason: CapabilityReason,
+}
+
+/// Most hosts that a full pool's evidence names.
+const FULL_HOSTS: usize = 8;
+
+/// The volumes that name a pool of which no host that the rules admit has room now: what is promised counts, and so do
+/// the volumes before it that name the same pool. A pool that no known host has is no matter of room.
+pub fn full_pools<'a>(request: &Request, hosts: impl IntoIterator<Item = &'a HostView>) -> Vec<FullPool> {
+    let admitted: Vec<(&HostView, &HostFacts)> = hosts
+        .into_iter()
+        .filter(|host| host.state != HostState::Removed && admits(request, host))
+        .filter_map(|host| Some((host, host.facts.as_deref()?)))
+        .collect();
+    let mut asked: BTreeMap<&Name, u64> = BTreeMap::new();
+    let mut full = Vec::new();
+    for (index, volume) in request.volumes.iter().enumerate() {
+        let Some(pool) = volume.pool.as_ref().filter(|_| volume.bound.is_none()) else { continue };
+        let sum = asked.entry(pool).or_default();
+        *sum = sum.saturating_add(volume.size_bytes);
+        let mut free: Vec<(u64, &Name)> =
+            admitted.iter().filter_map(|(h, f)| Some((room(h, f, pool)?.0, &h.name))).collect();
+        free.sort_by_key(|(bytes, host)| (Reverse(*bytes), *host));
+        if free.first().is_some_and(|(most, _)| *most < *sum) {
+            full.push(FullPool { volume: index, reason: pool_full(pool, *sum, &free) });
+        }
+    }
+    full
+}
+
+fn admits(request: &Request, host: &HostView) -> bool {
+    let mut judged = Judged::default();
+    rules(request, host, &mut judged);
+    judged.rejections.is_empty()
+}
+
+fn pool_full(pool: &Name, asked: u64, free: &[(u64, &Name)]) -> CapabilityReason {
+    let mut places: Vec<_> =
+        free.iter().take(FULL_HOSTS).map(|(bytes, host)| format!("{bytes} bytes on {host}")).collect();
+    if free.len() > FULL_HOSTS {
+        places.push(format!("less on {} more hosts", free.len() - FULL_HOSTS));
+    }
+    let most = free.first().map_or(0, |f| f.0);
+    CapabilityReason::new(
+        "pool_full",
+        format!("pool/{pool}"),
+        format!("no host has room for {asked} bytes in its pool {pool}"),
+        format!(
+            "ask for at most {most} bytes, leave the pool out or name another, or delete volumes of this one"
+        ),
+    )
+    .with_evidence(format!("free: {}", places.join(", ")))
+}
+
 fn pools(request: &Request, host: &HostView, facts: &HostFacts, out: &mut Judged) {
     let mut taken: BTreeMap<&Name, u64> = BTreeMap::new();
     for volume in &request.volumes {

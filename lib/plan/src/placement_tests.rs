@@ -177,6 +177,44 @@ fn pl1_a_bound_volume_ties_the_vm_to_its_host_and_claims_nothing_more() {
 }
 
 #[test]
+fn v1_a_named_pool_is_full_when_no_admitted_host_has_room_beside_what_is_promised() {
+    let (mut a, mut b) = (host(1), host(2));
+    a.pool_claims.insert(name("default"), 95 * GIB);
+    facts_of(&mut b).pools[0].available_bytes = 7 * GIB;
+    let volume = |size: u64| VolumeRequest {
+        name: name("v"),
+        size_bytes: size * GIB,
+        pool: Some(name("default")),
+        bound: None,
+    };
+    let of = |volumes: Vec<VolumeRequest>| Request { volumes, ..request() };
+    let full = |r: &Request| full_pools(r, [&a, &b]).iter().map(|f| f.volume).collect::<Vec<_>>();
+    assert_eq!(full(&of(vec![volume(7)])), [0usize; 0]);
+    let found = full_pools(&of(vec![volume(8)]), [&a, &b]);
+    assert_eq!((found[0].volume, found[0].reason.code.as_ref()), (0, "pool_full"));
+    let evidence = format!("free: {} bytes on h2, {} bytes on h1", 7 * GIB, 5 * GIB);
+    assert_eq!(found[0].reason.evidence, evidence);
+    assert!(found[0].reason.remedy.contains(&format!("at most {} bytes", 7 * GIB)));
+    // Siblings count, and the one is named that fits no more.
+    assert_eq!(full(&of(vec![volume(4), volume(4)])), [1]);
+    // Whoever names no pool, is somewhere already, or names a pool that nobody has, has another problem.
+    let unnamed = VolumeRequest { pool: None, ..volume(8) };
+    let bound = VolumeRequest { bound: Some((a.id, name("default"))), ..volume(8) };
+    let unknown = VolumeRequest { pool: Some(name("fast")), ..volume(8) };
+    assert_eq!(full(&of(vec![unnamed, bound, unknown])), [0usize; 0]);
+    // A host that is away has its room; one that the rules leave out or that goes has none to give.
+    let (mut away, mut going) = (b.clone(), b.clone());
+    (away.state, going.state) = (HostState::Unreachable, HostState::Removed);
+    assert!(full_pools(&of(vec![volume(7)]), [&a, &away]).is_empty());
+    assert_eq!(full_pools(&of(vec![volume(7)]), [&a, &going]).len(), 1);
+    let mut pinned = of(vec![volume(7)]);
+    pinned.rules.host = Some(name("h1"));
+    assert_eq!(full(&pinned), [0]);
+    pinned.rules.host = Some(name("h2"));
+    assert_eq!(full(&pinned), [0usize; 0]);
+}
+
+#[test]
 fn pl2_never_is_said_only_of_what_an_empty_cluster_could_not_take() {
     let h = host(1);
     assert!(matches!(choose(&request(), []).verdict, Verdict::Later(r) if r.code == "no_hosts"));

@@ -3,7 +3,8 @@
 
 use crate::door::{Door, small_vm};
 use basalt_api::rows::Noun;
-use basalt_model::{GIB, ProjectId, TenantId, hosts::BridgeFacts};
+use basalt_model::{Epoch, GIB, HostId, ProjectId, TenantId, hosts::BridgeFacts};
+use basalt_store::{placements, testkit};
 use serde_json::{Value, json};
 
 /// One refused request: what is sent, and the status, code and field of the answer.
@@ -226,6 +227,79 @@ async fn v1_a_pinned_host_that_cannot_is_refused_with_all_reasons() {
             .unwrap()
             .iter()
             .all(|r| r["remedy"].as_str().is_some_and(|t| !t.is_empty()))
+    );
+}
+
+/// Puts a VM on a host, as the reconciler does: its volume is promised in the pool `default`.
+async fn place(door: &Door, made: &Value, host_id: HostId) {
+    let volume = made["object"]["disks"][0]["volume_id"].as_str().unwrap().parse().unwrap();
+    let place = placements::Place {
+        vm_id: made["object"]["id"].as_str().unwrap().parse().unwrap(),
+        generation: None,
+        expected_epoch: Epoch(0),
+        host_id,
+        pools: vec![(volume, testkit::name("default"))],
+        explanation: json!({}),
+        now: testkit::now(),
+    };
+    let mut tx = door.db.store.system().await.unwrap();
+    let placed = placements::place(&mut tx, &place).await.unwrap();
+    assert!(matches!(placed, placements::Placed::Placed(_)), "{placed:?}");
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn v1_a_named_pool_without_room_is_refused_with_what_is_free_where() {
+    let door = Door::new().await;
+    let project = door.project("acme").await.1;
+    let host = door.host("h1").await;
+    door.until("the host's pool", |rows| rows.all(Noun::Pool).len() == 1).await;
+    let (vms, volumes) = (format!("/v1/projects/{project}/vms"), format!("/v1/projects/{project}/volumes"));
+    let disk = |name: &str, pool: Option<&str>| {
+        let mut body = small_vm(name);
+        body["spec"]["disks"][0]["size_bytes"] = json!(60 * GIB);
+        if let Some(pool) = pool {
+            body["spec"]["disks"][0]["pool"] = json!(pool);
+        }
+        body
+    };
+    let first = || door.admin("POST", &vms).header("idempotency-key", "k1").json(disk("a", Some("default")));
+    let made = first().send().await.expect(202);
+    place(&door, &made.body, host).await;
+    door.until("the promise", |rows| {
+        let pool = rows.all(Noun::Pool)[0];
+        rows.object(Noun::Pool, pool.id).unwrap().json().unwrap()["claimed_bytes"] == json!(60 * GIB)
+    })
+    .await;
+
+    let mut two = small_vm("b");
+    let extra =
+        json!({"name": "data", "source": {"kind": "blank"}, "size_bytes": 60 * GIB, "pool": "default"});
+    two["spec"]["disks"].as_array_mut().unwrap().push(extra);
+    let volume = json!({"name": "v", "spec": {"size_bytes": 60 * GIB, "pool": "default"}});
+    for (path, body, field) in [
+        (&vms, disk("b", Some("default")), "spec.disks[0].pool"),
+        (&vms, two, "spec.disks[1].pool"),
+        (&volumes, volume, "spec.pool"),
+    ] {
+        let refused = door.admin("POST", path).json(body).send().await.expect(422);
+        let (error, reason) = (&refused.body["errors"][0], &refused.body["reasons"][0]);
+        assert_eq!((refused.code(), &error["field"]), ("pool_full", &json!(field)), "{:#}", refused.body);
+        let free = format!("free: {} bytes on h1", 40 * GIB);
+        assert_eq!(reason["evidence"], json!(free));
+        assert!(error["reason"].as_str().unwrap().contains(&free), "{error}");
+        assert!(error["remedy"].as_str().unwrap().contains("leave the pool out"), "{error}");
+    }
+    for noun in [&vms, &volumes] {
+        let kept = door.admin("GET", noun).send().await.expect(200);
+        assert_eq!(kept.body["items"].as_array().unwrap().len(), 1, "only the first is there");
+    }
+    // Without a pool's name it waits for room; the first request again has its first answer; a taken name is told.
+    door.admin("POST", &vms).json(disk("c", None)).send().await.expect(202);
+    assert_eq!(first().send().await.expect(202).body, made.body);
+    assert_eq!(
+        door.admin("POST", &vms).json(disk("a", Some("default"))).send().await.expect(409).code(),
+        "name_taken"
     );
 }
 
