@@ -452,7 +452,7 @@ CONSTRAINT quotas_id ON quotas PRIMARY KEY (project_id);
 CONSTRAINT quotas_project ON quotas FOREIGN KEY (project_id) REFERENCES projects(id);
 CONSTRAINT role_bindings_id ON role_bindings PRIMARY KEY (id);
 CONSTRAINT role_bindings_once ON role_bindings UNIQUE NULLS NOT DISTINCT (principal_id, role, tenant_id, project_id);
-CONSTRAINT role_bindings_project ON role_bindings FOREIGN KEY (project_id) REFERENCES projects(id);
+CONSTRAINT role_bindings_project_of_tenant ON role_bindings FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT role_bindings_role ON role_bindings CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])));
 CONSTRAINT role_bindings_scope ON role_bindings CHECK (((project_id IS NULL) OR (tenant_id IS NOT NULL)));
 CONSTRAINT role_bindings_tenant ON role_bindings FOREIGN KEY (tenant_id) REFERENCES tenants(id);

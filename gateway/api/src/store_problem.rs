@@ -72,6 +72,12 @@ fn reference(error: &Error) -> Option<Problem> {
             format!("there is no {kind} {name:?} in this project"),
             format!("give the name of an existing {kind}, or create it first"),
         ),
+        Error::ProjectElsewhere { project, tenant } => field_problem(
+            "project_elsewhere",
+            "grant.scope.project_id",
+            format!("the project {project} is not of the tenant {tenant}"),
+            "name the tenant that the project is of: GET /v1/projects/{project} shows it".into(),
+        ),
         Error::ImageNotReady { image, state, field } => field_problem(
             "image_not_ready",
             field,

@@ -3,7 +3,8 @@
 //! The database says no by name: constraint names become variants where the caller's words are known.
 
 use basalt_model::{
-    CapabilityReason, FieldError, Generation, Name, images::ImageState, tasks::TaskState, vms::OperationVerb,
+    CapabilityReason, FieldError, Generation, Name, ProjectId, TenantId, images::ImageState,
+    tasks::TaskState, vms::OperationVerb,
 };
 use sqlx::postgres::PgDatabaseError;
 use std::net::Ipv4Addr;
@@ -136,6 +137,14 @@ pub enum Error {
         name: String,
         /// Who needs it, as `kind/name`, at most ten.
         by: Vec<String>,
+    },
+    /// A project is named beside a tenant that it is not of.
+    #[error("project {project} is not of tenant {tenant}")]
+    ProjectElsewhere {
+        /// The project.
+        project: ProjectId,
+        /// The tenant that was named with it.
+        tenant: TenantId,
     },
     /// The object is protected against deletion and redeployment.
     #[error("VM {name} is protected")]

@@ -54,6 +54,22 @@ fn columns(scope: &Scope) -> (Option<TenantId>, Option<ProjectId>) {
     }
 }
 
+/// Refuses a project that is not there, or is not of the tenant that the scope names: a binding holds by its project.
+async fn check_pair(tx: &mut SystemTx, scope: &Scope) -> Result<()> {
+    let Scope::Project { tenant_id, project_id } = *scope else { return Ok(()) };
+    let of: Option<TenantId> = sqlx::query_scalar("SELECT tenant_id FROM projects WHERE id = $1")
+        .bind(project_id)
+        .fetch_optional(tx.conn())
+        .await?;
+    match of {
+        None => Err(Error::NotFound { kind: "project", name: project_id.to_string() }),
+        Some(of) if of != tenant_id => {
+            Err(Error::ProjectElsewhere { project: project_id, tenant: tenant_id })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// Gives a role to a user or token. Giving the same twice answers the first.
 pub async fn insert(
     tx: &mut SystemTx,
@@ -69,6 +85,7 @@ pub async fn insert(
     .fetch_optional(tx.conn())
     .await?;
     let name = name.ok_or_else(|| Error::NotFound { kind: "principal", name: principal_id.to_string() })?;
+    check_pair(tx, &grant.scope).await?;
     let (tenant, project) = columns(&grant.scope);
     let id: RoleBindingId = change.id();
     let binding: RoleBinding = sqlx::query_as(
@@ -85,11 +102,13 @@ pub async fn insert(
     .fetch_one(tx.conn())
     .await
     .map_err(|e| {
-        let missing =
-            |kind, id: Option<Uuid>| Error::NotFound { kind, name: id.unwrap_or_default().to_string() };
-        named(e, |c| match c {
-            "role_bindings_tenant" => Some(missing("tenant", tenant.map(Uuid::from))),
-            "role_bindings_project" => Some(missing("project", project.map(Uuid::from))),
+        named(e, |c| match (c, grant.scope) {
+            ("role_bindings_tenant", Scope::Tenant { tenant_id } | Scope::Project { tenant_id, .. }) => {
+                Some(Error::NotFound { kind: "tenant", name: tenant_id.to_string() })
+            }
+            ("role_bindings_project_of_tenant", Scope::Project { tenant_id, project_id }) => {
+                Some(Error::ProjectElsewhere { project: project_id, tenant: tenant_id })
+            }
             _ => None,
         })
     })?;

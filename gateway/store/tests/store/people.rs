@@ -2,18 +2,19 @@
 
 use crate::fixture::House;
 use basalt_model::{
-    TenantId,
+    ProjectId, TenantId, UserId,
     roles::{Grant, Role, Scope},
 };
 use basalt_store::{
-    Error, Key, Page,
+    Error, Key, Page, Store,
     idempotency::{self, Begin},
     leases, projects, role_bindings, service_tokens, tenants,
-    testkit::{name, now},
+    testkit::{self, name, now},
     users,
 };
 use chrono::TimeDelta;
 use serde_json::json;
+use sqlx::Executor;
 
 #[tokio::test]
 async fn s17_the_first_boot_token_works_once_before_its_end_and_while_nobody_is_known() {
@@ -150,4 +151,65 @@ async fn tenants_and_projects_that_hold_something_stay() {
     projects::delete(&mut tx, &c, empty.id()).await.unwrap();
     let e = projects::insert(&mut tx, &c, TenantId((h.ids)()), &name("x"), &Default::default(), None).await;
     assert!(matches!(e.unwrap_err(), Error::NotFound { kind: "tenant", .. }));
+}
+
+#[tokio::test]
+async fn s4_a_role_is_given_in_a_project_only_beside_the_tenant_that_the_project_is_of() {
+    let h = House::new().await;
+    let c = h.change();
+    let (other, theirs) = testkit::project(&h.db, &testkit::ids(2), "rival").await;
+    let mut tx = h.db.store.system().await.unwrap();
+    let user = users::insert(&mut tx, &c, &name("ada"), "").await.unwrap();
+    tx.commit().await.unwrap();
+    let give = async |tenant_id, project_id| {
+        let mut tx = h.db.store.system().await.unwrap();
+        let grant = Grant { role: Role::Viewer, scope: Scope::Project { tenant_id, project_id } };
+        let given = role_bindings::insert(&mut tx, &c, user.id.0, grant).await;
+        tx.commit().await.unwrap();
+        given
+    };
+    let e = give(h.tenant, theirs).await.unwrap_err();
+    assert!(
+        matches!(e, Error::ProjectElsewhere { project, tenant } if (project, tenant) == (theirs, h.tenant))
+    );
+    assert_eq!(e.to_string(), format!("project {theirs} is not of tenant {}", h.tenant));
+    let nowhere = ProjectId((h.ids)());
+    assert!(matches!(give(h.tenant, nowhere).await.unwrap_err(), Error::NotFound { kind: "project", .. }));
+    give(other, theirs).await.unwrap();
+    // Whoever writes past this crate is refused by the database.
+    let mut admin = h.db.superuser().await;
+    let forged = sqlx::query(FORGE).bind((h.ids)()).bind(user.id.0).bind(h.tenant).bind(theirs);
+    let e = forged.execute(&mut admin).await.unwrap_err();
+    assert_eq!(e.as_database_error().unwrap().constraint(), Some("role_bindings_project_of_tenant"));
+}
+
+const FORGE: &str = "INSERT INTO role_bindings (id, principal_id, role, tenant_id, project_id, created_at) VALUES ($1, $2, 'viewer', $3, $4, now())";
+
+#[tokio::test]
+async fn bindings_that_name_another_tenant_than_their_projects_are_put_right_by_the_migration() {
+    let h = House::new().await;
+    let (other, theirs) = testkit::project(&h.db, &testkit::ids(2), "rival").await;
+    let mut admin = h.db.superuser().await;
+    admin
+        .execute(
+            "ALTER TABLE role_bindings DROP CONSTRAINT role_bindings_project_of_tenant,
+                ADD CONSTRAINT role_bindings_project FOREIGN KEY (project_id) REFERENCES projects;
+             DELETE FROM _sqlx_migrations WHERE description = 'role binding pairs'",
+        )
+        .await
+        .unwrap();
+    // One alone, and one beside its right form.
+    let (ada, bob) = (UserId((h.ids)()), UserId((h.ids)()));
+    for (user, tenant) in [(ada, h.tenant), (bob, h.tenant), (bob, other)] {
+        let forged = sqlx::query(FORGE).bind((h.ids)()).bind(user.0).bind(tenant).bind(theirs);
+        forged.execute(&mut admin).await.unwrap();
+    }
+    Store::migrate(&h.db.owner_url()).await.unwrap();
+    h.db.store.ready().await.unwrap();
+    let mut tx = h.db.store.system_read().await.unwrap();
+    for user in [ada, bob] {
+        let scope = Scope::Project { tenant_id: other, project_id: theirs };
+        let grants = role_bindings::grants(&mut tx, user.0).await.unwrap();
+        assert_eq!(grants, [Grant { role: Role::Viewer, scope }]);
+    }
 }
