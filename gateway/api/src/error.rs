@@ -215,10 +215,7 @@ fn chain(e: &dyn std::error::Error) -> String {
 pub fn finish(refusal: Refusal, mut response: Response, request_id: &str) -> Response {
     let mut problem = refusal.problem;
     problem.request_id = Some(request_id.into());
-    match problem.status {
-        500.. => tracing::error!(request_id, code = problem.code, cause = refusal.cause, "request failed"),
-        _ => tracing::debug!(request_id, code = problem.code, cause = refusal.cause, "request refused"),
-    }
+    log(&problem, &refusal.cause, request_id);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     match problem.status {
@@ -232,9 +229,68 @@ pub fn finish(refusal: Refusal, mut response: Response, request_id: &str) -> Res
     response
 }
 
+/// Tells the log what an operator should know of it. Only what went wrong inside is an error of this program: who asks
+/// before it has read the truth is asked to come again, and a database that is away is the database's failure.
+fn log(problem: &Problem, cause: &str, request_id: &str) {
+    let code = problem.code.as_str();
+    match (problem.status, code) {
+        (503, "not_ready") => {
+            tracing::debug!(request_id, code, cause, "not ready yet; the caller is asked to try again")
+        }
+        (503, _) => tracing::warn!(
+            request_id,
+            code,
+            cause,
+            "request not carried out; the caller is asked to try again"
+        ),
+        (500.., _) => tracing::error!(request_id, code, cause, "request failed"),
+        _ => tracing::debug!(request_id, code, cause, "request refused"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+    use tracing::{Event, Level, Metadata, Subscriber, span};
+
+    /// Remembers how loud the log was.
+    #[derive(Clone, Default)]
+    struct Loudness(Arc<Mutex<Vec<Level>>>);
+
+    impl Subscriber for Loudness {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn only_what_went_wrong_inside_is_logged_as_an_error() {
+        let away = Problem::new(503, "unavailable", "Not available", "The database does not answer.");
+        for (problem, level) in [
+            (Error::NotReady("the truth is being read".into()).problem(), Level::DEBUG),
+            (Error::NoRoute.problem(), Level::DEBUG),
+            (Error::not_found("vm", "web").problem(), Level::DEBUG),
+            (away, Level::WARN),
+            (Error::internal("reading", "a row that nobody wrote").problem(), Level::ERROR),
+        ] {
+            let (heard, said) = (Loudness::default(), problem.code.clone());
+            let refusal = Refusal { problem, cause: String::new() };
+            let answer = StatusCode::OK.into_response();
+            tracing::subscriber::with_default(heard.clone(), || drop(finish(refusal, answer, "id")));
+            assert_eq!(*heard.0.lock().unwrap(), [level], "{said}");
+        }
+    }
 
     #[test]
     fn a_failure_inside_tells_nothing_outside() {
