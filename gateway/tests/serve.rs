@@ -93,6 +93,33 @@ async fn s17_the_first_boot_token_is_shown_once_and_a_host_enrols_over_mutual_tl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s13_failed_logins_are_counted_by_the_address_of_the_socket() {
+    let (dir, db) = (tempfile::tempdir().unwrap(), testkit::Database::new().await);
+    let running = start(dir.path(), &db).await;
+    let ca = reqwest::Certificate::from_pem(running.ca_pem.as_bytes()).unwrap();
+    let from = |address: [u8; 4]| {
+        let builder = reqwest::Client::builder().tls_certs_only([ca.clone()]);
+        builder.local_address(std::net::IpAddr::from(address)).build().unwrap()
+    };
+    let (guesser, other) = (from([127, 0, 0, 2]), from([127, 0, 0, 3]));
+    let url = format!("https://{}/v1/login", running.users);
+    let login = |http: &reqwest::Client, n: u32| {
+        // What a client writes into headers is not its address.
+        let call = http.post(&url).header("x-forwarded-for", format!("10.0.0.{n}"));
+        call.json(&json!({"user": format!("u{n}"), "password": "not this one at all"})).send()
+    };
+    for n in 0..30 {
+        body(login(&guesser, n).await.unwrap(), 401).await;
+    }
+    let limited = login(&guesser, 30).await.unwrap();
+    let wait: u64 = limited.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=5).contains(&wait), "{wait}");
+    assert_eq!(body(limited, 429).await["code"], "login_limited");
+    body(login(&other, 31).await.unwrap(), 401).await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_accepted_survives_a_restart_and_long_polls_end_with_the_process() {
     let (dir, db) = (tempfile::tempdir().unwrap(), testkit::Database::new().await);
     let ids = testkit::ids(3);

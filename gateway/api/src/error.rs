@@ -20,6 +20,12 @@ pub enum Error {
     /// User name and password do not fit, or the first-boot token is not valid.
     #[error("the login was refused")]
     LoginRefused,
+    /// Too many logins failed for this user name, or from this address.
+    #[error("too many logins failed")]
+    LoginLimited {
+        /// When it is worth trying again.
+        retry_after_seconds: u64,
+    },
     /// The caller may see it, and may not do this.
     #[error("the caller lacks the role {0:?}")]
     Forbidden(Role),
@@ -139,6 +145,7 @@ impl Error {
             Self::Store(e) => crate::store_problem::problem(e),
             Self::Unauthenticated => simple(401, "unauthenticated", "Not signed in", "The request carries no valid token; sign in with POST /v1/login and send it as Authorization: Bearer.".into()),
             Self::LoginRefused => simple(401, "login_refused", "Login refused", "User name, password or first-boot token is not valid.".into()),
+            Self::LoginLimited { retry_after_seconds } => simple(429, "login_limited", "Too many failed logins", format!("Too many logins failed for this user name, or from this address; try again in {retry_after_seconds} s.")),
             Self::Forbidden(role) => {
                 let need = format!("{role:?}").to_lowercase();
                 simple(403, "forbidden", "Not allowed", format!("This needs the role {need} here; an administrator can grant it with POST /v1/role-bindings."))
@@ -184,6 +191,8 @@ pub struct Refusal {
     pub problem: Problem,
     /// The whole chain, for the log.
     pub cause: String,
+    /// When it is worth trying again, where that is known.
+    pub retry_after_seconds: u64,
 }
 
 impl IntoResponse for Error {
@@ -192,10 +201,14 @@ impl IntoResponse for Error {
             return answer.into_response();
         }
         let problem = self.problem();
+        let retry_after_seconds = match self {
+            Self::LoginLimited { retry_after_seconds } => retry_after_seconds,
+            _ => 1,
+        };
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let cause = chain(&self);
         let mut response = status.into_response();
-        response.extensions_mut().insert(Refusal { problem, cause });
+        response.extensions_mut().insert(Refusal { problem, cause, retry_after_seconds });
         response
     }
 }
@@ -220,7 +233,7 @@ pub fn finish(refusal: Refusal, mut response: Response, request_id: &str) -> Res
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     match problem.status {
         401 => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-        429 | 503 => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        429 | 503 => drop(headers.insert(header::RETRY_AFTER, refusal.retry_after_seconds.into())),
         _ => {}
     }
     let body = serde_json::to_vec(&problem).unwrap_or_default();
@@ -285,7 +298,7 @@ mod tests {
             (Error::internal("reading", "a row that nobody wrote").problem(), Level::ERROR),
         ] {
             let (heard, said) = (Loudness::default(), problem.code.clone());
-            let refusal = Refusal { problem, cause: String::new() };
+            let refusal = Refusal { problem, cause: String::new(), retry_after_seconds: 1 };
             let answer = StatusCode::OK.into_response();
             tracing::subscriber::with_default(heard.clone(), || drop(finish(refusal, answer, "id")));
             assert_eq!(*heard.0.lock().unwrap(), [level], "{said}");

@@ -27,6 +27,7 @@ mod images;
 mod intent;
 mod links;
 mod login;
+mod login_limit;
 mod metrics;
 mod networks;
 pub mod openapi;
@@ -112,6 +113,7 @@ pub struct Parts {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) passwords: passwords::Passwords,
+    pub(crate) logins: login_limit::LoginLimit,
     pub(crate) tokens: authentication::Tokens,
     pub(crate) projects: authentication::Projects,
     pub(crate) links: links::Links,
@@ -143,6 +145,7 @@ impl App {
             readiness: options.readiness,
             metrics: Metrics::new(options.registry),
             passwords: passwords::Passwords::default(),
+            logins: login_limit::LoginLimit::default(),
             tokens: authentication::Tokens::default(),
             projects: authentication::Projects::default(),
             links: links::Links::default(),

@@ -5,9 +5,14 @@ use crate::{
     App, Error,
     authentication::{Permit, token_hash, token_text},
     body::{Json, NoBody},
+    login_limit::Wait,
     query::{NoParams, Query},
 };
-use axum::{Json as Answer, extract::State, http::StatusCode};
+use axum::{
+    Extension, Json as Answer,
+    extract::{ConnectInfo, State},
+    http::StatusCode,
+};
 use basalt_daemon::Clock;
 use basalt_model::{
     roles::{Grant, Role, Scope},
@@ -16,32 +21,39 @@ use basalt_model::{
 use basalt_store::{Change, Store, SystemTx, audit_events, role_bindings, service_tokens, users};
 use basalt_wire::rest::{IssuedToken, Login, Whoami};
 use chrono::TimeDelta;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// Hours for which a session lasts.
 const SESSION_HOURS: i64 = 12;
 /// Hours for which the first-boot token can be used.
 pub const FIRST_BOOT_HOURS: i64 = 24;
 
-/// Begins a session: with a password, or with the first-boot token and the administrator to create.
+/// Begins a session: with a password, or with the first-boot token and the administrator to create. After too many
+/// failures of one user name, or from one address, 429 says in `Retry-After` when to try again.
 #[utoipa::path(post, path = "/v1/login", tag = "people", request_body = Login,
     responses((status = 200, body = IssuedToken), crate::openapi::Problems))]
 pub async fn login(
     State(app): State<App>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     _: Query<NoParams>,
     Json { value, .. }: Json<Login>,
 ) -> Result<Answer<IssuedToken>, Error> {
     let now = app.clock.now();
-    let user = match value.first_boot_token {
-        Some(token) => create_first(&app, &token, value.user, value.password).await?,
-        None => {
-            let mut tx = app.store.system_read().await?;
-            let (user, hash) = users::by_name(&mut tx, &value.user).await?.unzip();
-            drop(tx);
-            let fits = app.passwords.verify(value.password, hash).await?;
-            user.filter(|_| fits).ok_or(Error::LoginRefused)?
+    let address = peer.map(|Extension(ConnectInfo(address))| address.ip());
+    let attempt = app.logins.attempt(&value.user, address, now).map_err(|Wait(seconds)| {
+        app.metrics.logins_limited.inc();
+        Error::LoginLimited { retry_after_seconds: seconds }
+    })?;
+    let user = match judge(&app, value).await {
+        Ok(user) => user,
+        Err(refused @ Error::LoginRefused) => return Err(refused),
+        Err(failed) => {
+            // Nothing was said about the password.
+            app.logins.forgive(&attempt);
+            return Err(failed);
         }
     };
+    app.logins.succeeded(attempt, now);
     let mut tx = app.store.system().await?;
     let actor = Actor { kind: "user".into(), id: user.id.0, name: user.name.to_string() };
     let change = Change { actor, request_id: None, now, ids: app.ids.clone() };
@@ -54,6 +66,18 @@ pub async fn login(
     audit_events::record(&mut tx, &change, entry).await?;
     tx.commit().await?;
     Ok(Answer(IssuedToken { id: made.id, token, expires_at }))
+}
+
+/// The user whose password, or whose first-boot token, it is.
+async fn judge(app: &App, login: Login) -> Result<users::User, Error> {
+    if let Some(token) = login.first_boot_token {
+        return create_first(app, &token, login.user, login.password).await;
+    }
+    let mut tx = app.store.system_read().await?;
+    let (user, hash) = users::by_name(&mut tx, &login.user).await?.unzip();
+    drop(tx);
+    let fits = app.passwords.verify(login.password, hash).await?;
+    user.filter(|_| fits).ok_or(Error::LoginRefused)
 }
 
 /// Redeems the first-boot token and makes the first administrator, both or neither.

@@ -3,6 +3,7 @@
 use axum::{
     Router,
     body::{Body, to_bytes},
+    extract::ConnectInfo,
     http::{HeaderMap, Request, header},
 };
 use basalt_api::{App, Hub, ImageDoor, Options, Readiness};
@@ -11,7 +12,7 @@ use basalt_model::{GIB, HostId, Name, ProjectId, TenantId, images::ImageFormat, 
 use basalt_store::{Feed, Ids, Store, testkit};
 use basalt_wire::upload_token::Keyring;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use tower::ServiceExt;
 
 /// An answer, read whole.
@@ -71,6 +72,12 @@ impl Call<'_> {
 
     pub fn peer(mut self, peer: &Peer) -> Self {
         self.peer = peer.clone();
+        self
+    }
+
+    /// From an address, as a socket would say it.
+    pub fn from(mut self, address: &str) -> Self {
+        self.request = self.request.extension(ConnectInfo(SocketAddr::new(address.parse().unwrap(), 40_000)));
         self
     }
 

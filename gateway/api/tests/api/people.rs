@@ -62,3 +62,40 @@ async fn a_revoked_token_is_refused() {
         .expect(204);
     door.call("GET", "/v1/whoami").token(token).send().await.expect(401);
 }
+
+#[tokio::test]
+async fn s13_logins_that_fail_too_often_are_refused_unseen_with_the_time_to_wait() {
+    let door = Door::new().await;
+    let user = json!({"name": "bob", "password": "a long enough password"});
+    door.admin("POST", "/v1/users").json(user).send().await.expect(201);
+    let login = |user: &str, password: &str, address: &str| {
+        let body = json!({"user": user, "password": password});
+        door.call("POST", "/v1/login").from(address).json(body).send()
+    };
+    let right = "a long enough password";
+    login("bob", right, "10.0.0.7").await.expect(200);
+    // A name that nobody has is counted in the same way.
+    for name in ["bob", "nobody"] {
+        for _ in 0..10 {
+            login(name, "not this one at all", "10.6.6.6").await.expect(401);
+        }
+        let limited = login(name, right, "10.6.6.6").await.expect(429);
+        assert_eq!((limited.code(), limited.header("retry-after")), ("login_limited", "30"));
+        assert_eq!(limited.header("content-type"), "application/problem+json");
+        assert!(limited.body["detail"].as_str().unwrap().contains("try again in 30 s"), "{}", limited.body);
+        login(name, right, "10.6.6.7").await.expect(429);
+    }
+    // Bob is not locked out where he signs in; everybody else goes on as before.
+    login("bob", right, "10.0.0.7").await.expect(200);
+    login("root", "not this one at all", "10.0.0.8").await.expect(401);
+    // Ten more names from the one address, and it is the address.
+    for n in 0..10 {
+        login(&format!("u{n}"), "not this one at all", "10.6.6.6").await.expect(401);
+    }
+    let limited = login("ada", "not this one at all", "10.6.6.6").await.expect(429);
+    assert_eq!(limited.header("retry-after"), "5");
+    let metrics = door.admin("GET", "/metrics").send().await.expect(200);
+    assert!(metrics.body.as_str().unwrap().contains("basalt_logins_limited_total 5"), "{}", metrics.body);
+    door.clock.advance(chrono::TimeDelta::seconds(30));
+    login("bob", right, "10.6.6.6").await.expect(200);
+}
