@@ -66,7 +66,7 @@ struct Item<'a> {
 
 /// The whole manifest of the calling host. With `If-None-Match` it waits for another revision.
 #[utoipa::path(get, path = "/agent/v1/manifest", tag = "agents", params(ManifestParams),
-    responses((status = 200, description = "Manifest; its revision is the ETag", body = Object), (status = 304, description = "Unchanged"), crate::openapi::Problems))]
+    responses((status = 200, description = "The whole manifest; its revision is the ETag", body = basalt_wire::agent::Manifest), (status = 304, description = "Unchanged"), crate::openapi::Problems))]
 pub async fn read_manifest(
     State(app): State<App>,
     agent: Agent,
@@ -159,8 +159,8 @@ async fn fence(app: &App, host: HostId, boot: Uuid, first: bool) -> Result<Error
 }
 
 /// Takes what a host saw. It is also the heartbeat.
-#[utoipa::path(post, path = "/agent/v1/report", tag = "agents", request_body(content = Object, description = "Report"),
-    responses((status = 200, description = "ReportAnswer: send_full", body = Object), crate::openapi::Problems))]
+#[utoipa::path(post, path = "/agent/v1/report", tag = "agents", request_body = Report,
+    responses((status = 200, body = ReportAnswer), crate::openapi::Problems))]
 pub async fn report(
     State(app): State<App>,
     agent: Agent,

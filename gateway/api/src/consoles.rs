@@ -178,7 +178,7 @@ pub struct TicketParams {
 
 /// Tickets for consoles of the calling host's VMs: as soon as there is one, or none after the time.
 #[utoipa::path(get, path = "/agent/v1/consoles", tag = "agents", params(TicketParams),
-    responses((status = 200, description = "Tickets", body = Object), crate::openapi::Problems))]
+    responses((status = 200, body = Tickets), crate::openapi::Problems))]
 pub async fn list_console_tickets(
     State(app): State<App>,
     agent: Agent,
@@ -229,7 +229,7 @@ pub async fn redeem_console_ticket(
 
 /// Says why the console that a ticket is for cannot be opened.
 #[utoipa::path(post, path = "/agent/v1/consoles/{ticket}/refuse", tag = "agents", params(("ticket" = String, Path, description = "One use")),
-    request_body(content = Object, description = "Refusal: reason"),
+    request_body = Refusal,
     responses((status = 204), crate::openapi::Problems))]
 pub async fn refuse_console_ticket(
     State(app): State<App>,

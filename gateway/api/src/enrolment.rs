@@ -19,8 +19,8 @@ use chrono::TimeDelta;
 pub const CERTIFICATE_HOURS: i64 = 24;
 
 /// Enrols an agent with its one-time token.
-#[utoipa::path(post, path = "/agent/v1/enrol", tag = "agents", request_body(content = Object, description = "EnrolRequest: join_token, csr_pem, hostname"),
-    responses((status = 200, description = "Identity: host_id, certificate_pem, ca_pem, not_after", body = Object), crate::openapi::Problems))]
+#[utoipa::path(post, path = "/agent/v1/enrol", tag = "agents", request_body = EnrolRequest,
+    responses((status = 200, body = Identity), crate::openapi::Problems))]
 pub async fn enrol(
     State(app): State<App>,
     _: Query<NoParams>,
@@ -53,8 +53,8 @@ pub async fn enrol(
 }
 
 /// Replaces an agent's certificate.
-#[utoipa::path(post, path = "/agent/v1/renew", tag = "agents", request_body(content = Object, description = "RenewRequest: csr_pem"),
-    responses((status = 200, description = "Identity: host_id, certificate_pem, ca_pem, not_after", body = Object), crate::openapi::Problems))]
+#[utoipa::path(post, path = "/agent/v1/renew", tag = "agents", request_body = RenewRequest,
+    responses((status = 200, body = Identity), crate::openapi::Problems))]
 pub async fn renew(
     State(app): State<App>,
     agent: Agent,

@@ -11,7 +11,7 @@ use basalt_store::image_transfers::{self, Event, Outcome};
 use basalt_wire::image::{ImageEvent, ImageOutcome};
 
 /// Takes one event.
-#[utoipa::path(post, path = "/image/v1/events", tag = "agents", request_body(content = Object, description = "ImageEvent"),
+#[utoipa::path(post, path = "/image/v1/events", tag = "agents", request_body = ImageEvent,
     responses((status = 204, description = "Taken, now or before"), crate::openapi::Problems))]
 pub async fn take_image_event(
     State(app): State<App>,

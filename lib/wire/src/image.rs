@@ -2,11 +2,12 @@
 
 use basalt_model::{CapabilityReason, DateTime, ImageId, TransferId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// `POST /image/v1/events` on the agents' door, under the image service's own certificate.
 /// Delivered at least once and in order for one image; the id tells repeats.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageEvent {
     /// Names this event.
@@ -22,7 +23,7 @@ pub struct ImageEvent {
 }
 
 /// What became of an upload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ImageOutcome {
     /// Every byte is there; the digest is being taken.

@@ -79,3 +79,88 @@ fn every_reference_of_the_document_leads_somewhere() {
     assert!(missing.is_empty() && found.len() > 40, "{missing:?} of {}", found.len());
     assert_eq!(document["openapi"], "3.1.0");
 }
+
+/// Whether a schema says what it is: more than "an object" or "anything".
+fn says_something(schema: &serde_json::Value) -> bool {
+    let Some(map) = schema.as_object() else { return false };
+    let parts = ["$ref", "properties", "additionalProperties", "oneOf", "anyOf", "allOf", "enum", "const"];
+    let plain = ["string", "integer", "number", "boolean", "null"];
+    match map.get("type") {
+        _ if parts.iter().any(|part| map.contains_key(*part)) => true,
+        Some(serde_json::Value::String(kind)) if kind == "array" => {
+            map.get("items").is_some_and(says_something)
+        }
+        Some(serde_json::Value::String(kind)) => plain.contains(&kind.as_str()),
+        // `["string", "null"]`: what may be left out.
+        Some(serde_json::Value::Array(kinds)) => kinds.iter().all(|k| {
+            k.as_str() == Some("array") && map.get("items").is_some_and(says_something)
+                || k.as_str().is_some_and(|k| plain.contains(&k))
+        }),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_body_is_described_down_to_its_fields_at_both_doors() {
+    // The document itself, and what is kept for users without being looked into.
+    const OPEN: [&str; 2] = ["/openapi.json GET response 200", "WatchEvent.object"];
+    let mut vague = Vec::new();
+    let mut look = |at: String, schema: &serde_json::Value| {
+        if !says_something(schema) && !OPEN.contains(&at.as_str()) {
+            vague.push(format!("{at}: {schema}"));
+        }
+    };
+    for (method, path, operation) in operations() {
+        let bodies = operation["responses"].as_object().unwrap().iter();
+        let bodies =
+            bodies.map(|(status, body)| (format!("{path} {method} response {status}"), body.clone()));
+        let request = operation.get("requestBody").map(|b| (format!("{path} {method} request"), b.clone()));
+        for (at, body) in bodies.chain(request) {
+            for content in body["content"].as_object().into_iter().flatten().map(|c| c.1) {
+                look(at.clone(), &content["schema"]);
+            }
+        }
+    }
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        look(name.clone(), schema);
+        for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+            look(format!("{name}.{field}"), schema);
+        }
+    }
+    assert!(vague.is_empty(), "{}", vague.join("\n"));
+}
+
+/// A manifest as agents get it is one that the document allows: its fields are the schema's, item by item.
+#[test]
+fn the_checked_in_manifest_has_the_fields_that_the_document_says() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../agent/tests/golden/manifest.json");
+    let manifest: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    let schemas = document["components"]["schemas"].clone();
+    fn names(schemas: &serde_json::Value, schema: &serde_json::Value, into: &mut BTreeSet<String>) {
+        if let Some(name) = schema["$ref"].as_str() {
+            names(schemas, &schemas[name.rsplit('/').next().unwrap()], into);
+        }
+        into.extend(schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()));
+        for part in ["allOf", "oneOf"] {
+            schema[part].as_array().into_iter().flatten().for_each(|s| names(schemas, s, into));
+        }
+    }
+    let fields = |name: &str| {
+        let mut found = BTreeSet::new();
+        names(&schemas, &schemas[name], &mut found);
+        found
+    };
+    let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(keys(&manifest), fields("Manifest"));
+    let mut kinds = BTreeSet::new();
+    for item in manifest["items"].as_array().unwrap() {
+        assert!(keys(item).is_subset(&fields("Item")), "{item}");
+        let desired = keys(&item["desired"]);
+        assert!(desired.is_subset(&fields("Desired")), "{desired:?} of {:?}", fields("Desired"));
+        kinds.insert(item["desired"]["as"].as_str().unwrap().to_owned());
+    }
+    assert!(kinds.len() >= 4, "{kinds:?}");
+}

@@ -2,6 +2,7 @@
 
 use basalt_model::{CapabilityReason, DateTime, VmId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Most of the kept log that a console begins with, in bytes.
 pub const LOG_BYTES: usize = 64 * 1024;
@@ -11,7 +12,7 @@ pub const PIECE_BYTES: usize = 16 * 1024;
 pub const PIECES: usize = 4;
 
 /// Answer of `GET /agent/v1/consoles`: what the calling host's agent is to open.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tickets {
     /// Each is given out once.
@@ -19,7 +20,7 @@ pub struct Tickets {
 }
 
 /// The right to open one console once: `POST /agent/v1/consoles/{ticket}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ticket {
     /// 256 bits that nobody can guess, in hex.
@@ -33,7 +34,7 @@ pub struct Ticket {
 }
 
 /// What of a console is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The end of the kept log; the VM need not run.
@@ -43,7 +44,7 @@ pub enum Mode {
 }
 
 /// `POST /agent/v1/consoles/{ticket}/refuse`: the console cannot be opened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Refusal {
     /// Why not, for the user.

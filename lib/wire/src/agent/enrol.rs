@@ -2,9 +2,10 @@
 
 use basalt_model::{DateTime, HostId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST /agent/v1/enrol`, the only agent route without a client certificate.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolRequest {
     /// The one-time token an operator gave.
@@ -16,7 +17,7 @@ pub struct EnrolRequest {
 }
 
 /// `POST /agent/v1/renew`, under the certificate that is to be replaced.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
     /// PKCS#10 certificate request, PEM.
@@ -24,7 +25,7 @@ pub struct RenewRequest {
 }
 
 /// The answer to both.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct Identity {
     /// The host that the certificate names.
     pub host_id: HostId,

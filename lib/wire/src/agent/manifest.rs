@@ -12,13 +12,14 @@ use basalt_model::{
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::Ipv4Addr};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// The version of this format that is written here. An agent refuses a higher one.
 pub const FORMAT: u32 = 1;
 
 /// Everything one host must have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`FORMAT`].
@@ -32,7 +33,7 @@ pub struct Manifest {
 }
 
 /// Kinds of items, in the order in which they must be realised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemKind {
     /// A network's presence on the host: DHCP and flows.
@@ -63,7 +64,7 @@ impl ItemKind {
 }
 
 /// What names an item on its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub struct ItemKey {
     /// Kind.
     pub kind: ItemKind,
@@ -72,7 +73,7 @@ pub struct ItemKey {
 }
 
 /// One thing that the host must have, or must no longer have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Item {
     /// Kind.
     pub kind: ItemKind,
@@ -99,7 +100,7 @@ impl Item {
 }
 
 /// What to have of an item.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "as", rename_all = "snake_case")]
 pub enum Desired {
     /// Nothing: remove it and report it gone.
@@ -128,7 +129,7 @@ impl Desired {
 }
 
 /// A network on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkBody {
     /// For people.
@@ -138,21 +139,25 @@ pub struct NetworkBody {
     /// The segment's identifier, unique in the system, 1 to 16777215.
     pub vni: u32,
     /// Address range.
+    #[schema(value_type = String, examples("10.10.0.0/24"))]
     pub cidr: Ipv4Net,
     /// The router's address.
+    #[schema(value_type = String, format = Ipv4)]
     pub gateway: Ipv4Addr,
     /// The address that DHCP answers from on every host.
+    #[schema(value_type = String, format = Ipv4)]
     pub dhcp_server: Ipv4Addr,
     /// Whether to answer DHCP. Reservations come from the VMs of this manifest.
     pub dhcp: bool,
     /// Name servers to tell guests.
+    #[schema(value_type = Vec<String>)]
     pub dns: Vec<Ipv4Addr>,
     /// Largest frame payload in bytes.
     pub mtu: u16,
 }
 
 /// An image in a host's cache.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageBody {
     /// Format of the bytes.
@@ -164,7 +169,7 @@ pub struct ImageBody {
 }
 
 /// A volume on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeBody {
     /// For people.
@@ -181,7 +186,7 @@ pub struct VolumeBody {
 }
 
 /// A virtual machine on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmBody {
     /// Name and guest host name.
@@ -210,7 +215,7 @@ pub struct VmBody {
 }
 
 /// A disk of a VM on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskBody {
     /// The disk's name in the VM.
@@ -223,7 +228,7 @@ pub struct DiskBody {
 }
 
 /// What is behind a disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskBodySource {
     /// A volume.
@@ -233,7 +238,7 @@ pub enum DiskBodySource {
 }
 
 /// An interface of a VM on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NicBody {
     /// The port.
@@ -243,11 +248,12 @@ pub struct NicBody {
     /// MAC address, lower case with colons.
     pub mac: String,
     /// Its address; anything else from this port is dropped.
+    #[schema(value_type = String, format = Ipv4)]
     pub address: Ipv4Addr,
 }
 
 /// What the NoCloud seed says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SeedBody {
     /// The user's user-data.

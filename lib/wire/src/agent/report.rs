@@ -5,10 +5,11 @@ use basalt_model::{
     CapabilityReason, Epoch, Generation, hosts::HostFacts, vms::VmObserved, volumes::VolumeObserved,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// `POST /agent/v1/report`: changed facts only, unless `full`. It is also the heartbeat.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// Made anew with every start of the agent.
@@ -30,7 +31,7 @@ pub struct Report {
 }
 
 /// What was seen of one item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ItemReport {
     /// Kind.
@@ -49,7 +50,7 @@ pub struct ItemReport {
 }
 
 /// What was seen of an item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "as", rename_all = "snake_case")]
 pub enum ItemObserved {
     /// Nothing of it is left.
@@ -77,7 +78,7 @@ pub enum ItemObserved {
 }
 
 /// The answer to a report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReportAnswer {
     /// The gateway knows nothing of this start of the agent: send everything once.
     pub send_full: bool,
