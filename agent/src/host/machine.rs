@@ -6,6 +6,7 @@
 mod console;
 mod deeds;
 mod look;
+mod probe;
 mod serial;
 mod watch;
 
@@ -24,10 +25,11 @@ use basalt_daemon::Clock;
 use basalt_model::{VmId, hosts::HostFacts};
 use basalt_plan::host::{Action, Observed};
 use basalt_wire::agent::console::Mode;
+use probe::Probe;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 use tokio::{sync::watch as channel, task::JoinSet};
 
@@ -56,11 +58,8 @@ struct Parts {
     state: PathBuf,
     clock: Arc<dyn Clock>,
     /// Facts that cost a probe or a process, found once.
-    fixed: Mutex<Option<Probing>>,
+    fixed: Probe<Fixed>,
 }
-
-/// A probe that goes on, or its result.
-type Probing = channel::Receiver<Option<Result<Fixed, String>>>;
 
 /// Facts that do not change while the agent runs, or only with a restart of a service.
 #[derive(Clone, Debug)]
@@ -97,7 +96,7 @@ impl Machine {
             datapath: network.datapath,
             state,
             clock,
-            fixed: Mutex::new(None),
+            fixed: Probe::default(),
         });
         let mut watchers = JoinSet::new();
         let news = watch::start(Arc::clone(&parts), &mut watchers);
@@ -128,30 +127,14 @@ impl Host for Machine {
 }
 
 impl Parts {
-    /// Probes at most once at a time, on a task of its own: whoever comes meanwhile waits for that result, and a
-    /// caller that is not polled keeps nobody waiting.
     async fn fixed(&self) -> Result<Fixed, Error> {
-        let mut probing = self.probing();
-        let ended = match probing.wait_for(Option::is_some).await {
-            Ok(ended) => ended.clone(),
-            Err(_) => None,
+        let begin = || {
+            let (state, switch) = (self.state.clone(), self.switch.clone());
+            async move { probe(&state, &switch).await.map_err(|e| e.to_string()) }
         };
-        ended.unwrap_or_else(|| Err("the probe was given up".into())).map_err(|e| Error::host("probing", e))
-    }
-
-    fn probing(&self) -> Probing {
-        let mut known = self.fixed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(probing) = known.as_ref().filter(|probing| serves(probing)) {
-            return probing.clone();
-        }
-        let (done, probing) = channel::channel(None);
-        let (state, switch) = (self.state.clone(), self.switch.clone());
-        tokio::spawn(async move {
-            let probed = probe(&state, &switch).await.map_err(|e| e.to_string());
-            done.send_replace(Some(probed));
-        });
-        *known = Some(probing.clone());
-        probing
+        // A probe that saw no guest boot is no result to keep.
+        let serves = |fixed: &Fixed| fixed.accelerators.iter().any(|a| a.usable);
+        self.fixed.result(serves, begin).await.map_err(|e| Error::host("probing", e))
     }
 
     /// The best accelerator that was seen to boot a guest.
@@ -192,14 +175,4 @@ async fn probe(state: &std::path::Path, switch: &Switch) -> Result<Fixed, Error>
         openvswitch: switch.version().await?,
         qemu,
     })
-}
-
-/// One that failed, or saw no guest boot, is asked again: the host may just be overloaded.
-fn serves(probing: &Probing) -> bool {
-    let given_up = probing.has_changed().is_err();
-    match &*probing.borrow() {
-        None => !given_up,
-        Some(Ok(fixed)) => fixed.accelerators.iter().any(|a| a.usable),
-        Some(Err(_)) => false,
-    }
 }

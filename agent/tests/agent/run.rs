@@ -4,23 +4,27 @@ use crate::rig::*;
 use basalt_agent::{
     Agent, Error, Handle, Options, Pace,
     cycle::Tuning,
-    host::sim::SimHost,
+    host::{Host, With, console::Console, sim::SimHost},
     ledger::MemoryLedger,
     link::{Fetched, Gateway},
 };
 use basalt_daemon::{Clock, Drain, SystemClock};
 use basalt_model::{
-    DateTime,
+    DateTime, VmId,
+    hosts::HostFacts,
     vms::{ObservedPower, Power},
 };
-use basalt_plan::host::{Resource, effect::Mishap};
-use basalt_wire::agent::{ItemKind, ItemObserved, Manifest, Report, ReportAnswer};
+use basalt_plan::host::{Action, Observed, Resource, effect::Mishap};
+use basalt_wire::agent::{ItemKind, ItemObserved, Manifest, Report, ReportAnswer, console::Mode};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Mutex as Held, watch},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 /// A gateway in memory.
@@ -92,6 +96,11 @@ struct Running {
 }
 
 fn start(gateway: Arc<Memory>, host: Arc<SimHost>, ledger: MemoryLedger) -> Running {
+    start_on(host.clone(), gateway, host, ledger)
+}
+
+/// Starts an agent on a host that has `sim` behind it.
+fn start_on<H: Host>(host: Arc<H>, gateway: Arc<Memory>, sim: Arc<SimHost>, ledger: MemoryLedger) -> Running {
     let drain = Drain::new();
     let pace = Pace {
         look: Duration::from_millis(200),
@@ -100,7 +109,7 @@ fn start(gateway: Arc<Memory>, host: Arc<SimHost>, ledger: MemoryLedger) -> Runn
         ..Pace::default()
     };
     let (agent, handle) = Agent::new(Options {
-        host: host.clone(),
+        host,
         ledger: ledger.clone(),
         gateway: gateway.clone(),
         downloads: Arc::new(NoDownloads),
@@ -113,7 +122,7 @@ fn start(gateway: Arc<Memory>, host: Arc<SimHost>, ledger: MemoryLedger) -> Runn
     .unwrap();
     let stop = drain.clone();
     let task = tokio::spawn(async move { agent.run(stop).await });
-    Running { gateway, host, ledger, handle, drain, task }
+    Running { gateway, host: sim, ledger, handle, drain, task }
 }
 
 fn begin(manifest: &Manifest) -> Running {
@@ -248,4 +257,54 @@ async fn a_hundred_hosts_in_one_process_converge() {
         assert_eq!(doubled, []);
         agent.drain.begin();
     }
+}
+
+/// A host whose facts take a while and hold what every look waits for; in the middle of it there is news.
+struct Probing {
+    sim: Arc<SimHost>,
+    probe: Held<()>,
+}
+
+impl Host for Probing {
+    async fn observe(&self) -> Observed {
+        let _held = self.probe.lock().await;
+        self.sim.observe().await
+    }
+    async fn facts(&self) -> HostFacts {
+        let _held = self.probe.lock().await;
+        self.sim.with_world(|_| ());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.sim.facts().await
+    }
+    async fn act(&self, action: &Action, with: &With) -> Result<(), Error> {
+        self.sim.act(action, with).await
+    }
+    async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
+        self.sim.console(id, mode).await
+    }
+    fn news(&self) -> watch::Receiver<u64> {
+        self.sim.news()
+    }
+}
+
+/// It hung so once: the loop around the cycle left the gathering of facts aside to take a step, and the step waited for
+/// what the gathering held.
+#[tokio::test]
+async fn a_step_never_waits_for_facts_that_nobody_drives_on() {
+    // Everything stands already, so that nothing but facts gives news.
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    let (gateway, sim, ledger) = agent.stop().await;
+    let host = Arc::new(Probing { sim: sim.clone(), probe: Held::new(()) });
+    let mut agent = start_on(host, gateway, sim, ledger);
+    let goes_on = async {
+        for revision in 2..6 {
+            let power = if revision % 2 == 0 { Power::Paused } else { Power::Running };
+            agent.gateway.put(&one(revision, |w| w.power = power));
+            agent.settled(revision).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), goes_on).await.expect("the agent goes on");
+    agent.stop().await;
 }
