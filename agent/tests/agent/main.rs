@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod away;
 mod crash;
 mod cycle;
 mod facts;
