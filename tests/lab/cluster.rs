@@ -90,6 +90,11 @@ impl Cluster {
         self.follow(&answer).await;
     }
 
+    /// Posts a body and gives the answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        self.client.post(path, body).await.unwrap_or_else(|e| panic!("{path}: {}\n{}", e.text(), self.logs()))
+    }
+
     pub async fn follow(&self, answer: &Value) {
         let task: Task = serde_json::from_value(answer["task"].clone()).unwrap();
         let followed = self.client.follow(task.id, Duration::from_secs(90), |_| {}).await;

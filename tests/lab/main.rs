@@ -8,5 +8,6 @@
 mod cluster;
 mod console;
 mod drill;
+mod firmware;
 mod guest;
 mod verbs;

@@ -149,11 +149,16 @@ impl Definition {
             (Accelerator::Tcg, Firmware::Bios) => "pc",
             _ => "q35",
         };
-        let mut os = Element::new("os");
-        if self.vm.firmware == Firmware::Uefi {
-            os = os.attr("firmware", "efi");
+        let kind = Element::new("type").attr("arch", "x86_64").attr("machine", machine).text("hvm");
+        match self.vm.firmware {
+            Firmware::Bios => Element::new("os").child(kind),
+            // Left to itself libvirt takes the build with enrolled keys, which boots what is signed and nothing else.
+            Firmware::Uefi => Element::new("os").attr("firmware", "efi").child(kind).child(
+                Element::new("firmware")
+                    .child(Element::new("feature").attr("enabled", "no").attr("name", "enrolled-keys"))
+                    .child(Element::new("feature").attr("enabled", "no").attr("name", "secure-boot")),
+            ),
         }
-        os.child(Element::new("type").attr("arch", "x86_64").attr("machine", machine).text("hvm"))
     }
 
     fn cpu(&self) -> Element {

@@ -4,6 +4,8 @@
 //! 0        1 MiB             33 MiB                97 MiB
 //! | MBR    | FAT: boot loader, kernel, initrd | ext4: root |
 //! ```
+//! A BIOS runs the code of the MBR, which runs the loader in the FAT's own boot sector; UEFI runs the program
+//! `EFI/BOOT/BOOTX64.EFI`, as from any disk that it does not know. Both loaders read the same configuration.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -23,6 +25,11 @@ const BOOT_SIZE: u64 = 32 * MIB;
 const ROOT_START: u64 = BOOT_START + BOOT_SIZE;
 const ROOT_SIZE: u64 = 64 * MIB;
 const BOOT_CODE: &str = "/usr/lib/syslinux/mbr/mbr.bin";
+/// The loader for UEFI, and the part of it that it looks for beside itself.
+const UEFI_LOADER: [(&str, &str, &str); 2] = [
+    ("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "::/EFI/BOOT/BOOTX64.EFI", "syslinux-efi"),
+    ("/usr/lib/syslinux/modules/efi64/ldlinux.e64", "::/EFI/BOOT/ldlinux.e64", "syslinux-common"),
+];
 const FAT_LBA: u8 = 0x0c;
 const LINUX: u8 = 0x83;
 
@@ -62,9 +69,19 @@ fn boot_partition(vmlinuz: &Path, initrd: &Path, work: &Path) -> Result<PathBuf>
         .context("install the package dosfstools")?;
     let config = work.join("syslinux.cfg");
     fs::write(&config, tree::syslinux_config())?;
-    for (file, name) in [(vmlinuz, "::/vmlinuz"), (initrd, "::/initrd.gz"), (&config, "::/syslinux.cfg")] {
+    for dir in ["::/EFI", "::/EFI/BOOT"] {
+        let args: [&OsStr; 3] = ["-i".as_ref(), path.as_os_str(), dir.as_ref()];
+        run("mmd", &args).context("install the package mtools")?;
+    }
+    let own = [
+        (vmlinuz, "::/vmlinuz", "mtools"),
+        (initrd, "::/initrd.gz", "mtools"),
+        (&config, "::/syslinux.cfg", "mtools"),
+    ];
+    let loader = UEFI_LOADER.map(|(file, name, package)| (Path::new(file), name, package));
+    for (file, name, package) in own.into_iter().chain(loader) {
         let args: [&OsStr; 4] = ["-i".as_ref(), path.as_os_str(), file.as_os_str(), name.as_ref()];
-        run("mcopy", &args).context("install the package mtools")?;
+        run("mcopy", &args).with_context(|| format!("install the package {package}"))?;
     }
     run("syslinux", &["--install".as_ref(), path.as_os_str()]).context("install the package syslinux")?;
     Ok(path)

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::process::{run, run_command};
 
 /// Raised whenever the same inputs shall give another image.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Depends on the newest kernel for virtual machines.
 const KERNEL_METAPACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "/bin/busybox";

@@ -44,6 +44,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cpio", "packs the small guest"),
     ("syslinux", "boots the small guest"),
     ("syslinux-common", "boots the small guest"),
+    ("syslinux-efi", "boots the small guest under UEFI"),
+    ("ovmf", "UEFI for the guests"),
     ("mtools", "writes the guest's boot partition without mounting"),
     ("dosfstools", "makes the guest's boot partition"),
     ("fdisk", "partitions the guest's disk"),
