@@ -108,10 +108,15 @@ async fn main() -> anyhow::Result<()> {
 
 async fn serve(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
     let drain = Drain::on_signals().context("listening for signals")?;
+    let ca = config.pki.dir.join("ca.pem");
     let running = Gateway::start_until(config, clock, drain).await?;
     if let Some(token) = &running.first_boot_token {
         println!("First-boot token, shown once, good for {} hours: {token}", basalt_api::FIRST_BOOT_HOURS);
-        println!("Make the first administrator with it: basalt login --first-boot-token {token}");
+        println!(
+            "Make the first administrator with it: basalt login --url https://{} --ca-file {} --user admin --first-boot-token {token}",
+            running.users,
+            ca.display()
+        );
     }
     boot::ready();
     running.wait().await

@@ -20,10 +20,10 @@ pub struct Cluster {
 }
 
 /// Where cargo put the programs: two levels above the test's own.
-fn bin_dir() -> PathBuf {
+pub fn bin_dir() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let dir = test.parent().and_then(|p| p.parent()).unwrap().to_owned();
-    for program in ["basalt-gateway", "basalt-agent", "basalt-image-service", "basalt-lab"] {
+    for program in ["basalt", "basalt-gateway", "basalt-agent", "basalt-image-service", "basalt-lab"] {
         assert!(dir.join(program).exists(), "{program} is not built: run cargo build --workspace --bins");
     }
     dir

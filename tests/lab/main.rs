@@ -10,4 +10,5 @@ mod console;
 mod drill;
 mod firmware;
 mod guest;
+mod readme;
 mod verbs;

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cli;
+mod cli_apply;
+mod cli_people;
+mod cli_refusals;
 mod console;
 mod database;
 mod deletion;

@@ -27,6 +27,8 @@ pub struct Place {
     owner_url: String,
     /// The certificate authority, PEM.
     pub ca_pem: String,
+    /// Where users upload images; nobody listens there unless a house has an image service.
+    pub(crate) images: SocketAddr,
 }
 
 impl Place {
@@ -40,7 +42,13 @@ impl Place {
             database_url: database_url.into(),
             owner_url: owner_url.into(),
             ca_pem: authority.cert_pem().into(),
+            images: SocketAddr::new(LOOPBACK.ip(), 1),
         })
+    }
+
+    /// The file with the keys that sign tokens of the image service.
+    pub fn token_keys(&self) -> PathBuf {
+        self.dir.join("token.keys")
     }
 
     /// The text of a configuration file. Each gateway has a folder of its own: what it keeps there says who
@@ -49,9 +57,9 @@ impl Place {
         let dir = self.dir.display();
         format!(
             "[database]\nurl = \"{}\"\nowner_url = \"{}\"\n[listen]\nusers = \"{users}\"\nagents = \"{agents}\"\n\
-             [pki]\ndir = \"{dir}/pki\"\n[image]\nurl = \"https://127.0.0.1:1\"\ntoken_key_file = \"{dir}/token.keys\"\n\
+             [pki]\ndir = \"{dir}/pki\"\n[image]\nurl = \"https://{}\"\ntoken_key_file = \"{dir}/token.keys\"\n\
              [state]\ndir = \"{dir}/{name}\"\n",
-            self.database_url, self.owner_url
+            self.database_url, self.owner_url, self.images
         )
     }
 
@@ -160,6 +168,14 @@ impl TestGateway {
         match &self.form {
             Form::Program { child, .. } => child.as_ref().map(Child::id),
             Form::Inside(_) => None,
+        }
+    }
+
+    /// The token that makes the first administrator, of a gateway in this process.
+    pub fn first_boot_token(&self) -> Option<&str> {
+        match &self.form {
+            Form::Inside(running) => running.as_ref()?.first_boot_token.as_deref(),
+            Form::Program { .. } => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::{
     api::Api,
     gateway::{Place, TestGateway},
+    images::Images,
     machine::Machine,
     oracles,
     truth::Truth,
@@ -46,6 +47,16 @@ impl House {
         let place = Place::make(dir.path(), &truth.url, &truth.owner_url)?;
         let gateway = TestGateway::inside(&place).await?;
         Self::furnished(truth, dir, place, gateway, hosts).await
+    }
+
+    /// As [`Self::with_hosts`], with an image service that takes uploads; it runs for as long as the second value lives.
+    pub async fn with_images(hosts: usize) -> Result<(Self, Images)> {
+        let (truth, dir) = (Truth::for_test().await, TempDir::new()?);
+        let mut place = Place::make(dir.path(), &truth.url, &truth.owner_url)?;
+        let door = Images::door(&mut place)?;
+        let gateway = TestGateway::inside(&place).await?;
+        let images = Images::open(&place, door, &gateway.agents)?;
+        Ok((Self::furnished(truth, dir, place, gateway, hosts).await?, images))
     }
 
     /// As [`Self::with_hosts`], with the real program as gateway.

@@ -2,11 +2,13 @@
 //! hosts with real agents, a client, and oracles that count everything anew.
 
 pub mod api;
+pub mod cli;
 pub mod durable;
 pub mod feed_soak;
 pub mod figures;
 pub mod gateway;
 pub mod house;
+pub mod images;
 pub mod machine;
 pub mod oracles;
 pub mod truth;

@@ -1,16 +1,48 @@
 //! The command line's grammar.
 
-use crate::{kinds::parse_size, output::Format};
+use crate::{cells::parse_size, failure::EXIT_CODES, kinds::KINDS, output::Format};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
+
+/// What `wait --for` may wait for: phases, states of hosts, tasks, images and volumes, and the end.
+pub const AWAITED: [&str; 24] = [
+    "deleted",
+    // Phases.
+    "pending",
+    "ready",
+    "running",
+    "stopped",
+    "paused",
+    "blocked",
+    "failed",
+    "deleting",
+    "unknown",
+    // Tasks.
+    "executing",
+    "completed",
+    "timed_out",
+    "cancelled",
+    // Hosts.
+    "enrolling",
+    "degraded",
+    "unreachable",
+    "maintenance",
+    "removed",
+    // Images and volumes.
+    "uploading",
+    "verifying",
+    "unbound",
+    "creating",
+    "unavailable",
+];
 
 /// Operates a Basalt cloud.
 #[derive(Parser)]
 #[command(
     name = "basalt",
     version,
-    after_help = "Exit codes: 0 done, 1 refused, 2 usage, 3 not found, 4 conflict, 5 not allowed, 6 unreachable, 7 task failed, 8 timed out."
+    after_help = exit_codes()
 )]
 pub struct Arguments {
     /// Project; default: from the configuration, else `default`.
@@ -19,11 +51,11 @@ pub struct Arguments {
     /// How to print objects.
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub output: Format,
-    /// Do not wait for the task of a change.
+    /// Do not wait for the tasks of a change.
     #[arg(long, global = true)]
     pub no_wait: bool,
-    /// Seconds to wait for a task or condition.
-    #[arg(long, global = true, default_value_t = 600)]
+    /// Seconds that the command waits at most for tasks or a state; what was asked for goes on.
+    #[arg(long, global = true, default_value_t = 600, value_name = "SECONDS")]
     pub timeout: u64,
     /// What to do.
     #[command(subcommand)]
@@ -35,49 +67,60 @@ pub struct Arguments {
 pub enum Verb {
     /// Logs in and remembers the gateway.
     Login(Login),
+    /// Ends the session and forgets its token.
+    Logout,
     /// Shows who you are and what you may do.
     Whoami,
-    /// Lists objects, or shows one.
+    /// Lists objects, or shows those that are named.
     Get(Get),
-    /// Shows everything about one object, conditions and recent tasks included.
-    Describe(Target),
+    /// Shows everything about objects, conditions and recent tasks included.
+    Describe(Targets),
     /// Declares an object.
     Create {
         /// What.
         #[command(subcommand)]
         what: Box<Create>,
     },
-    /// Declares or changes everything in a YAML or JSON file (`-` for standard input).
+    /// Uploads the bytes of an image that is declared and has none yet.
+    Upload {
+        /// The image's name or id; `image/` before it is allowed.
+        image: String,
+        /// The file.
+        #[arg(long, short)]
+        file: PathBuf,
+    },
+    /// Declares or changes everything in a YAML or JSON file; what the file leaves out stays as it is.
     Apply {
-        /// The file; several documents are separated by `---`.
+        /// The file, `-` for standard input; several documents are separated by `---`.
         #[arg(long, short)]
         file: PathBuf,
         /// Say what would happen, change nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Deletes an object.
-    Delete(Target),
-    /// Wants a VM running.
-    Start(Vm),
-    /// Wants a VM stopped: ACPI, then force after its grace.
-    Stop(Vm),
-    /// Wants a VM paused.
-    Pause(Vm),
-    /// Wants a paused VM running.
-    Resume(Vm),
-    /// Asks the guest to restart.
-    Reboot(Vm),
+    /// Deletes objects.
+    Delete(Targets),
+    /// Wants VMs running.
+    Start(Vms),
+    /// Wants VMs stopped: ACPI, then force after their grace.
+    Stop(Vms),
+    /// Wants VMs paused.
+    Pause(Vms),
+    /// Wants paused VMs running.
+    Resume(Vms),
+    /// Asks guests to restart.
+    Reboot(Vms),
     /// Pulls the reset line.
-    Reset(Vm),
-    /// Destroys a VM and makes it anew from its image, with the same addresses.
-    Redeploy(Vm),
-    /// Waits until an object is in a phase, or gone.
+    Reset(Vms),
+    /// Destroys VMs and makes them anew from their images, with the same addresses.
+    Redeploy(Vms),
+    /// Waits until objects are in a phase or state, or gone.
     Wait {
-        /// Kind and name.
-        target: Vec<String>,
-        /// A phase (`running`, `ready` …), `deleted`, or a task state.
-        #[arg(long = "for")]
+        /// Kind and names.
+        #[command(flatten)]
+        targets: Targets,
+        /// A phase (`running`, `ready` …), a task's or host's state, or `deleted`.
+        #[arg(long = "for", value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(AWAITED))]
         until: String,
     },
     /// Prints changes as they happen.
@@ -86,15 +129,32 @@ pub enum Verb {
         kinds: Vec<String>,
     },
     /// Says where a VM was placed (or would be) and why not elsewhere.
-    Explain(Vm),
+    Explain {
+        /// The VM's name or id; `vm/` before it is allowed.
+        vm: String,
+    },
     /// Opens a VM's serial console; Ctrl-] leaves it.
     Console(Console),
-    /// Lists tasks, newest last.
-    Tasks,
-    /// Shows a task's log.
+    /// Lists tasks, newest last; `--project` narrows it.
+    Tasks {
+        /// Only those in this state.
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Shows a task's log; while the task runs, as it grows.
     Logs {
         /// The task's id.
         task: String,
+    },
+    /// Cancels a task that has not ended, and turns its intent back where that is possible.
+    Cancel {
+        /// The task's id.
+        task: String,
+    },
+    /// Revokes a host's certificates: its agent must enrol anew, its VMs run on.
+    Revoke {
+        /// The host's name or id.
+        host: String,
     },
     /// Prints the completion script of a shell.
     Completion {
@@ -116,9 +176,9 @@ pub struct Console {
 /// Logs in.
 #[derive(Args)]
 pub struct Login {
-    /// The gateway, `https://…:9443`.
+    /// The gateway, `https://…:9443`; default: the one of before.
     #[arg(long)]
-    pub url: String,
+    pub url: Option<String>,
     /// The gateway's certificate authority, PEM; default: the system's authorities.
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
@@ -133,30 +193,33 @@ pub struct Login {
     pub token_stdin: bool,
 }
 
-/// Lists objects, or shows one.
+/// Lists objects, or shows those that are named.
 #[derive(Args)]
+#[command(after_help = kinds())]
 pub struct Get {
-    /// Kind, and a name to show one: `vms`, `vm web-1` or `vm/web-1`.
-    #[arg(required = true, num_args = 1..=2)]
-    pub target: Vec<String>,
+    /// Kind, and names to show only those: `vms`, `vm web-1 web-2` or `vm/web-1 network/lan`.
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
     /// Labels: `app=web,tier!=db`.
     #[arg(long, short = 'l')]
     pub selector: Option<String>,
 }
 
-/// Kind and name.
+/// Kind and names.
 #[derive(Args)]
-pub struct Target {
-    /// `vm web-1` or `vm/web-1`.
-    #[arg(required = true, num_args = 1..=2)]
-    pub target: Vec<String>,
+#[command(after_help = kinds())]
+pub struct Targets {
+    /// `vm web-1 web-2`, or `vm/web-1 network/lan`.
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
 }
 
-/// A VM.
+/// VMs.
 #[derive(Args)]
-pub struct Vm {
-    /// Name or id; `vm/` before it is allowed.
-    pub vm: String,
+pub struct Vms {
+    /// Names or ids; `vm/` before them is allowed.
+    #[arg(required = true, value_name = "VM")]
+    pub vms: Vec<String>,
 }
 
 /// Declares an object.
@@ -179,9 +242,9 @@ pub enum Create {
         /// The file.
         #[arg(long, short)]
         file: PathBuf,
-        /// `qcow2`, `raw` or `iso`.
-        #[arg(long, default_value = "qcow2")]
-        format: String,
+        /// Default: what the file begins like.
+        #[arg(long, value_parser = ["qcow2", "raw", "iso"])]
+        format: Option<String>,
     },
     /// A blank volume, or one from an image.
     Volume {
@@ -215,6 +278,50 @@ pub enum Create {
         /// The machine's host name.
         name: String,
     },
+    /// A new join token of a host; one that was given before is void.
+    JoinToken {
+        /// The host's name or id.
+        host: String,
+    },
+    /// A user; reads the password from the terminal, or from standard input.
+    User {
+        /// User name.
+        name: String,
+    },
+    /// A token for a program; prints it, once.
+    ServiceToken {
+        /// What people call it.
+        name: String,
+        /// What it may do.
+        #[command(flatten)]
+        grant: GrantArgs,
+        /// Days until it ends.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=366))]
+        days: u32,
+    },
+    /// A role for a user or a service token.
+    RoleBinding {
+        /// The user's name or id.
+        #[arg(long, required_unless_present = "service_token", conflicts_with = "service_token")]
+        user: Option<String>,
+        /// The service token's name or id.
+        #[arg(long)]
+        service_token: Option<String>,
+        /// What they may do.
+        #[command(flatten)]
+        grant: GrantArgs,
+    },
+}
+
+/// A role and where it holds.
+#[derive(Args)]
+pub struct GrantArgs {
+    /// Each role includes the ones before it.
+    #[arg(long, value_parser = ["viewer", "operator", "admin"])]
+    pub role: String,
+    /// `system`, `tenant/NAME` or `project/NAME`.
+    #[arg(long, value_name = "SCOPE")]
+    pub at: String,
 }
 
 /// A virtual machine.
@@ -258,4 +365,60 @@ pub struct CreateVm {
     /// Declare it stopped.
     #[arg(long)]
     pub stopped: bool,
+}
+
+fn kinds() -> String {
+    format!("Kinds: {}", KINDS.iter().map(|k| k.plural).collect::<Vec<_>>().join(", "))
+}
+
+fn exit_codes() -> String {
+    let codes: Vec<_> = EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}")).collect();
+    format!("Exit codes:\n{}", codes.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use basalt_model::{hosts::HostState, images::ImageState, tasks::TaskState, volumes::VolumeState};
+    use basalt_wire::rest::Phase;
+    use clap::CommandFactory;
+    use serde_json::json;
+
+    #[test]
+    fn the_grammar_is_sound_and_the_manual_knows_all_of_it() {
+        Arguments::command().debug_assert();
+        let manual = include_str!("../../../docs/cli.md");
+        for verb in Arguments::command().get_subcommands() {
+            let name = verb.get_name();
+            assert!(manual.contains(&format!("basalt {name}")), "docs/cli.md does not know `basalt {name}`");
+            for what in verb.get_subcommands() {
+                let call = format!("basalt {name} {}", what.get_name());
+                assert!(manual.contains(&call), "docs/cli.md does not know `{call}`");
+            }
+        }
+        for (code, meaning) in EXIT_CODES {
+            let row = format!("| {code} | {meaning} |");
+            assert!(manual.contains(&row), "docs/cli.md lacks {row}");
+        }
+        for kind in KINDS {
+            assert!(manual.contains(&format!("`{}`", kind.name)), "docs/cli.md does not know {}", kind.name);
+        }
+    }
+
+    #[test]
+    fn every_state_can_be_waited_for() {
+        let states = json!([
+            [Phase::Pending, Phase::Ready, Phase::Running, Phase::Stopped, Phase::Paused, Phase::Blocked],
+            [Phase::Failed, Phase::Deleting, Phase::Unknown],
+            [TaskState::Pending, TaskState::Executing, TaskState::Completed, TaskState::Failed],
+            [TaskState::TimedOut, TaskState::Cancelled],
+            [HostState::Enrolling, HostState::Ready, HostState::Degraded, HostState::Unreachable],
+            [HostState::Maintenance, HostState::Removed],
+            [ImageState::Uploading, ImageState::Verifying, ImageState::Ready, ImageState::Failed],
+            [VolumeState::Unbound, VolumeState::Creating, VolumeState::Ready, VolumeState::Unavailable],
+        ]);
+        for word in states.as_array().unwrap().iter().flat_map(|l| l.as_array().unwrap()) {
+            assert!(AWAITED.contains(&word.as_str().unwrap()), "{word}");
+        }
+    }
 }

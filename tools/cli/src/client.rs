@@ -1,13 +1,19 @@
 //! Talks to the gateway as any user does.
 
-use crate::{Failure, config::Config};
-use basalt_model::{TaskId, tasks::Task};
+use crate::{Failure, config::Config, failure::standing_task, output::note};
+use basalt_model::{
+    TaskId,
+    tasks::{Task, TaskState},
+};
 use basalt_wire::rest::Problem;
 use bytes::Bytes;
 use reqwest::{Certificate, Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{fs, time::Duration};
+
+/// Pause before a question that was not answered is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// A connection to one gateway.
 #[derive(Clone)]
@@ -27,6 +33,10 @@ pub fn https(ca_pem: Option<&[u8]>) -> Result<reqwest::Client, Failure> {
         .http2_keep_alive_interval(Duration::from_secs(15))
         .http2_keep_alive_timeout(Duration::from_secs(15));
     if let Some(pem) = ca_pem {
+        // An authority file without an authority would trust nobody, and say so of the gateway.
+        if !String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----") {
+            return Err(Failure::Usage("CA file: there is no certificate in it; give a PEM file".into()));
+        }
         let ca = Certificate::from_pem(pem).map_err(|e| Failure::Usage(format!("CA file: {e}")))?;
         builder = builder.tls_certs_only([ca]);
     }
@@ -111,32 +121,74 @@ impl Client {
         decode(send(self.request(Method::DELETE, path).timeout(Duration::from_secs(60))).await?).await
     }
 
-    /// Follows a task to its end; `progress` hears of every change.
+    /// Follows a task to its end; `progress` hears of every change. A gateway that goes away meanwhile is waited
+    /// for: what was accepted goes on without it.
     pub async fn follow(
         &self,
         id: TaskId,
         timeout: Duration,
         mut progress: impl FnMut(&Task),
     ) -> Result<Task, Failure> {
-        let path = format!("/v1/tasks/{id}?wait_seconds=1");
+        let mut last: Option<Task> = None;
+        let mut away = Away::default();
+        // The first look is outside of the bound, so that there is something to say when it is over.
+        let mut answer = self.get::<Task>(&format!("/v1/tasks/{id}")).await;
         let follow = async {
             loop {
-                let task: Task = self.get(&path).await?;
-                progress(&task);
-                if task.state.is_terminal() {
-                    return Ok::<Task, Failure>(task);
+                if let Some(task) = away.bear(answer)? {
+                    progress(&task);
+                    let ended = task.state.is_terminal();
+                    last = Some(task);
+                    if ended {
+                        return Ok::<_, Failure>(());
+                    }
                 }
                 // The server holds the answer until there is news; this bounds a server that does not.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(away.pause(Duration::from_millis(50))).await;
+                answer = self.get(&format!("/v1/tasks/{id}?wait_seconds=1")).await;
             }
         };
-        let task = tokio::time::timeout(timeout, follow)
-            .await
-            .map_err(|_| Failure::TimedOut(format!("task {id} did not end in {} s", timeout.as_secs())))??;
-        match task.state {
-            basalt_model::tasks::TaskState::Completed => Ok(task),
-            _ => Err(Failure::Task(Box::new(task))),
+        let in_time = tokio::time::timeout(timeout, follow).await;
+        match (in_time, away.0, last) {
+            (Ok(Err(failure)), ..) | (Err(_), Some(failure), _) => Err(failure),
+            (Ok(Ok(())), _, Some(task)) if task.state == TaskState::Completed => Ok(task),
+            (Ok(Ok(())), _, Some(task)) => Err(Failure::Task(Box::new(task))),
+            (_, _, task) => {
+                let standing = task.map(|t| format!("; {}", standing_task(&t))).unwrap_or_default();
+                Err(Failure::TimedOut(format!(
+                    "task {id} did not end in time{standing}\n  it goes on: basalt logs {id}"
+                )))
+            }
         }
+    }
+}
+
+/// The last question that was not answered, while one waits for a gateway that went away.
+#[derive(Default)]
+pub(crate) struct Away(pub(crate) Option<Failure>);
+
+impl Away {
+    /// `None` for an answer that did not come and may come later.
+    pub(crate) fn bear<T>(&mut self, answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match answer {
+            Ok(value) => {
+                self.0 = None;
+                Ok(Some(value))
+            }
+            Err(failure) if failure.may_pass() => {
+                if self.0.is_none() {
+                    note!("the gateway does not answer; still waiting");
+                }
+                self.0 = Some(failure);
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// How long to wait before the next question.
+    pub(crate) fn pause(&self, usual: Duration) -> Duration {
+        if self.0.is_some() { AGAIN } else { usual }
     }
 }
 

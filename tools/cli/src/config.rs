@@ -30,16 +30,21 @@ pub fn path() -> PathBuf {
     })
 }
 
-/// Reads the file, if there is one, and the environment.
-pub fn read() -> Result<Config, Failure> {
+/// Reads the file alone, if there is one.
+pub fn remembered() -> Result<Config, Failure> {
     let path = path();
-    let mut config = match fs::read_to_string(&path) {
+    match fs::read_to_string(&path) {
         Ok(text) => toml::from_str(&text).map_err(|e| {
             Failure::Usage(format!("{}: {e}; correct the file or log in again", path.display()))
-        })?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Config::default(),
-        Err(e) => return Err(Failure::Usage(format!("{}: {e}", path.display()))),
-    };
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+        Err(e) => Err(Failure::Usage(format!("{}: {e}", path.display()))),
+    }
+}
+
+/// Reads the file, if there is one, and the environment.
+pub fn read() -> Result<Config, Failure> {
+    let mut config = remembered()?;
     let set = |field: &mut String, name: &str| {
         if let Ok(value) = env::var(name) {
             *field = value;

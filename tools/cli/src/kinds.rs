@@ -1,4 +1,4 @@
-//! The one table of kinds: what they are called, where they live, what a list shows of them.
+//! The one table of kinds: what they are called, where they live, what can be done with them, what a list shows.
 
 use crate::Failure;
 use serde_json::Value;
@@ -11,13 +11,37 @@ pub struct Kind {
     pub plural: &'static str,
     /// Whether the collection belongs to a project.
     pub in_project: bool,
+    /// JSON pointers of what one is called by; the first stands in `kind/name`.
+    pub names: &'static [&'static str],
+    /// What the gateway lets users do with one; each can be listed.
+    pub can: &'static [Can],
     /// Columns of a list: title and JSON pointer.
     pub columns: &'static [(&'static str, &'static str)],
 }
 
+/// What can be done with an object of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Can {
+    /// It can be read by any of its names; others are looked for in the list.
+    Show,
+    /// `apply` can declare it.
+    Declare,
+    /// `apply` can change it.
+    Change,
+    /// It can be deleted.
+    Delete,
+}
+
+use Can::{Change, Declare, Delete, Show};
+
 const ID: (&str, &str) = ("ID", "/id");
 const NAME: (&str, &str) = ("NAME", "/name");
 const AGE: (&str, &str) = ("AGE", "/created_at");
+
+/// Most kinds: named, and unique by their name.
+const NAMED: &[&str] = &["/name", "/id"];
+/// Kinds without a name.
+const BY_ID: &[&str] = &["/id"];
 
 /// All kinds.
 pub const KINDS: &[Kind] = &[
@@ -25,6 +49,8 @@ pub const KINDS: &[Kind] = &[
         name: "vm",
         plural: "vms",
         in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
         columns: &[
             NAME,
             ("PHASE", "/phase"),
@@ -40,6 +66,8 @@ pub const KINDS: &[Kind] = &[
         name: "network",
         plural: "networks",
         in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
         columns: &[
             NAME,
             ("PHASE", "/phase"),
@@ -53,6 +81,8 @@ pub const KINDS: &[Kind] = &[
         name: "volume",
         plural: "volumes",
         in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Delete],
         columns: &[
             NAME,
             ("PHASE", "/phase"),
@@ -66,6 +96,8 @@ pub const KINDS: &[Kind] = &[
         name: "image",
         plural: "images",
         in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Delete],
         columns: &[
             NAME,
             ("PHASE", "/phase"),
@@ -79,6 +111,8 @@ pub const KINDS: &[Kind] = &[
         name: "port",
         plural: "ports",
         in_project: true,
+        names: &["/port_id"],
+        can: &[Show],
         columns: &[
             ("PORT", "/port_id"),
             ("NETWORK", "/network"),
@@ -91,6 +125,8 @@ pub const KINDS: &[Kind] = &[
         name: "host",
         plural: "hosts",
         in_project: false,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
         columns: &[
             NAME,
             ("STATE", "/state"),
@@ -105,6 +141,8 @@ pub const KINDS: &[Kind] = &[
         name: "pool",
         plural: "pools",
         in_project: false,
+        names: &["/id", "/facts/name"],
+        can: &[],
         columns: &[
             ("NAME", "/facts/name"),
             ("HOST", "/host"),
@@ -112,13 +150,23 @@ pub const KINDS: &[Kind] = &[
             ("SIZE", "/facts/capacity_bytes"),
             ("FREE", "/facts/available_bytes"),
             ("CLAIMED", "/claimed_bytes"),
+            ID,
         ],
     },
-    Kind { name: "tenant", plural: "tenants", in_project: false, columns: &[NAME, ID, AGE] },
+    Kind {
+        name: "tenant",
+        plural: "tenants",
+        in_project: false,
+        names: NAMED,
+        can: &[Show, Declare],
+        columns: &[NAME, ID, AGE],
+    },
     Kind {
         name: "project",
         plural: "projects",
         in_project: false,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
         columns: &[
             NAME,
             ("VMS", "/quota/used/vms"),
@@ -132,6 +180,8 @@ pub const KINDS: &[Kind] = &[
         name: "task",
         plural: "tasks",
         in_project: false,
+        names: BY_ID,
+        can: &[Show],
         columns: &[
             ID,
             ("KIND", "/kind"),
@@ -143,28 +193,36 @@ pub const KINDS: &[Kind] = &[
             AGE,
         ],
     },
-    Kind { name: "user", plural: "users", in_project: false, columns: &[NAME, ID, AGE] },
+    Kind {
+        name: "user",
+        plural: "users",
+        in_project: false,
+        names: NAMED,
+        can: &[Show, Delete],
+        columns: &[NAME, ID, ("ROLES", "/grants"), AGE],
+    },
     Kind {
         name: "service-token",
         plural: "service-tokens",
         in_project: false,
-        columns: &[NAME, ID, ("EXPIRES", "/expires_at"), ("REVOKED", "/revoked_at")],
+        names: NAMED,
+        can: &[Delete],
+        columns: &[NAME, ID, ("ROLES", "/grants"), ("EXPIRES", "/expires_at"), ("REVOKED", "/revoked_at")],
     },
     Kind {
         name: "role-binding",
         plural: "role-bindings",
         in_project: false,
-        columns: &[
-            ID,
-            ("PRINCIPAL", "/principal_id"),
-            ("ROLE", "/grant/role"),
-            ("SCOPE", "/grant/scope/kind"),
-        ],
+        names: BY_ID,
+        can: &[Delete],
+        columns: &[ID, ("PRINCIPAL", "/principal_id"), ("ROLE", "/grant"), AGE],
     },
     Kind {
         name: "audit",
         plural: "audit",
         in_project: false,
+        names: BY_ID,
+        can: &[],
         columns: &[
             ("AT", "/at"),
             ("BY", "/actor/name"),
@@ -184,6 +242,19 @@ impl Kind {
         })
     }
 
+    /// Refuses what cannot be done with this kind, and names the kinds with which it can.
+    pub fn demand(&self, can: Can, done: &str) -> Result<(), Failure> {
+        if self.can.contains(&can) {
+            return Ok(());
+        }
+        let others: Vec<_> = KINDS.iter().filter(|k| k.can.contains(&can)).map(|k| k.name).collect();
+        Err(Failure::Usage(format!(
+            "a {} cannot be {done}; these can: {}",
+            self.name.replace('-', " "),
+            others.join(", ")
+        )))
+    }
+
     /// The collection's path.
     pub fn collection(&self, project: &str) -> String {
         if self.in_project {
@@ -197,17 +268,65 @@ impl Kind {
     pub fn object(&self, project: &str, name: &str) -> String {
         format!("{}/{}", self.collection(project), escape(name))
     }
+
+    /// What an object is called: `vm/web-1`.
+    pub fn label(&self, object: &Value) -> String {
+        let name = self.names.iter().find_map(|at| object.pointer(at).and_then(Value::as_str));
+        format!("{}/{}", self.name, name.unwrap_or("-"))
+    }
+
+    /// Whether an object is called so.
+    pub fn is_called(&self, object: &Value, name: &str) -> bool {
+        self.names.iter().any(|at| object.pointer(at).and_then(Value::as_str) == Some(name))
+    }
 }
 
-/// Reads `kind/name` or the two words `kind name`.
-pub fn target(words: &[String]) -> Result<(&'static Kind, Option<String>), Failure> {
+/// What the words after a verb name.
+pub struct Targets {
+    /// Kind and name of each, in the order in which they were given.
+    pub named: Vec<(&'static Kind, String)>,
+    /// The kind, when no name was given.
+    pub all: Option<&'static Kind>,
+}
+
+/// Reads `kind`, `kind name …` or `kind/name …`.
+pub fn targets(words: &[String]) -> Result<Targets, Failure> {
+    let slashed = |word: &String| {
+        let (kind, name) = word.split_once('/').ok_or_else(|| {
+            Failure::Usage(format!(
+                "{word:?} has no kind; write kind/name for each, or the kind once: vm web-1 web-2"
+            ))
+        })?;
+        match name {
+            "" => Err(Failure::Usage(format!("{word:?} has no name; write for example vm/web-1"))),
+            name => Ok((Kind::find(kind)?, name.to_owned())),
+        }
+    };
     match words {
-        [one] => match one.split_once('/') {
-            Some((kind, name)) => Ok((Kind::find(kind)?, Some(name.to_owned()))),
-            None => Ok((Kind::find(one)?, None)),
-        },
-        [kind, name] => Ok((Kind::find(kind)?, Some(name.clone()))),
-        _ => Err(Failure::Usage("give a kind and a name: vm web-1 or vm/web-1".into())),
+        [] => Err(Failure::Usage("give a kind and a name: vm web-1 or vm/web-1".into())),
+        [first, ..] if first.contains('/') => {
+            let named = words.iter().map(slashed).collect::<Result<_, Failure>>()?;
+            Ok(Targets { named, all: None })
+        }
+        [kind] => Ok(Targets { named: Vec::new(), all: Some(Kind::find(kind)?) }),
+        [kind, names @ ..] => {
+            let kind = Kind::find(kind)?;
+            Ok(Targets { named: names.iter().map(|n| (kind, n.clone())).collect(), all: None })
+        }
+    }
+}
+
+/// The same for a verb that needs names.
+pub fn named(words: &[String]) -> Result<Vec<(&'static Kind, String)>, Failure> {
+    let targets = targets(words)?;
+    match targets.all {
+        None => Ok(targets.named),
+        Some(kind) => Err(Failure::Usage(format!(
+            "which {}? give a name: {} NAME, or {}/NAME",
+            kind.name.replace('-', " "),
+            kind.name,
+            kind.name
+        ))),
     }
 }
 
@@ -217,84 +336,62 @@ pub fn escape(text: &str) -> String {
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// A column's value for people: sizes in binary units, times as ages.
-pub fn cell(object: &Value, title: &str, pointer: &str, now: basalt_model::DateTime) -> String {
-    let value = object.pointer(pointer).unwrap_or(&Value::Null);
-    match value {
-        Value::Null => "-".into(),
-        Value::Number(n) if pointer.ends_with("_bytes") => size(n.as_u64().unwrap_or_default()),
-        Value::Number(n) if title == "PROGRESS" => format!("{n} %"),
-        Value::String(s) if matches!(title, "AGE" | "SEEN") => {
-            s.parse::<basalt_model::DateTime>().map_or_else(|_| s.clone(), |t| age(now - t))
-        }
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// Bytes in the largest binary unit that keeps three digits.
-pub fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut value = bytes as f64;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if value.fract() == 0.0 {
-        format!("{value} {}", units[unit])
-    } else {
-        format!("{value:.1} {}", units[unit])
-    }
-}
-
-/// Reads a size: `512MiB`, `10GiB`, `1048576`. Powers of two only; `MB` is refused, it means two things.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit.trim() {
-        "" | "B" => 1,
-        "K" | "KiB" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        "G" | "GiB" => 1 << 30,
-        "T" | "TiB" => 1 << 40,
-        other => return Err(format!("{other:?} is no unit; write bytes, KiB, MiB, GiB or TiB")),
-    };
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no size; write for example 512MiB"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
-}
-
-fn age(d: chrono::TimeDelta) -> String {
-    match d.num_seconds() {
-        s if s < 0 => "0s".into(),
-        s @ 0..120 => format!("{s}s"),
-        s @ 120..7200 => format!("{}m", s / 60),
-        s @ 7200..172_800 => format!("{}h", s / 3600),
-        s => format!("{}d", s / 86400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
-    #[test]
-    fn sizes_read_and_print() {
-        assert_eq!(parse_size("256MiB"), Ok(268_435_456));
-        assert_eq!(parse_size("7"), Ok(7));
-        assert!(parse_size("1MB").unwrap_err().contains("no unit"));
-        assert!(parse_size("-1").is_err() && parse_size("99999999999TiB").is_err());
-        assert_eq!((size(268_435_456), size(1500)), ("256 MiB".into(), "1.5 KiB".into()));
+    fn words(w: &[&str]) -> Vec<String> {
+        w.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn a_target_is_two_words_or_one_with_a_slash() {
-        let words = |w: &[&str]| w.iter().map(ToString::to_string).collect::<Vec<_>>();
-        for w in [words(&["vm/web"]), words(&["vms", "web"])] {
-            let (kind, name) = target(&w).ok().unwrap();
-            assert_eq!((kind.name, name.as_deref()), ("vm", Some("web")));
+    fn targets_are_a_kind_and_names_or_words_with_a_slash() {
+        for w in [words(&["vm/web", "vms/db"]), words(&["vms", "web", "db"])] {
+            let read: Vec<_> = named(&w).ok().unwrap().into_iter().map(|(k, n)| (k.name, n)).collect();
+            assert_eq!(read, [("vm", "web".into()), ("vm", "db".into())]);
         }
-        assert_eq!(target(&words(&["toaster"])).err().unwrap().exit_code(), 2);
+        assert_eq!(targets(&words(&["pools"])).ok().unwrap().all.unwrap().name, "pool");
+        assert_eq!(named(&words(&["pool/h1/default"])).ok().unwrap()[0].1, "h1/default");
+        for wrong in [&["toaster"][..], &["vm"], &["vm/"], &["vm/a", "b"], &["toaster/x"], &[]] {
+            assert_eq!(named(&words(wrong)).err().unwrap().exit_code(), 2, "{wrong:?}");
+        }
         assert_eq!(Kind::find("vm").ok().unwrap().object("a b", "../x"), "/v1/projects/a%20b/vms/..%2Fx");
+    }
+
+    #[test]
+    fn the_table_says_what_the_gateway_offers() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../openapi.json");
+        let document: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let has = |path: &str, method: &str| paths.get(path).is_some_and(|p| p.get(method).is_some());
+        for kind in KINDS {
+            let list = kind.collection("{project}").replace("%7B", "{").replace("%7D", "}");
+            assert!(has(&list, "get"), "{} cannot be listed", kind.name);
+            let one = paths.keys().find(|p| p.starts_with(&format!("{list}/{{")) && p.ends_with('}'));
+            let offers = |method| one.is_some_and(|p| has(p, method));
+            for (can, method) in [(Show, "get"), (Change, "put"), (Delete, "delete")] {
+                // A pool has a route that knows no names, so it is looked for in the list.
+                let said = kind.can.contains(&can) || (kind.name == "pool" && can == Show);
+                assert_eq!(said, offers(method), "{} {can:?}", kind.name);
+            }
+            assert!(!kind.can.contains(&Declare) || has(&list, "post"), "{} cannot be declared", kind.name);
+        }
+        // Whatever comes in pages is a kind.
+        for (path, route) in paths {
+            let parameters = route["get"]["parameters"].as_array().cloned().unwrap_or_default();
+            if parameters.iter().any(|p| p["name"] == "cursor") && path != "/v1/watch" {
+                let plural = path.rsplit('/').next().unwrap();
+                assert!(KINDS.iter().any(|k| k.plural == plural), "{path} is not in the table of kinds");
+            }
+        }
+    }
+
+    #[test]
+    fn an_object_is_called_by_its_names() {
+        let pool = Kind::find("pools").ok().unwrap();
+        let object = json!({"id": "1-2", "facts": {"name": "default"}});
+        assert!(pool.is_called(&object, "default") && pool.is_called(&object, "1-2"));
+        assert_eq!(pool.label(&object), "pool/1-2");
     }
 }

@@ -51,7 +51,7 @@ impl GuestDoor for HostDoor<'_> {
 }
 
 /// The token that the gateway printed at its latest start without users, if it did.
-fn first_boot_token(lab: &Lab) -> Option<String> {
+pub fn first_boot_token(lab: &Lab) -> Option<String> {
     let log = fs::read_to_string(lab.layout().log_file(GATEWAY)).ok()?;
     let line = log.lines().rev().find(|l| l.starts_with("First-boot token"))?;
     line.rsplit(' ').next().map(str::to_owned)

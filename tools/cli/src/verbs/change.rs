@@ -1,18 +1,48 @@
 //! Verbs that declare, change and delete.
 
-use super::{Session, vm_name};
+use super::{Session, bare};
 use crate::{
     Failure,
     args::{Create, CreateVm},
-    kinds::{Kind, target},
-    output::sayln,
-    upload::upload,
+    failure::Tally,
+    kinds::{Can, Kind, named},
+    output::{Format, note, print_value, sayln},
 };
 use basalt_model::tasks::Task;
-use basalt_wire::rest::{JoinToken, TransferGrant};
+use basalt_wire::rest::JoinToken;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
+
+/// A change that the gateway took, and what is still to be waited for.
+pub(super) struct Taken {
+    kind: &'static Kind,
+    /// `vm/web-1`
+    pub(super) label: String,
+    /// What became of it, for people: `created`.
+    done: &'static str,
+    answer: Value,
+    task: Option<Task>,
+}
+
+impl Taken {
+    /// Reads an answer; `name` is what the user called the object, for answers that do not show it.
+    pub(super) fn read(
+        kind: &'static Kind,
+        name: &str,
+        done: &'static str,
+        answer: Value,
+    ) -> Result<Self, Failure> {
+        let task = answer.get("task").filter(|t| !t.is_null()).cloned();
+        let task = task.map(serde_json::from_value).transpose()?;
+        let label = format!("{}/{name}", kind.name);
+        Ok(Self { kind, label, done, answer, task })
+    }
+
+    fn object(&self) -> &Value {
+        self.answer.get("object").or(self.answer.get(self.kind.name)).unwrap_or(&self.answer)
+    }
+}
 
 impl Session {
     pub(super) async fn create(&self, what: Create) -> Result<(), Failure> {
@@ -38,96 +68,199 @@ impl Session {
             }
             Create::Tenant { name } => self.declare("tenant", json!({"name": name, "spec": {}})).await,
             Create::Host { name } => self.create_host(&name).await,
-            Create::Image { name, file, format } => self.create_image(&name, &file, &format).await,
+            Create::JoinToken { host } => {
+                let path = format!("{}/join-token", Kind::find("host")?.object("", bare("host", &host)));
+                let answer: Value = self.client.call(&path).await?;
+                self.show_join_token(&host, &answer, &answer)
+            }
+            Create::Image { name, file, format } => self.create_image(&name, &file, format).await,
+            Create::User { name } => self.create_user(&name).await,
+            Create::ServiceToken { name, grant, days } => {
+                self.create_service_token(&name, &grant, days).await
+            }
+            Create::RoleBinding { user, service_token, grant } => {
+                self.create_role_binding(user, service_token, &grant).await
+            }
         }
     }
 
     async fn create_host(&self, name: &str) -> Result<(), Failure> {
         let answer: Value = self.client.post("/v1/hosts", &json!({"name": name, "spec": {}})).await?;
         let token = answer.get("join_token").cloned().unwrap_or(Value::Null);
-        let token: JoinToken = serde_json::from_value(token)?;
-        eprintln!(
-            "host/{name} declared; put this into its agent's join-token file before {}:",
+        self.show_join_token(name, &token, &answer)
+    }
+
+    /// The token alone on standard output, so that it can be sent into a file.
+    fn show_join_token(&self, host: &str, token: &Value, answer: &Value) -> Result<(), Failure> {
+        if matches!(self.output, Format::Json | Format::Yaml) {
+            return print_value(answer, self.output);
+        }
+        let token: JoinToken = serde_json::from_value(token.clone())?;
+        note!(
+            "host/{}: put this into its agent's join-token file before {}:",
+            bare("host", host),
             token.expires_at
         );
         sayln!("{}", token.token);
         Ok(())
     }
 
-    async fn create_image(&self, name: &str, file: &Path, format: &str) -> Result<(), Failure> {
-        let size = fs::metadata(file).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?.len();
-        let kind = Kind::find("image")?;
-        let body = json!({"name": name, "spec": {"format": format, "size_bytes": size}});
-        let accepted: Value = self.client.post(&kind.collection(&self.project), &body).await?;
-        let grant = format!("{}/upload", kind.object(&self.project, name));
-        let grant: TransferGrant = self.client.call(&grant).await?;
-        let bar = ProgressBar::new(size);
-        if let Ok(style) =
-            ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}")
-        {
-            bar.set_style(style);
-        }
-        bar.set_message(format!("image/{name}"));
-        upload(self.client.http(), &grant, file, |sent| bar.set_position(sent)).await?;
-        bar.finish();
-        self.conclude(kind, &accepted).await
+    pub(super) async fn revoke(&self, host: &str) -> Result<(), Failure> {
+        let host = bare("host", host);
+        let path = format!("{}/revoke", Kind::find("host")?.object("", host));
+        self.client.call::<Value>(&path).await?;
+        sayln!("host/{host} revoked");
+        note!("its agent may enrol anew with a token: basalt create join-token {host}");
+        Ok(())
     }
 
     async fn declare(&self, kind: &str, body: Value) -> Result<(), Failure> {
         let kind = Kind::find(kind)?;
+        let name = body.get("name").and_then(Value::as_str).unwrap_or("-").to_owned();
         let answer: Value = self.client.post(&kind.collection(&self.project), &body).await?;
-        self.conclude(kind, &answer).await
+        self.conclude(Taken::read(kind, &name, "created", answer)?).await
     }
 
     pub(super) async fn delete(&self, words: &[String]) -> Result<(), Failure> {
-        let (kind, name) = target(words)?;
-        let name = name.ok_or_else(|| Failure::Usage("give a name: delete vm web-1".into()))?;
-        let answer = self.client.delete(&kind.object(&self.project, &name)).await?;
-        self.conclude(kind, &answer).await
-    }
-
-    pub(super) async fn power(&self, vm: &str, verb: &str) -> Result<(), Failure> {
-        let kind = Kind::find("vm")?;
-        let path = format!("{}/{verb}", kind.object(&self.project, vm_name(vm)));
-        let answer: Value = self.client.call(&path).await?;
-        self.conclude(kind, &answer).await
-    }
-
-    /// Waits for the task of an answer, if it has one, and says what came of it.
-    pub(super) async fn conclude(&self, kind: &Kind, answer: &Value) -> Result<(), Failure> {
-        let object = answer.get("object").unwrap_or(answer);
-        let name = object.get("name").and_then(Value::as_str).unwrap_or("-");
-        let task = answer.get("task").filter(|t| !t.is_null()).cloned();
-        let Some(task) = task.map(serde_json::from_value::<Task>).transpose()? else {
-            sayln!("{}/{name}", kind.name);
-            return Ok(());
-        };
-        if !self.wait {
-            sayln!("{}/{name} task/{}", kind.name, task.id);
-            return Ok(());
+        let targets = named(words)?;
+        for (kind, _) in &targets {
+            kind.demand(Can::Delete, "deleted")?;
         }
+        let mut tally = Tally::new(targets.len());
+        let mut taken = Vec::new();
+        for (kind, name) in targets {
+            taken.extend(tally.keep(&format!("{}/{name}", kind.name), self.delete_one(kind, &name).await));
+        }
+        self.conclude_all(taken, &mut tally).await?;
+        tally.end()
+    }
+
+    async fn delete_one(&self, kind: &'static Kind, name: &str) -> Result<Taken, Failure> {
+        let path = match kind.can.contains(&Can::Show) {
+            true => kind.object(&self.project, name),
+            false => {
+                let found = self.find(kind, name).await?;
+                let id = found.pointer("/id").and_then(Value::as_str).unwrap_or(name);
+                kind.object(&self.project, id)
+            }
+        };
+        Taken::read(kind, name, "deleted", self.client.delete(&path).await?)
+    }
+
+    /// Asks all of them before it waits for the first, so that they happen side by side.
+    pub(super) async fn power(&self, vms: &[String], verb: &str, done: &'static str) -> Result<(), Failure> {
+        let kind = Kind::find("vm")?;
+        let mut tally = Tally::new(vms.len());
+        let mut taken = Vec::new();
+        for vm in vms.iter().map(|vm| bare("vm", vm)) {
+            let path = format!("{}/{verb}", kind.object(&self.project, vm));
+            let asked = match self.client.call::<Value>(&path).await {
+                Ok(answer) => Taken::read(kind, vm, done, answer),
+                Err(e) => Err(e),
+            };
+            taken.extend(tally.keep(&format!("vm/{vm}"), asked));
+        }
+        self.conclude_all(taken, &mut tally).await?;
+        tally.end()
+    }
+
+    /// Waits for the task of one change, and says what came of it.
+    pub(super) async fn conclude(&self, taken: Taken) -> Result<(), Failure> {
+        let mut tally = Tally::new(1);
+        self.conclude_all(vec![taken], &mut tally).await?;
+        tally.end()
+    }
+
+    /// The same for all changes of one command.
+    pub(super) async fn conclude_all(&self, taken: Vec<Taken>, tally: &mut Tally) -> Result<(), Failure> {
+        let mut shown = Vec::new();
+        for one in &taken {
+            shown.extend(tally.keep(&one.label, self.finish(one).await).flatten());
+        }
+        match (shown.len(), taken.len()) {
+            (0, _) => Ok(()),
+            (1, 1) => print_value(&shown[0], self.output),
+            _ => print_value(&Value::from(shown), self.output),
+        }
+    }
+
+    /// Waits, and says what came of it; gives what is to be printed as JSON or YAML.
+    async fn finish(&self, taken: &Taken) -> Result<Option<Value>, Failure> {
+        let Taken { kind, label, done, answer, task } = taken;
+        if let (Some(task), true) = (task, self.wait) {
+            let mut progress = Progress::new(label);
+            self.client.follow(task.id, self.left(), |t| progress.show(t)).await?;
+        }
+        match (self.output, task) {
+            (Format::Json | Format::Yaml, Some(_)) if !self.wait => Ok(Some(answer.clone())),
+            (Format::Json | Format::Yaml, task) => {
+                let id = taken.object().get("id").and_then(Value::as_str);
+                // Read again what the task changed, unless it is gone.
+                Ok(Some(match (id, task) {
+                    (Some(id), Some(_)) if *done != "deleted" => {
+                        self.client.get(&kind.object(&self.project_of(taken), id)).await?
+                    }
+                    _ => taken.object().clone(),
+                }))
+            }
+            (Format::Name, _) => {
+                sayln!("{label}");
+                Ok(None)
+            }
+            (Format::Table, Some(task)) if !self.wait => {
+                sayln!("{label} task/{}", task.id);
+                Ok(None)
+            }
+            (Format::Table, _) => {
+                sayln!("{label} {done}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The project that an object is in: a document may name another than the command does.
+    fn project_of(&self, taken: &Taken) -> String {
+        let id = taken.object().get("project_id").and_then(Value::as_str);
+        id.unwrap_or(&self.project).to_owned()
+    }
+}
+
+/// How far a task is: a bar at a terminal, else a line for every stage.
+struct Progress<'a> {
+    label: &'a str,
+    bar: ProgressBar,
+    stage: String,
+}
+
+impl<'a> Progress<'a> {
+    fn new(label: &'a str) -> Self {
         let bar = ProgressBar::new(100);
         if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos} %") {
             bar.set_style(style);
         }
-        let label = format!("{}/{name}", kind.name);
-        let done = self.client.follow(task.id, self.timeout, |t| {
-            bar.set_position(t.progress.unsigned_abs().into());
-            bar.set_message(format!("{label} {}", t.stage));
-        });
-        let done = done.await;
-        bar.finish_and_clear();
-        done?;
-        sayln!(
-            "{label} {}",
-            serde_json::to_value(task.kind)?.as_str().unwrap_or_default().replace('_', " ")
-        );
-        Ok(())
+        Self { label, bar, stage: String::new() }
+    }
+
+    fn show(&mut self, task: &Task) {
+        self.bar.set_position(task.progress.unsigned_abs().into());
+        self.bar.set_message(format!("{} {}", self.label, task.stage));
+        if self.bar.is_hidden() && !task.state.is_terminal() && task.stage != self.stage {
+            note!("{}: {} ({} %)", self.label, task.stage, task.progress);
+            self.stage.clone_from(&task.stage);
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 
 fn vm_body(vm: CreateVm) -> Result<Value, Failure> {
-    let read = |p: &Path| fs::read_to_string(p).map_err(|e| Failure::Usage(format!("{}: {e}", p.display())));
+    let read = |flag: &str, p: &Path| {
+        fs::read_to_string(p).map_err(|e| Failure::Usage(format!("{flag} {}: {e}", p.display())))
+    };
     let mut disks = Vec::new();
     let root = |source: Value| {
         let mut disk = json!({"name": "root", "source": source});
@@ -148,10 +281,10 @@ fn vm_body(vm: CreateVm) -> Result<Value, Failure> {
     let nics: Vec<_> = vm.network.iter().map(|n| json!({ "network": n })).collect();
     let mut cloud_init = Map::new();
     if let Some(path) = &vm.user_data {
-        cloud_init.insert("user_data".into(), read(path)?.into());
+        cloud_init.insert("user_data".into(), read("--user-data", path)?.into());
     }
     if let Some(path) = &vm.ssh_key {
-        let keys = read(path)?;
+        let keys = read("--ssh-key", path)?;
         let keys: Vec<_> = keys.lines().map(str::trim).filter(|l| !l.is_empty()).map(Value::from).collect();
         cloud_init.insert("ssh_authorized_keys".into(), keys.into());
     }

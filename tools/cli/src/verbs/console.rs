@@ -1,7 +1,7 @@
 //! `basalt console`: a VM's serial console, typed into as if it stood on the desk.
 
-use super::{Session, vm_name};
-use crate::{Failure, args::Console, client::chain, kinds::Kind};
+use super::{Session, bare};
+use crate::{Failure, args::Console, client::chain, kinds::Kind, output::reader_left};
 use bytes::Bytes;
 use futures::stream::poll_fn;
 use reqwest::Response;
@@ -19,7 +19,7 @@ const PIECES: usize = 4;
 
 impl Session {
     pub(super) async fn console(&self, console: &Console) -> Result<(), Failure> {
-        let path = format!("{}/console", Kind::find("vm")?.object(&self.project, vm_name(&console.vm)));
+        let path = format!("{}/console", Kind::find("vm")?.object(&self.project, bare("vm", &console.vm)));
         if console.log {
             let response = self.client.stream(&path).await?;
             return print(response).await;
@@ -31,13 +31,14 @@ impl Session {
         let response = self.client.duplex(&path, pieces).await?;
         let raw = Raw::begin()?;
         if raw.is_some() {
-            eprint!("{}: Ctrl-] leaves\r\n", vm_name(&console.vm));
+            eprint!("{}: Ctrl-] leaves\r\n", bare("vm", &console.vm));
         }
         let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
         let left = read_keys(sender, raw.is_some());
         let ended = tokio::select! {
             ended = print(response) => ended,
             Ok(()) = left => Ok(()),
+            () = reader_left() => Ok(()),
             _ = hangup.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
         };
@@ -54,8 +55,11 @@ async fn print(mut response: Response) -> Result<(), Failure> {
     let mut out = io::stdout();
     let broken = |e| Failure::Unreachable(format!("the gateway ended the console: {}", chain(&e)));
     while let Some(piece) = response.chunk().await.map_err(broken)? {
-        out.write_all(&piece)?;
-        out.flush()?;
+        // Not the writer of the other verbs, which ends the process: the terminal must be put back first.
+        match out.write_all(&piece).and_then(|()| out.flush()) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written?,
+        }
     }
     Ok(())
 }

@@ -3,9 +3,12 @@
 mod apply;
 mod change;
 mod console;
+mod images;
 mod login;
+mod people;
 mod read;
 mod task;
+mod wait;
 mod watch;
 
 use crate::{
@@ -13,71 +16,103 @@ use crate::{
     args::{Arguments, Verb},
     client::Client,
     config,
-    output::Format,
+    output::{Format, say},
 };
 use clap::CommandFactory;
-use std::time::Duration;
+use std::{
+    cell::OnceCell,
+    time::{Duration, Instant},
+};
 
 /// What every verb needs.
 pub(crate) struct Session {
     pub client: Client,
     pub project: String,
+    /// The project, if the command line named one.
+    pub only_project: Option<String>,
     pub output: Format,
     pub wait: bool,
-    pub timeout: Duration,
+    timeout: Duration,
+    /// When it began to wait.
+    begun: OnceCell<Instant>,
 }
 
 /// Carries out one command.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let saved = config::read()?;
-    let timeout = Duration::from_secs(arguments.timeout);
-    match arguments.verb {
-        Verb::Completion { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "basalt", &mut std::io::stdout());
-            Ok(())
-        }
-        Verb::Login(login) => login::login(login, saved).await,
-        verb => {
-            let session = Session {
-                client: Client::new(&saved)?,
-                project: arguments.project.or(saved.project).unwrap_or_else(|| "default".into()),
-                output: arguments.output,
-                wait: !arguments.no_wait,
-                timeout,
-            };
-            session.run(verb).await
-        }
+    if let Verb::Completion { shell } = arguments.verb {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "basalt", &mut script);
+        say!("{}", String::from_utf8_lossy(&script));
+        return Ok(());
     }
+    let saved = config::read()?;
+    if let Verb::Login(login) = arguments.verb {
+        return login::login(login, saved).await;
+    }
+    let session = Session {
+        client: Client::new(&saved)?,
+        project: arguments.project.clone().or(saved.project).unwrap_or_else(|| "default".into()),
+        only_project: arguments.project,
+        output: arguments.output,
+        wait: !arguments.no_wait,
+        timeout: Duration::from_secs(arguments.timeout),
+        begun: OnceCell::new(),
+    };
+    session.run(arguments.verb).await
 }
 
 impl Session {
     async fn run(&self, verb: Verb) -> Result<(), Failure> {
         match verb {
+            // These need no session.
             Verb::Completion { .. } | Verb::Login(_) => Ok(()),
+            Verb::Logout => self.logout().await,
             Verb::Whoami => self.whoami().await,
             Verb::Get(get) => self.get(&get).await,
-            Verb::Describe(target) => self.describe(&target.target).await,
+            Verb::Describe(targets) => self.describe(&targets.targets).await,
             Verb::Create { what } => self.create(*what).await,
+            Verb::Upload { image, file } => self.upload(&image, &file).await,
             Verb::Apply { file, dry_run } => self.apply(&file, dry_run).await,
-            Verb::Delete(target) => self.delete(&target.target).await,
-            Verb::Start(vm) => self.power(&vm.vm, "start").await,
-            Verb::Stop(vm) => self.power(&vm.vm, "stop").await,
-            Verb::Pause(vm) => self.power(&vm.vm, "pause").await,
-            Verb::Resume(vm) => self.power(&vm.vm, "resume").await,
-            Verb::Reboot(vm) => self.power(&vm.vm, "reboot").await,
-            Verb::Reset(vm) => self.power(&vm.vm, "reset").await,
-            Verb::Redeploy(vm) => self.power(&vm.vm, "redeploy").await,
-            Verb::Wait { target, until } => self.wait_for(&target, &until).await,
+            Verb::Delete(targets) => self.delete(&targets.targets).await,
+            Verb::Start(vms) => self.power(&vms.vms, "start", "started").await,
+            Verb::Stop(vms) => self.power(&vms.vms, "stop", "stopped").await,
+            Verb::Pause(vms) => self.power(&vms.vms, "pause", "paused").await,
+            Verb::Resume(vms) => self.power(&vms.vms, "resume", "resumed").await,
+            Verb::Reboot(vms) => self.power(&vms.vms, "reboot", "rebooted").await,
+            Verb::Reset(vms) => self.power(&vms.vms, "reset", "reset").await,
+            Verb::Redeploy(vms) => self.power(&vms.vms, "redeploy", "redeployed").await,
+            Verb::Wait { targets, until } => self.wait_for(&targets.targets, &until).await,
             Verb::Watch { kinds } => self.watch(&kinds).await,
-            Verb::Explain(vm) => self.explain(&vm.vm).await,
+            Verb::Explain { vm } => self.explain(&vm).await,
             Verb::Console(console) => self.console(&console).await,
-            Verb::Tasks => self.list_tasks().await,
+            Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,
             Verb::Logs { task } => self.logs(&task).await,
+            Verb::Cancel { task } => self.cancel(&task).await,
+            Verb::Revoke { host } => self.revoke(&host).await,
         }
+    }
+
+    /// What is left of the time to wait: `--timeout` bounds the command, however many objects it names.
+    fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.begun.get_or_init(Instant::now).elapsed())
     }
 }
 
-/// A VM's name with or without `vm/` before it.
-pub(crate) fn vm_name(text: &str) -> &str {
-    text.strip_prefix("vm/").or(text.strip_prefix("vms/")).unwrap_or(text)
+/// A name with or without its kind before it: `vm/web-1`.
+pub(crate) fn bare<'a>(kind: &str, text: &'a str) -> &'a str {
+    match text.split_once('/') {
+        Some((before, name)) if before.strip_suffix('s').unwrap_or(before) == kind => name,
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_have_its_kind_before_it() {
+        assert_eq!((bare("vm", "vm/a"), bare("vm", "vms/a"), bare("vm", "a")), ("a", "a", "a"));
+        assert_eq!(bare("vm", "host/a"), "host/a");
+    }
 }

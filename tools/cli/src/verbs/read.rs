@@ -1,51 +1,87 @@
 //! Verbs that change nothing.
 
-use super::{Session, vm_name};
+use super::{Session, bare};
 use crate::{
     Failure,
     args::Get,
-    kinds::{Kind, escape, target},
-    output::{Format, print, say, sayln, yaml},
+    cells::role,
+    failure::Tally,
+    kinds::{Can, Kind, escape, named, targets},
+    output::{Format, note, print, print_value, say, sayln, yaml},
 };
-use basalt_wire::rest::{Page, PlacementExplanation, Whoami};
+use basalt_wire::rest::{Page, PlacementExplanation, Problem, Whoami};
 use serde_json::Value;
-use std::time::Duration;
+
+/// Tasks that `describe` shows.
+const RECENT_TASKS: usize = 10;
 
 impl Session {
     pub(super) async fn whoami(&self) -> Result<(), Failure> {
         let who: Whoami = self.client.get("/v1/whoami").await?;
         match self.output {
-            Format::Table | Format::Name => {
-                sayln!("{} ({} {})", who.name, who.kind, who.id);
-                for grant in who.grants {
-                    sayln!("  {}", serde_json::to_string(&grant)?);
-                }
-                Ok(())
+            Format::Json | Format::Yaml => return print_value(&serde_json::to_value(who)?, self.output),
+            Format::Name => sayln!("{}/{}", who.kind.replace('_', "-"), who.name),
+            Format::Table => {
+                sayln!("{} ({} {})", who.name, who.kind.replace('_', " "), who.id);
+                who.grants.iter().for_each(|grant| sayln!("  {}", role(grant)));
             }
-            format => print(Kind::find("user")?, &[serde_json::to_value(who)?], true, format),
         }
+        Ok(())
     }
 
     pub(super) async fn get(&self, get: &Get) -> Result<(), Failure> {
-        let (kind, name) = target(&get.target)?;
-        if let Some(name) = name {
-            let object: Value = self.client.get(&kind.object(&self.project, &name)).await?;
-            return print(kind, &[object], true, self.output);
+        let targets = targets(&get.targets)?;
+        if let Some(kind) = targets.all {
+            return self.get_all(kind, get.selector.as_deref()).await;
         }
-        let items = self.list(kind, get.selector.as_deref()).await?;
+        if get.selector.is_some() {
+            return Err(Failure::Usage("--selector chooses among all; give it without names".into()));
+        }
+        let mut tally = Tally::new(targets.named.len());
+        let single = targets.named.len() == 1;
+        let mut found: Vec<(&'static Kind, Vec<Value>)> = Vec::new();
+        for (kind, name) in &targets.named {
+            let label = format!("{}/{name}", kind.name);
+            let Some(object) = tally.keep(&label, self.find(kind, name).await) else { continue };
+            match found.last_mut() {
+                Some((last, objects)) if last.name == kind.name => objects.push(object),
+                _ => found.push((kind, vec![object])),
+            }
+        }
+        if matches!(self.output, Format::Json | Format::Yaml) && !found.is_empty() {
+            let mut all: Vec<_> = found.into_iter().flat_map(|(_, objects)| objects).collect();
+            let whole = if single { all.remove(0) } else { Value::from(all) };
+            print_value(&whole, self.output)?;
+        } else {
+            // One table for each run of the same kind: they have different columns.
+            for (kind, objects) in found {
+                print(kind, &objects, false, self.output)?;
+            }
+        }
+        tally.end()
+    }
+
+    async fn get_all(&self, kind: &Kind, selector: Option<&str>) -> Result<(), Failure> {
+        let query: Vec<_> = selector.map(|s| ("label_selector", s)).into_iter().collect();
+        let items = self.list(kind, &query).await?;
+        if items.is_empty() && matches!(self.output, Format::Table | Format::Name) {
+            let place = if kind.in_project { format!(" in project {}", self.project) } else { String::new() };
+            let chosen = selector.map(|s| format!(" with {s}")).unwrap_or_default();
+            note!("no {}{place}{chosen}", kind.plural.replace('-', " "));
+            return Ok(());
+        }
         print(kind, &items, false, self.output)
     }
 
     /// Every object of a kind, page by page.
-    pub(super) async fn list(&self, kind: &Kind, selector: Option<&str>) -> Result<Vec<Value>, Failure> {
-        let mut query = "?limit=500".to_owned();
-        if let Some(selector) = selector {
-            query += &format!("&label_selector={}", escape(selector));
+    pub(super) async fn list(&self, kind: &Kind, query: &[(&str, &str)]) -> Result<Vec<Value>, Failure> {
+        let mut base = format!("{}?limit=500", kind.collection(&self.project));
+        for (name, value) in query {
+            base += &format!("&{name}={}", escape(value));
         }
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
-            let path = format!("{}{query}{cursor}", kind.collection(&self.project));
-            let page: Page<Value> = self.client.get(&path).await?;
+            let page: Page<Value> = self.client.get(&format!("{base}{cursor}")).await?;
             items.extend(page.items);
             match page.next_cursor {
                 Some(next) => cursor = format!("&cursor={}", escape(&next)),
@@ -54,29 +90,66 @@ impl Session {
         }
     }
 
-    pub(super) async fn describe(&self, words: &[String]) -> Result<(), Failure> {
-        let (kind, name) = target(words)?;
-        let name = name.ok_or_else(|| Failure::Usage("give a name: describe vm web-1".into()))?;
-        let object: Value = self.client.get(&kind.object(&self.project, &name)).await?;
-        if matches!(self.output, Format::Json | Format::Yaml) {
-            return print(kind, &[object], true, self.output);
+    /// One object by any of its names.
+    pub(super) async fn find(&self, kind: &Kind, name: &str) -> Result<Value, Failure> {
+        if kind.can.contains(&Can::Show) {
+            return self.client.get(&kind.object(&self.project, name)).await;
         }
-        say!("{}", yaml(&object)?);
-        let id = object.pointer("/id").and_then(Value::as_str).unwrap_or_default();
-        let tasks: Page<Value> =
-            self.client.get(&format!("/v1/tasks?subject_id={}&limit=10", escape(id))).await?;
-        if !tasks.items.is_empty() {
+        let mut found = self.list(kind, &[]).await?;
+        found.retain(|object| kind.is_called(object, name));
+        // A token that was revoked leaves its name to the next.
+        if found.len() > 1 {
+            found.retain(|object| object.get("revoked_at").is_none());
+        }
+        match found.len() {
+            0 => Err(Failure::not_found(kind.name, name)),
+            1 => Ok(found.remove(0)),
+            _ => {
+                let ids: Vec<_> = found.iter().map(|object| kind.label(object)).collect();
+                let detail = format!("Several are called {name:?}; give one of {}.", ids.join(", "));
+                let problem = Problem::new(409, "ambiguous_name", "Ambiguous name", detail);
+                Err(Failure::Problem(Box::new(problem)))
+            }
+        }
+    }
+
+    pub(super) async fn describe(&self, words: &[String]) -> Result<(), Failure> {
+        let targets = named(words)?;
+        let mut tally = Tally::new(targets.len());
+        for (n, (kind, name)) in targets.into_iter().enumerate() {
+            if n > 0 {
+                sayln!("---");
+            }
+            tally.keep(&format!("{}/{name}", kind.name), self.describe_one(kind, &name).await);
+        }
+        tally.end()
+    }
+
+    async fn describe_one(&self, kind: &Kind, name: &str) -> Result<(), Failure> {
+        let object = self.find(kind, name).await?;
+        match self.output {
+            Format::Json | Format::Yaml => return print_value(&object, self.output),
+            Format::Name => {
+                sayln!("{}", kind.label(&object));
+                return Ok(());
+            }
+            Format::Table => say!("{}", yaml(&object)?),
+        }
+        let Some(id) = object.pointer("/id").and_then(Value::as_str) else { return Ok(()) };
+        let tasks = Kind::find("task")?;
+        let mut about = self.list(tasks, &[("subject_id", id)]).await?;
+        if !about.is_empty() {
             sayln!("\nTasks:");
-            print(Kind::find("task")?, &tasks.items, false, Format::Table)?;
+            print(tasks, &about.split_off(about.len().saturating_sub(RECENT_TASKS)), false, Format::Table)?;
         }
         Ok(())
     }
 
     pub(super) async fn explain(&self, vm: &str) -> Result<(), Failure> {
-        let path = format!("{}/explain", Kind::find("vm")?.object(&self.project, vm_name(vm)));
+        let path = format!("{}/explain", Kind::find("vm")?.object(&self.project, bare("vm", vm)));
         let explanation: Value = self.client.get(&path).await?;
         if matches!(self.output, Format::Json | Format::Yaml) {
-            return print(Kind::find("vm")?, &[explanation], true, self.output);
+            return print_value(&explanation, self.output);
         }
         let explanation: PlacementExplanation = serde_json::from_value(explanation)?;
         sayln!("{}", explanation.summary);
@@ -90,32 +163,5 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    pub(super) async fn wait_for(&self, words: &[String], until: &str) -> Result<(), Failure> {
-        let (kind, name) = target(words)?;
-        let name = name.ok_or_else(|| Failure::Usage("give a name: wait vm/web-1 --for running".into()))?;
-        let path = kind.object(&self.project, &name);
-        let waiting = async {
-            loop {
-                let object: Option<Value> = self.client.find(&path).await?;
-                match (object, until) {
-                    (None, "deleted") => return Ok(()),
-                    (None, _) => {
-                        return Err(Failure::Other(format!("{}/{name} is gone", kind.name)));
-                    }
-                    (Some(object), until) => {
-                        let is = |at: &str| object.pointer(at).and_then(Value::as_str) == Some(until);
-                        if is("/phase") || is("/state") || is("/observed/state") {
-                            return Ok(());
-                        }
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        };
-        tokio::time::timeout(self.timeout, waiting).await.map_err(|_| {
-            Failure::TimedOut(format!("{}/{name} was not {until} in {} s", kind.name, self.timeout.as_secs()))
-        })?
     }
 }

@@ -4,27 +4,44 @@ use super::Session;
 use crate::{
     Failure,
     kinds::{Kind, escape},
-    output::{Format, sayln},
+    output::{Format, note, reader_left, say, sayln, yaml},
 };
 use basalt_wire::rest::{WatchEvent, WatchKind};
+use serde_json::Value;
 use std::time::Duration;
 
 impl Session {
+    /// Prints until it is interrupted or nobody reads any more.
     pub(super) async fn watch(&self, kinds: &[String]) -> Result<(), Failure> {
         let names: Vec<_> = kinds.iter().map(|k| Ok(Kind::find(k)?.name)).collect::<Result<_, Failure>>()?;
         let mut base = format!("/v1/watch?project={}", escape(&self.project));
         if !names.is_empty() {
             base = format!("{base}&kinds={}", escape(&names.join(",")));
         }
-        let mut cursor = String::new();
+        tokio::select! {
+            ended = self.follow_events(&base) => ended,
+            () = reader_left() => Ok(()),
+        }
+    }
+
+    async fn follow_events(&self, base: &str) -> Result<(), Failure> {
+        let (mut cursor, mut begun, mut away) = (String::new(), false, false);
         loop {
             let path = match cursor.is_empty() {
-                true => base.clone(),
+                true => base.to_owned(),
                 false => format!("{base}&cursor={}", escape(&cursor)),
             };
             match self.client.stream(&path).await {
-                Ok(response) => self.print_events(response, &mut cursor).await?,
-                Err(Failure::Unreachable(_)) => {}
+                Ok(response) => {
+                    (begun, away) = (true, false);
+                    self.print_events(response, &mut cursor).await?;
+                }
+                // What was once there is waited for.
+                Err(e) if begun && e.may_pass() => {
+                    if !std::mem::replace(&mut away, true) {
+                        note!("the gateway does not answer; the watch goes on when it does");
+                    }
+                }
                 Err(e) => return Err(e),
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -52,19 +69,45 @@ impl Session {
     }
 
     fn print_event(&self, event: &WatchEvent) -> Result<(), Failure> {
-        if matches!(self.output, Format::Json | Format::Yaml) {
-            sayln!("{}", serde_json::to_string(event)?);
-            return Ok(());
+        match self.output {
+            // One line an event, for programs that read lines.
+            Format::Json => {
+                sayln!("{}", serde_json::to_string(event)?);
+                return Ok(());
+            }
+            Format::Yaml => {
+                say!("---\n{}", yaml(&serde_json::to_value(event)?)?);
+                return Ok(());
+            }
+            Format::Name | Format::Table if event.event == WatchKind::Bookmark => return Ok(()),
+            Format::Name | Format::Table => {}
         }
         let word = serde_json::to_value(event.event)?;
-        let at = |p| event.object.as_ref().and_then(|o| o.pointer(p)).and_then(|v| v.as_str());
+        let word = word.as_str().unwrap_or_default();
+        let at = |p| event.object.as_ref().and_then(|o| o.pointer(p)).and_then(Value::as_str);
         let id = event.id.map(|i| i.to_string()).unwrap_or_default();
-        let name = at("/name").or(at("/subject/name")).unwrap_or(&id);
-        let state = at("/phase").or(at("/state")).unwrap_or_default();
-        if event.event != WatchKind::Bookmark {
-            sayln!("{:<9} {}/{name} {state}", word.as_str().unwrap_or_default(), event.kind);
+        let name = at("/name").unwrap_or(&id);
+        match (self.output, event.event) {
+            (Format::Name, WatchKind::Resync) => {}
+            (Format::Name, _) => sayln!("{}/{name}", event.kind),
+            (_, WatchKind::Resync) => sayln!("{word}"),
+            (_, WatchKind::Delete) => sayln!("{word:<9} {}/{name}", event.kind),
+            _ => sayln!("{word:<9} {}/{name} {}", event.kind, described(event)),
         }
         Ok(())
+    }
+}
+
+/// What an event says of its object: its state, and for a task also of what and how far.
+fn described(event: &WatchEvent) -> String {
+    let at = |p| event.object.as_ref().and_then(|o| o.pointer(p)).and_then(Value::as_str);
+    let state = at("/phase").or(at("/state")).unwrap_or_default();
+    match (at("/subject/kind"), at("/subject/name"), event.object.as_ref().and_then(|o| o.get("progress"))) {
+        (Some(kind), Some(name), Some(progress)) => {
+            let what = at("/kind").unwrap_or_default();
+            format!("{state} {progress} % {what} {kind}/{name} {}", at("/stage").unwrap_or_default())
+        }
+        _ => state.to_owned(),
     }
 }
 

@@ -1,0 +1,264 @@
+//! The command line as its user meets it: the built program against a whole house, every kind and every verb.
+
+use anyhow::{Context, Result, ensure};
+use basalt_cli::kinds::{Can, KINDS, Kind};
+use basalt_model::vms::ObservedPower;
+use basalt_tests::{House, api::vm_id, cli::Cli, wait};
+use serde_json::Value;
+use std::{process::Stdio, time::Duration};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+const VM: &str = "--image tiny --network lan --memory 256MiB";
+const NOBODY: &str = "00000000-0000-7000-8000-000000000000";
+
+/// One kind, of which there is at least one object.
+async fn in_every_format(cli: &Cli, kind: &Kind) -> Result<()> {
+    let table = cli.ok(&format!("get {}", kind.plural)).await?;
+    let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+    let titles: Vec<_> = kind.columns.iter().map(|(title, _)| *title).collect();
+    ensure!(head == titles && table.lines().count() > 1, "{}: {table}", kind.plural);
+
+    let json = cli.json(&format!("get {}", kind.name)).await?;
+    let all = json.as_array().context("a list")?;
+    let names = cli.ok(&format!("get {} -o name", kind.plural)).await?;
+    let labels: Vec<_> = names.lines().collect();
+    ensure!(labels.len() == all.len() && !labels.is_empty(), "{names}");
+    let yaml = cli.ok(&format!("get {} -o yaml", kind.plural)).await?;
+    ensure!(yaml.lines().count() > all.len(), "{yaml}");
+
+    // What is printed as a name is good as one.
+    let label = *labels.first().context("one")?;
+    ensure!(cli.ok(&format!("get {label} -o name")).await?.trim() == label);
+    let one = cli.json(&format!("get {}", label.replacen('/', " ", 1))).await?;
+    let id = |v: &Value| Some(v.pointer("/id").or(v.pointer("/port_id"))?.as_str()?.to_owned());
+    let first = all.first().and_then(id).context("an id")?;
+    ensure!(one.is_object() && id(&one).as_ref() == Some(&first), "{label}: {one}");
+    ensure!(cli.ok(&format!("describe {label}")).await?.contains(&first), "{label}");
+
+    cli.fails(&format!("get {} nosuch", kind.name), 3, &["nosuch"]).await?;
+    cli.fails(&format!("describe {}/{NOBODY}", kind.name), 3, &[NOBODY]).await?;
+    match kind.can.contains(&Can::Delete) {
+        true => cli.fails(&format!("delete {} nosuch", kind.name), 3, &["nosuch"]).await?,
+        false => cli.fails(&format!("delete {label}"), 2, &["cannot be deleted", "vm"]).await?,
+    };
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    cli.ok(&format!("create vm web {VM} --label app=web")).await?;
+    cli.with_input("create user alice", "correct horse battery").await?;
+    futures::future::try_join_all(KINDS.iter().map(|kind| in_every_format(&cli, kind))).await?;
+    let described = cli.ok("describe vm web").await?;
+    ensure!(described.contains("conditions:") && described.contains("vm_create"), "{described}");
+
+    // Several at once, of one kind and of several.
+    let two = cli.ok("get vm/web network/lan host/h1").await?;
+    ensure!(["PHASE", "CIDR", "STATE"].iter().all(|title| two.contains(title)), "{two}");
+    ensure!(cli.json("get vm/web network/lan").await?.as_array().is_some_and(|l| l.len() == 2));
+    let some = cli.run("get vm nosuch web").await?;
+    ensure!(some.code == 3 && some.out.contains("web") && some.err.contains("1 of 2 failed"), "{some:?}");
+    // By label; and nothing is said to be nothing.
+    ensure!(cli.ok("get vms -l app=web -o name").await? == "vm/web\n");
+    let none = cli.run("get vms -l app!=web").await?;
+    ensure!(none.code == 0 && none.out.is_empty() && none.err.contains("no vms in project demo"), "{none:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_carries_out_every_verb_of_a_vm_and_says_so() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    house.hosts[0].kill().await;
+    let create = format!("create vm web {VM}");
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        house.hosts[0].start()
+    };
+    let (made, back) = tokio::join!(cli.run(&create), back);
+    let made = back.and(made)?;
+    ensure!(made.code == 0 && made.out == "vm/web created\n", "{made:?}");
+    // Who reads a log sees that something happens.
+    ensure!(made.err.lines().any(|l| l.starts_with("vm/web: ") && l.ends_with("%)")), "{made:?}");
+    let db = cli.json(&format!("create vm db {VM} --stopped")).await?;
+    ensure!(db["phase"] == "stopped" && db["nics"][0]["address"].is_string(), "{db}");
+    ensure!(cli.ok("start db web -o name").await? == "vm/db\nvm/web\n");
+
+    let id = vm_id(&house.api.vm("web").await?);
+    let steps = [
+        ("pause", "paused", ObservedPower::Paused),
+        ("resume", "resumed", ObservedPower::Running),
+        ("stop", "stopped", ObservedPower::Stopped),
+        ("start", "started", ObservedPower::Running),
+        ("reboot", "rebooted", ObservedPower::Running),
+        ("reset", "reset", ObservedPower::Running),
+        ("redeploy", "redeployed", ObservedPower::Running),
+    ];
+    for (verb, done, power) in steps {
+        let said = cli.ok(&format!("{verb} vm/web db")).await?;
+        ensure!(said == format!("vm/web {done}\nvm/db {done}\n"), "{verb}: {said}");
+        ensure!(house.hosts[0].power(id) == power, "{verb}: {:?}", house.hosts[0].power(id));
+    }
+    ensure!(house.api.vm("web").await?.incarnation == house.api.vm("db").await?.incarnation);
+    ensure!(house.hosts[0].sim.look(|w| w.restarts.get(&id).copied()) == Some(2));
+    let some = cli.run("reboot nosuch web").await?;
+    ensure!(some.code == 3 && some.out == "vm/web rebooted\n", "{some:?}");
+
+    let why = cli.ok("explain web").await?;
+    ensure!(why.contains("h1") && why.contains("fits, score"), "{why}");
+    ensure!(cli.json("explain vm/web").await?["host"] == "h1");
+
+    let deleted = cli.ok("delete vm web db").await?;
+    ensure!(deleted == "vm/web deleted\nvm/db deleted\n", "{deleted}");
+    ensure!(cli.ok("get vms").await?.is_empty());
+    house.nothing_left().await?;
+    house.sound()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_follows_tasks_and_waits_for_states() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    let said = cli.ok(&format!("create vm web {VM} --no-wait")).await?;
+    let task = said.trim().strip_prefix("vm/web task/").context("object and task")?.to_owned();
+    ensure!(cli.ok("wait vm/web --for running").await? == "vm/web running\n");
+    ensure!(cli.ok(&format!("wait task {task} --for completed")).await?.ends_with("completed\n"));
+    ensure!(cli.ok("wait host h1 --for ready").await? == "host/h1 ready\n");
+    let log = cli.ok(&format!("logs {task}")).await?;
+    ensure!(log.lines().last().is_some_and(|l| l == format!("task/{task} completed 100 %")), "{log}");
+    ensure!(cli.ok(&format!("logs task/{task} --no-wait")).await? == log);
+    let tasks = cli.ok("tasks --state completed").await?;
+    ensure!(tasks.contains(&task) && tasks.contains("vm_create") && tasks.contains("web"), "{tasks}");
+    ensure!(cli.ok("tasks --state failed").await?.is_empty());
+    ensure!(cli.ok("tasks -p demo -o name").await?.contains(&task));
+    cli.fails("tasks -p nosuch", 3, &["nosuch"]).await?;
+    cli.fails("tasks --state done", 1, &["state", "completed"]).await?;
+
+    // What waits for something that never comes can be taken back, and says so to who waits.
+    let big = "--image tiny --network lan --memory 700GiB";
+    cli.ok(&format!("create vm full {big}")).await?;
+    let stuck = cli.json(&format!("create vm big {big} --no-wait")).await?;
+    let stuck = stuck["task"]["id"].as_str().context("a task")?.to_owned();
+    let waits =
+        cli.fails("wait vm big --for running --timeout 1", 8, &["vm/big", "not running in 1 s", "memory"]);
+    waits.await?;
+    cli.fails(&format!("logs {stuck} --timeout 1"), 8, &["1 s"]).await?;
+    let cancel = format!("cancel {stuck}");
+    let (cancelled, waited) = tokio::join!(cli.ok(&cancel), cli.run("wait vm/big --for deleted"));
+    ensure!(cancelled? == format!("task/{stuck} cancelled\n"));
+    ensure!(waited?.out == "vm/big deleted\n");
+    cli.fails(&format!("wait task/{stuck} --for completed"), 7, &["cancelled", "basalt logs"]).await?;
+    cli.fails(&format!("cancel {stuck}"), 4, &["cancelled already"]).await?;
+    let log = cli.ok(&format!("logs {stuck}")).await?;
+    ensure!(log.contains("cancelled"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_waits_through_a_restart_of_the_gateway() -> Result<()> {
+    let mut house = House::with_program(1).await?;
+    let cli = Cli::of(&house)?;
+    house.hosts[0].kill().await;
+    let line = format!("create vm web {VM}");
+    let watching = cli.command().args(["watch", "vms"]).stdout(Stdio::piped()).spawn()?;
+    let waiting = tokio::spawn({
+        let mut command = cli.command();
+        command.args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        async move { command.output().await }
+    });
+    wait::until("the VM is declared", || async {
+        Ok(house.api.find::<Value>(&house.api.path("vms/web")).await?)
+    })
+    .await?;
+    // Long enough for the command to be waiting for an answer.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    house.gateway.kill()?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    house.gateway.start()?;
+    house.hosts[0].start()?;
+    let waited = tokio::time::timeout(wait::PATIENCE, waiting).await.context("it waits on")???;
+    let err = String::from_utf8_lossy(&waited.stderr);
+    ensure!(waited.status.success() && waited.stdout == b"vm/web created\n", "{err}");
+
+    // The watch goes on too.
+    let mut lines = BufReader::new(watching.stdout.context("a pipe")?).lines();
+    let seen = tokio::time::timeout(wait::PATIENCE, async {
+        while let Some(line) = lines.next_line().await? {
+            if line.ends_with(" vm/web running") {
+                return Ok(true);
+            }
+        }
+        anyhow::Ok(false)
+    });
+    ensure!(seen.await.context("the watch is silent")??, "the watch ended");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_watches_and_opens_consoles_for_as_long_as_somebody_reads() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    cli.ok(&format!("create vm web {VM}")).await?;
+    let first = |line: &str| format!("set -o pipefail; $basalt {line} | head -1");
+    for (line, says) in [
+        ("watch", "snapshot"),
+        ("watch vms", "snapshot  vm/web running"),
+        ("watch tasks networks -o name", "network/lan"),
+        ("watch vm -o json", "\"event\":\"snapshot\""),
+        ("watch vm -o yaml", "---"),
+    ] {
+        // Nothing more happens in this house: only a watch that looks for its reader ends.
+        let said = cli.shell(&first(line)).await?;
+        ensure!(said.code == 0 && said.out.contains(says) && said.err.is_empty(), "{line}: {said:?}");
+    }
+    cli.fails("watch users", 1, &["cannot be watched", "vm"]).await?;
+    cli.fails("watch -p nosuch", 3, &["nosuch"]).await?;
+
+    let log = cli.ok("console web --log").await?;
+    ensure!(log.contains("simulated guest"), "{log}");
+    // The simulated guest says again what is typed.
+    let script = "set -o pipefail; printf 'hello\\r\\n' | $basalt console vm/web | grep -m1 hello";
+    let said = cli.shell(script).await?;
+    ensure!(said.code == 0 && said.out.contains("hello"), "{said:?}");
+    cli.ok("stop web").await?;
+    cli.fails("console web", 4, &["start it"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_ends_quietly_when_its_reader_leaves() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    let task = cli.json(&format!("create vm web {VM} --no-wait")).await?["task"]["id"].clone();
+    cli.ok("wait vm/web --for running").await?;
+    let logs = format!("logs {}", task.as_str().context("a task")?);
+    for line in [
+        "get vms",
+        "get vms -o json",
+        "get vm web -o yaml",
+        "describe vm web",
+        "tasks",
+        "whoami",
+        "explain web",
+        "completion bash",
+        "--help",
+        "console web --log",
+        "apply --help",
+        "wait vm web --for running",
+        &logs,
+    ] {
+        // A reader that was never there.
+        let said = cli.shell(&format!("set -o pipefail; $basalt {line} | true")).await?;
+        ensure!(said.code == 0 && said.err.is_empty(), "{line}: {said:?}");
+    }
+    let said = cli.shell("$basalt get vm nosuch 2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}").await?;
+    ensure!(said.code == 3, "{said:?}");
+    let full = cli.shell("$basalt get vms > /dev/full").await?;
+    ensure!(full.code == 1 && full.err.contains("standard output cannot be written"), "{full:?}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        ensure!(cli.ok(&format!("completion {shell}")).await?.contains("redeploy"), "{shell}");
+    }
+    Ok(())
+}

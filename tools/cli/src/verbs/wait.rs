@@ -1,0 +1,83 @@
+//! `wait`: until an object is in a phase or state, or gone.
+
+use super::Session;
+use crate::{
+    Failure,
+    client::Away,
+    failure::{Tally, standing},
+    kinds::{Can, Kind, named},
+    output::sayln,
+};
+use basalt_model::tasks::Task;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How often the object is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+impl Session {
+    pub(super) async fn wait_for(&self, words: &[String], until: &str) -> Result<(), Failure> {
+        let targets = named(words)?;
+        for (kind, _) in &targets {
+            kind.demand(Can::Show, "waited for")?;
+        }
+        let mut tally = Tally::new(targets.len());
+        for (kind, name) in targets {
+            let label = format!("{}/{name}", kind.name);
+            if tally.keep(&label, self.wait_for_one(kind, &name, until).await).is_some() {
+                sayln!("{label} {until}");
+            }
+        }
+        tally.end()
+    }
+
+    async fn wait_for_one(&self, kind: &Kind, name: &str, until: &str) -> Result<(), Failure> {
+        let path = kind.object(&self.project, name);
+        let mut last = Value::Null;
+        let mut away = Away::default();
+        let waiting = async {
+            loop {
+                match away.bear(self.client.find::<Value>(&path).await)? {
+                    Some(None) if until == "deleted" => return Ok(()),
+                    Some(None) => return Err(Failure::not_found(kind.name, name)),
+                    Some(Some(object)) => {
+                        if is(&object, until) {
+                            return Ok(());
+                        }
+                        ended(kind, &object)?;
+                        last = object;
+                    }
+                    None => {}
+                }
+                tokio::time::sleep(away.pause(LOOK)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(self.left(), waiting).await;
+        match (in_time, away.0) {
+            (Ok(outcome), _) => outcome,
+            (Err(_), Some(failure)) => Err(failure),
+            (Err(_), None) => {
+                let seconds = self.timeout.as_secs();
+                Err(Failure::TimedOut(format!("not {until} in {seconds} s; {}", standing(&last))))
+            }
+        }
+    }
+}
+
+fn is(object: &Value, until: &str) -> bool {
+    ["/phase", "/state", "/observed/state"]
+        .iter()
+        .any(|at| object.pointer(at).and_then(Value::as_str) == Some(until))
+}
+
+/// A task that has ended becomes nothing else.
+fn ended(kind: &Kind, object: &Value) -> Result<(), Failure> {
+    if kind.name != "task" {
+        return Ok(());
+    }
+    let task: Task = serde_json::from_value(object.clone())?;
+    match task.state.is_terminal() {
+        true => Err(Failure::Task(Box::new(task))),
+        false => Ok(()),
+    }
+}
