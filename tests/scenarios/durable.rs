@@ -23,6 +23,11 @@ async fn p1_p4_r20_r21_many_writers_beside_an_open_transaction_lose_nothing_and_
     let plan = feed_soak::Plan { writers: 8, rows: 20_000, open: Duration::from_secs(6), seed: 0xba5a17 };
     let outcome = feed_soak::run(&truth, &plan).await?;
     ensure!(outcome.lost.is_empty() && outcome.doubled.is_empty(), "{outcome:?}");
-    ensure!(outcome.rows > plan.rows / 2 && outcome.pulls > 5, "{} rows, {} pulls", outcome.rows, outcome.pulls);
+    ensure!(
+        outcome.rows > plan.rows / 2 && outcome.pulls > 5,
+        "{} rows, {} pulls",
+        outcome.rows,
+        outcome.pulls
+    );
     Ok(())
 }

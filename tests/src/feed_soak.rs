@@ -71,7 +71,9 @@ pub async fn run(truth: &Truth, plan: &Plan) -> Result<Outcome> {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let there: BTreeSet<String> =
-        oracles::psql(&truth.owner_url, "SELECT id FROM tenants WHERE name LIKE 'soak-%'")?.into_iter().collect();
+        oracles::psql(&truth.owner_url, "SELECT id FROM tenants WHERE name LIKE 'soak-%'")?
+            .into_iter()
+            .collect();
     outcome.rows = there.len();
     outcome.lost = there.difference(&told).cloned().collect();
     outcome.doubled.extend(told.difference(&there).cloned());
@@ -93,7 +95,8 @@ const INSERT: &str = "INSERT INTO tenants (id, name, labels, generation, created
 
 /// One row, written at once and committed at the end.
 fn hold_open(url: &str, time: Duration) -> Result<Child> {
-    let script = format!("BEGIN; {}; SELECT pg_sleep({}); COMMIT", INSERT.replace(":rows", "1"), time.as_secs_f64());
+    let script =
+        format!("BEGIN; {}; SELECT pg_sleep({}); COMMIT", INSERT.replace(":rows", "1"), time.as_secs_f64());
     // The owner's way in has no limit on how long a statement may take.
     Command::new("psql")
         .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command", &script, url])

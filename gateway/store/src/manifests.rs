@@ -218,7 +218,8 @@ fn pairs(writes: &[Write]) -> impl Iterator<Item = (HostId, &Item)> {
 async fn lock(conn: &mut PgConnection, writes: &[Write], now: DateTime) -> Result<BTreeMap<HostId, i64>> {
     let hosts: BTreeSet<Uuid> = writes.iter().map(|w| w.host_id.0).collect();
     let hosts: Vec<Uuid> = hosts.into_iter().collect();
-    let select = "SELECT host_id, revision FROM manifests WHERE host_id = ANY($1) ORDER BY host_id FOR UPDATE";
+    let select =
+        "SELECT host_id, revision FROM manifests WHERE host_id = ANY($1) ORDER BY host_id FOR UPDATE";
     let rows: Vec<(HostId, i64)> = sqlx::query_as(select).bind(&hosts).fetch_all(&mut *conn).await?;
     if rows.len() == hosts.len() {
         return Ok(rows.into_iter().collect());

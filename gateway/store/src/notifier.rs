@@ -36,7 +36,11 @@ impl Store {
         loop {
             let Err(error) = self.exchange(&mut attempt).await;
             let wait = backoff(attempt, jitter());
-            tracing::warn!(error = &error as &dyn std::error::Error, ?wait, "no news from other gateways; theirs is found by polling meanwhile");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                ?wait,
+                "no news from other gateways; theirs is found by polling meanwhile"
+            );
             sleep(wait).await;
             attempt = attempt.saturating_add(1);
         }

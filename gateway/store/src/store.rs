@@ -81,7 +81,9 @@ impl Store {
         if row.try_get::<i32, _>("number")? < OLDEST {
             return Err(Error::ServerTooOld { found: row.try_get("text")? });
         }
-        Ok(Self { inner: Arc::new(Inner { pool, committed: watch::Sender::new(0), changed: watch::Sender::new(0) }) })
+        Ok(Self {
+            inner: Arc::new(Inner { pool, committed: watch::Sender::new(0), changed: watch::Sender::new(0) }),
+        })
     }
 
     /// Makes the roles and brings the schema up to date, as owner or superuser. Safe from several processes at once.

@@ -24,7 +24,8 @@ pub async fn latency(house: &House, size: &Size) -> Result<Vec<Figure>> {
     };
     let tasks = [exchange(&here), exchange(&there)];
     let (mut own, mut others) = (vec![], vec![]);
-    let mut cursors = [Feed::new(&here).bootstrap().await?.cursor, Feed::new(&there).bootstrap().await?.cursor];
+    let mut cursors =
+        [Feed::new(&here).bootstrap().await?.cursor, Feed::new(&there).bootstrap().await?.cursor];
     for n in 0..size.samples {
         let (mut changed, mut heard) = (here.changed(), there.changed());
         changed.mark_unchanged();

@@ -66,7 +66,8 @@ async fn p5_r27_without_any_listener_the_poll_finds_what_others_wrote() {
     for n in 0..3 {
         let made = world.create_on(&deaf, &format!("web-{n}"), json!({})).await;
         let began = std::time::Instant::now();
-        until("it was judged", || async { world.condition(made.object.id(), "Placed").await.is_some() }).await;
+        until("it was judged", || async { world.condition(made.object.id(), "Placed").await.is_some() })
+            .await;
         // A second between polls, and what two commits and reading them take on a busy machine.
         assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
     }

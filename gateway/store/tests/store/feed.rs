@@ -240,7 +240,10 @@ async fn p7_a_gateway_killed_in_the_middle_of_a_pull_is_told_everything_by_the_n
         drop(pull);
         let batch = feed.pull(&cursor).await.unwrap();
         assert!(!batch.reload);
-        assert_eq!(keys(&batch, Table::Vm).into_iter().collect::<BTreeSet<_>>(), made.iter().cloned().collect());
+        assert_eq!(
+            keys(&batch, Table::Vm).into_iter().collect::<BTreeSet<_>>(),
+            made.iter().cloned().collect()
+        );
     }
     assert!(unfinished > 3, "some died on the way");
 }

@@ -142,7 +142,10 @@ async fn several_placements_at_once_all_hold_or_none() {
     let wrong_pool = Place { pools: vec![(other.pools[0].0, name("nowhere"))], ..other.clone() };
     let not_its_volume = Place { pools: third.pools.clone(), ..other.clone() };
     for (what, bad) in [
-        ("another generation", vec![Place { generation: Some(basalt_model::Generation(2)), ..other.clone() }]),
+        (
+            "another generation",
+            vec![Place { generation: Some(basalt_model::Generation(2)), ..other.clone() }],
+        ),
         ("an epoch that never was", vec![Place { expected_epoch: Epoch(3), ..other.clone() }]),
         ("placed already", vec![decision(&h, vms[6], short, 0).await]),
         ("its volume is elsewhere", vec![decision(&h, vms[6], short, 1).await]),

@@ -83,11 +83,12 @@ impl Session {
                 match away.bear(self.client.get::<Image>(&path).await)? {
                     Some(image) if image.phase == Phase::Ready => return Ok(()),
                     // What was said of an upload before is not the answer to this one, unless nothing else comes.
-                    Some(image) if image.phase == Phase::Failed => {
-                        if image.observed != declared.observed || sent.elapsed() > STALE {
-                            let reason = image.observed.reason.map(|r| r.to_string()).unwrap_or_default();
-                            return Err(Failure::Other(format!("it was refused: {reason}")));
-                        }
+                    Some(image)
+                        if image.phase == Phase::Failed
+                            && (image.observed != declared.observed || sent.elapsed() > STALE) =>
+                    {
+                        let reason = image.observed.reason.map(|r| r.to_string()).unwrap_or_default();
+                        return Err(Failure::Other(format!("it was refused: {reason}")));
                     }
                     _ => {}
                 }
