@@ -168,10 +168,8 @@ async fn the_cli_waits_through_a_restart_of_the_gateway() -> Result<()> {
         command.args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
         async move { command.output().await }
     });
-    wait::until("the VM is declared", || async {
-        Ok(house.api.find::<Value>(&house.api.path("vms/web")).await?)
-    })
-    .await?;
+    wait::until("the VM is declared", || async { house.api.find::<Value>(&house.api.path("vms/web")).await })
+        .await?;
     // Long enough for the command to be waiting for an answer.
     tokio::time::sleep(Duration::from_millis(400)).await;
     house.gateway.kill()?;

@@ -72,7 +72,7 @@ impl World {
         let of = Arc::clone(&clock);
         let ids: Ids = Arc::new(move || of.new_id());
         let (tenant, project) = testkit::project(&database, &ids, "acme").await;
-        Self { store: database.store.clone(), clock, ids, tenant, project, database: database }
+        Self { store: database.store.clone(), clock, ids, tenant, project, database }
     }
 
     pub fn change(&self) -> Change {
