@@ -15,8 +15,8 @@ async fn h5_r36_foreign_domains_are_shown_and_never_touched() -> Result<()> {
     let file = Foreign {
         kind: "volume".into(),
         name: "notes.txt".into(),
-        id: String::new(),
         detail: "12 bytes".into(),
+        ..Foreign::default()
     };
     machine.sim.with_world(|w| {
         w.observed.vms.items.insert(stranger, seen.clone());

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adoption;
 mod cli;
 mod cli_apply;
 mod cli_people;

@@ -10,15 +10,17 @@ use std::process::Command;
 const QUERIES: &[(&str, &str)] = &[
     (
         "a VM without its create task",
-        "SELECT name FROM vms v WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.subject_id = v.id AND t.kind = 'vm_create')",
+        "SELECT name FROM vms v WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.subject_id = v.id
+           AND t.kind IN ('vm_create', 'vm_adopt'))",
     ),
     (
         "a VM without its create in the audit trail, or with two",
-        "SELECT name FROM vms v WHERE 1 <> (SELECT count(*) FROM audit_events a WHERE a.subject_id = v.id AND a.action = 'vm.create')",
+        "SELECT name FROM vms v WHERE 1 <> (SELECT count(*) FROM audit_events a WHERE a.subject_id = v.id
+           AND a.action IN ('vm.create', 'vm.adopt'))",
     ),
     (
         "a create task or audit row without its VM, when nothing deleted it",
-        "SELECT subject_name FROM audit_events a WHERE action = 'vm.create' AND NOT EXISTS (SELECT FROM vms v WHERE v.id = a.subject_id)
+        "SELECT subject_name FROM audit_events a WHERE action IN ('vm.create', 'vm.adopt') AND NOT EXISTS (SELECT FROM vms v WHERE v.id = a.subject_id)
            AND NOT EXISTS (SELECT FROM audit_events d WHERE d.subject_id = a.subject_id AND d.action = 'vm.delete')
            AND NOT EXISTS (SELECT FROM audit_events d JOIN tasks t ON t.id = d.subject_id WHERE t.subject_id = a.subject_id AND d.action = 'task.cancel')",
     ),

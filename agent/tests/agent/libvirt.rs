@@ -3,7 +3,7 @@
 use crate::golden;
 use basalt_agent::host::libvirt::{
     Accelerator, Backing, Connection, Definition, Disk, DomainState, Format, LibvirtError, VolumeDisk,
-    domain_name, stamp, tap_name, xml::Element,
+    domain_name, shape, stamp, tap_name, xml::Element,
 };
 use basalt_model::{Epoch, Generation, ImageId, NetworkId, PortId, VmId, VolumeId, vms::Firmware};
 use basalt_plan::host::{DiskDefinition, DiskSourceDefinition, NicDefinition, VmDefinition};
@@ -59,6 +59,7 @@ fn definition() -> Definition {
     };
     let base = Backing { path: "/pool/images/base.qcow2".into(), format: Format::Qcow2 };
     Definition {
+        name: domain_name(VmId(id(1))),
         vm: vm(),
         accelerator: Accelerator::Tcg,
         disks: vec![
@@ -96,6 +97,9 @@ fn v11_marks_are_read_back_from_what_was_written() {
     assert_eq!((marks.stamp.definition_hash.as_str(), marks.stamp.seed_hash.as_str()), ("def1", "5eed"));
     assert_eq!(marks.networks.into_iter().collect::<Vec<_>>(), [NetworkId(id(41))]);
     assert_eq!(marks.isos.into_iter().collect::<Vec<_>>(), [ImageId(id(21))]);
+    assert_eq!(marks.disks.iter().map(|d| d.as_str()).collect::<Vec<_>>(), ["root", "data", "cd"]);
+    let address = Some("10.10.0.5".parse().unwrap());
+    assert_eq!(marks.nics, [(PortId(id(31)), NetworkId(id(41)), address)]);
     // Another's namespace is not ours, whatever it calls its elements.
     let foreign = definition().render().unwrap().replace("urn:basalt:vm:1", "urn:other");
     assert!(stamp::read(&Element::parse(&foreign).unwrap()).is_none());
@@ -215,6 +219,69 @@ async fn h5_a_foreign_domain_is_listed_without_marks() {
     let foreign = domains.iter().find(|d| d.name == "test").unwrap();
     assert!(foreign.live.is_none() && foreign.defined.is_none() && foreign.state == DomainState::Running);
     assert_eq!(domains.len(), 2);
+}
+
+const HANDMADE: &str = "<domain type='kvm'><name>handmade</name><memory unit='MiB'>512</memory>
+  <vcpu current='1'>2</vcpu><os><type arch='x86_64' machine='pc'>hvm</type></os><devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/pool/volumes/a.qcow2'/>
+      <target dev='vda' bus='virtio'/><boot order='1'/></disk>
+    <disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>
+    <interface type='network'><mac address='52:54:00:AA:BB:CC'/><source network='default'/><model type='virtio'/></interface>
+    <input type='tablet' bus='usb'/><graphics type='vnc'/><video/><memballoon model='virtio'/>
+  </devices></domain>";
+
+#[test]
+fn h5_a_domain_made_by_hand_is_read_as_far_as_adopting_it_needs() {
+    let read = |xml: &str| shape::read(&Element::parse(xml).unwrap());
+    let seen = read(HANDMADE);
+    assert_eq!((seen.cpus, seen.memory_bytes, seen.firmware), (2, 512 << 20, Firmware::Bios));
+    assert_eq!((seen.disks.len(), seen.disks[0].path.as_str()), (1, "/pool/volumes/a.qcow2"));
+    assert_eq!((seen.disks[0].format.as_str(), seen.disks[0].boot_order), ("qcow2", Some(1)));
+    assert_eq!((seen.macs, seen.unsupported), (vec!["52:54:00:aa:bb:cc".to_owned()], vec![]));
+    let cases = [
+        ("<os><type arch='x86_64'", "<os firmware='efi'><type arch='x86_64'", None),
+        ("arch='x86_64'", "arch='aarch64'", Some("machine")),
+        ("</os>", "<kernel>/boot/vmlinuz</kernel></os>", Some("kernel")),
+        ("bus='virtio'", "bus='sata'", Some("bus sata")),
+        ("<boot order='1'/>", "<shareable/>", Some("shareable")),
+        ("<model type='virtio'/>", "<model type='e1000'/>", Some("e1000")),
+        ("<interface type='network'>", "<interface type='hostdev'>", Some("hostdev")),
+        ("<video/>", "<tpm model='tpm-crb'/>", Some("tpm")),
+        ("<video/>", "<hostdev mode='subsystem' type='pci'/>", Some("hostdev")),
+        ("device='cdrom'>", "device='floppy'><source file='/f.img'/>", Some("floppy")),
+    ];
+    for (from, to, word) in cases {
+        let seen = read(&HANDMADE.replace(from, to));
+        let all: Vec<String> =
+            seen.unsupported.into_iter().chain(seen.disks.into_iter().filter_map(|d| d.unsupported)).collect();
+        match word {
+            None => assert!(all.is_empty() && seen.firmware == Firmware::Uefi, "{to}: {all:?}"),
+            Some(word) => assert!(all.iter().any(|u| u.contains(word)), "{to}: {all:?}"),
+        }
+    }
+    // All that we define ourselves can be had.
+    for xml in [definition().render().unwrap()] {
+        let seen = read(&xml);
+        assert!(seen.unsupported.is_empty() && seen.disks.len() == 4, "{seen:?}");
+        assert!(seen.disks[..3].iter().all(|d| d.unsupported.is_none()), "{:?}", seen.disks);
+    }
+}
+
+#[tokio::test]
+async fn h5_a_domain_that_had_a_name_keeps_it_when_it_is_defined_anew() {
+    let libvirt = Connection::new("test:///default");
+    let uuid = libvirt.domains().await.unwrap()[0].uuid;
+    let mut ours = definition();
+    ours.vm.id = VmId(uuid);
+    // libvirt itself refuses another name for the same domain.
+    ours.name = domain_name(VmId(uuid));
+    assert!(matches!(libvirt.define(for_test_driver(&ours)).await, Err(LibvirtError::Failed(_))));
+    ours.name = "test".into();
+    libvirt.define(for_test_driver(&ours)).await.unwrap();
+    let domain = libvirt.domain(VmId(uuid)).await.unwrap().unwrap();
+    assert_eq!((domain.name.as_str(), domain.state), ("test", DomainState::Running));
+    assert!(domain.live.is_none() && domain.defined.is_some(), "what runs is not touched");
 }
 
 #[tokio::test]

@@ -98,6 +98,7 @@ pub fn volume_item(n: u8, incarnation: i64) -> Item {
         size_bytes: 1 << 30,
         image_id: Some(ImageId(IMAGE)),
         incarnation,
+        adopted_from: None,
     };
     item(ItemKind::Volume, volume_id(n).0, incarnation, Desired::Volume(body))
 }

@@ -11,7 +11,7 @@ use basalt_agent::{
 };
 use basalt_daemon::SystemClock;
 use basalt_model::{GIB, ImageId, MIB, VolumeId, images::ImageFormat};
-use basalt_plan::host::{ImageDefinition, VolumeDefinition, VolumeKey};
+use basalt_plan::host::{AdoptionDefinition, ImageDefinition, VolumeDefinition, VolumeKey};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use sha2::{Digest, Sha256};
@@ -192,6 +192,73 @@ async fn h5_what_carries_none_of_our_names_is_a_stray_and_a_half_made_volume_is_
     assert_eq!(listing.strays.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["default/precious.raw"]);
     assert!(listing.problems.is_empty());
     assert_eq!(qcow2::read(&dir.join("precious.raw")).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn h5_a_file_of_the_pool_becomes_a_volume_by_a_second_name_and_whoever_has_it_open_notices_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let volumes_dir = pools.first().unwrap().volumes();
+    let file = volumes_dir.join("handmade.qcow2");
+    std::fs::write(&file, qcow2_bytes(dir.path(), &[]).await).unwrap();
+    let inode = std::fs::metadata(&file).unwrap().ino();
+    let users = BTreeMap::from([(file.clone(), BTreeSet::from(["handmade".to_owned()]))]);
+    let stray = volumes::list(&pools, &users).strays.remove(0);
+    let seen = stray.volume.unwrap();
+    assert_eq!((seen.format.as_str(), seen.size_bytes, seen.refers_to), ("qcow2", 16 * MIB, None));
+    assert_eq!((stray.name.as_str(), seen.users.len()), ("default/handmade.qcow2", 1));
+
+    let key = volume(MIB, None).key;
+    let adoption = AdoptionDefinition { key: key.clone(), file: "handmade.qcow2".into() };
+    for _ in 0..2 {
+        volumes::adopt(&pools, &adoption).unwrap();
+        let listing = volumes::list(&pools, &users);
+        let seen = &listing.volumes[&key];
+        assert_eq!((seen.size_bytes, &seen.aliases), (16 * MIB, &["handmade.qcow2".to_owned()].into()));
+        assert!(seen.users.contains("handmade") && listing.strays.is_empty());
+        assert!(file.exists(), "whoever finds it by its old name still does");
+    }
+    for _ in 0..2 {
+        volumes::drop_name(&pools, &adoption).unwrap();
+        assert!(!file.exists());
+    }
+    let own = volumes::path(pools.first().unwrap(), &key);
+    assert_eq!(std::fs::metadata(&own).unwrap().ino(), inode, "the same file");
+    volumes::adopt(&pools, &adoption).unwrap();
+
+    // Another file of the old name is nobody's business, and no name leads out of the directory.
+    std::fs::write(&file, "another").unwrap();
+    volumes::drop_name(&pools, &adoption).unwrap();
+    assert!(file.exists() && list(&pools).volumes[&key].aliases.is_empty());
+    for name in ["../images/x", ".hidden", "", "a/b"] {
+        let adoption = AdoptionDefinition { file: name.into(), ..adoption.clone() };
+        assert_eq!(code(volumes::adopt(&pools, &adoption)), "bad_file_name", "{name}");
+        assert_eq!(code(volumes::drop_name(&pools, &adoption)), "bad_file_name", "{name}");
+    }
+    let gone = AdoptionDefinition { key: VolumeKey { incarnation: 9, ..key }, file: "gone.qcow2".into() };
+    assert!(matches!(volumes::adopt(&pools, &gone), Err(Error::Host { .. })));
+}
+
+#[tokio::test]
+async fn h5_files_that_are_not_whole_or_not_regular_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = pools(dir.path());
+    let at = pools.first().unwrap().volumes();
+    let overlay = qcow2_bytes(dir.path(), &["-u", "-F", "raw", "-b", "/srv/base.raw"]).await;
+    std::fs::write(at.join("overlay.qcow2"), overlay).unwrap();
+    let data_file = format!("data_file={}", dir.path().join("other.raw").display());
+    std::fs::write(at.join("outside.qcow2"), qcow2_bytes(dir.path(), &["-o", &data_file]).await).unwrap();
+    std::fs::write(at.join("notes.txt"), "notes").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", at.join("link.qcow2")).unwrap();
+    let strays = list(&pools).strays;
+    let of = |name: &str| strays.iter().find(|s| s.name.ends_with(name)).unwrap().volume.clone();
+    assert_eq!(of("overlay.qcow2").unwrap().refers_to.as_deref(), Some("/srv/base.raw"));
+    assert!(of("outside.qcow2").unwrap().refers_to.is_some());
+    assert_eq!((of("notes.txt").unwrap().format.as_str(), of("notes.txt").unwrap().size_bytes), ("unknown", 5));
+    assert_eq!(of("link.qcow2"), None);
+    let key = volume(MIB, None).key;
+    let link = AdoptionDefinition { key, file: "link.qcow2".into() };
+    assert!(volumes::adopt(&pools, &link).is_err(), "a link may lead anywhere");
 }
 
 #[test]

@@ -118,6 +118,7 @@ pub static RULES: &[Rule] = &[
     role("DELETE", "/v1/hosts/{host}", Admin, System),
     role("POST", "/v1/hosts/{host}/join-token", Admin, System),
     role("POST", "/v1/hosts/{host}/revoke", Admin, System),
+    role("POST", "/v1/hosts/{host}/adopt", Admin, System),
     role("GET", "/v1/pools", Viewer, System),
     role("GET", "/v1/pools/{pool}", Viewer, System),
     role("GET", "/v1/tasks", Viewer, Rows),

@@ -92,6 +92,16 @@ pub enum Error {
         /// The fields that name the pool.
         errors: Vec<FieldError>,
     },
+    /// What stands on the host cannot be taken over as it is.
+    #[error("not adoptable: {detail}")]
+    NotAdoptable {
+        /// One sentence.
+        detail: String,
+        /// All reasons.
+        reasons: Vec<CapabilityReason>,
+        /// The fields that they are about.
+        errors: Vec<FieldError>,
+    },
     /// It cannot be now; another state would allow it.
     #[error("conflict {code}: {detail}")]
     Conflict {
@@ -164,6 +174,9 @@ impl Error {
                 .with_reasons(reasons.clone())
                 .with_errors(errors.clone()),
             Self::PoolFull { detail, reasons, errors } => simple(422, "pool_full", "No room in the pool", format!("{detail}."))
+                .with_reasons(reasons.clone())
+                .with_errors(errors.clone()),
+            Self::NotAdoptable { detail, reasons, errors } => simple(422, "not_adoptable", "It cannot be adopted", detail.clone())
                 .with_reasons(reasons.clone())
                 .with_errors(errors.clone()),
             Self::Conflict { code, detail, reasons } => simple(409, code, "Conflict", detail.clone()).with_reasons(reasons.clone()),

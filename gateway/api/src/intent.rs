@@ -19,18 +19,23 @@ use sha2::{Digest, Sha256};
 
 /// What the request line and headers say about a write.
 pub struct Intent {
-    /// Who writes.
-    pub permit: Permit,
     /// Where.
     pub project: ProjectRef,
+    line: Line,
+}
+
+/// The same before its project is known: where the body names it.
+pub struct Line {
+    /// Who writes.
+    pub permit: Permit,
     /// The generation that the caller saw.
     pub expected: Option<Generation>,
     dry_run: bool,
     key: Option<String>,
-    line: Sha256,
+    digest: Sha256,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Intent {
+impl<S: Send + Sync> FromRequestParts<S> for Line {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
@@ -38,14 +43,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Intent {
         let Query(params) = Query::<WriteParams>::from_request_parts(parts, state).await?;
         let IfMatch(expected) = IfMatch::from_request_parts(parts, state).await?;
         let IdempotencyKey(key) = IdempotencyKey::from_request_parts(parts, state).await?;
-        let mut line = Sha256::new();
+        let mut digest = Sha256::new();
         if key.is_some() {
             for part in [parts.method.as_str(), parts.uri.path(), if params.dry_run { "dry" } else { "" }] {
-                line.update(part.as_bytes());
-                line.update([0]);
+                digest.update(part.as_bytes());
+                digest.update([0]);
             }
         }
-        Ok(Self { project: permit.project()?, permit, expected, dry_run: params.dry_run, key, line })
+        Ok(Self { permit, expected, dry_run: params.dry_run, key, digest })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Intent {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let line = Line::from_request_parts(parts, state).await?;
+        Ok(Self { project: line.permit.project()?, line })
+    }
+}
+
+impl Line {
+    /// The write, in the project that the body named.
+    pub fn in_project(self, project: ProjectRef) -> Intent {
+        Intent { project, line: self }
     }
 }
 
@@ -53,20 +74,14 @@ impl Intent {
     /// Opens the transaction. When the idempotency key was seen before, its first answer comes as
     /// [`Error::Answered`].
     pub async fn begin(self, app: &App, body: &[u8]) -> Result<Writing, Error> {
-        let mut tx = app.store.tenant(self.project.tenant_id).await?;
-        let change = self.permit.change(app);
-        if let (Some(key), false) = (&self.key, self.dry_run) {
-            let digest = self.line.chain_update(body).finalize();
-            let principal = self.permit.principal.id;
-            match idempotency::begin(
-                &mut tx,
-                Some(self.project.tenant_id),
-                principal,
-                key,
-                &digest,
-                change.now,
-            )
-            .await?
+        let Self { project, line } = self;
+        let mut tx = app.store.tenant(project.tenant_id).await?;
+        let change = line.permit.change(app);
+        let principal = line.permit.principal.id;
+        if let (Some(key), false) = (&line.key, line.dry_run) {
+            let digest = line.digest.chain_update(body).finalize();
+            match idempotency::begin(&mut tx, Some(project.tenant_id), principal, key, &digest, change.now)
+                .await?
             {
                 idempotency::Begin::Fresh => {}
                 idempotency::Begin::Replay { status, location, body } => {
@@ -74,14 +89,13 @@ impl Intent {
                 }
             }
         }
-        let principal = self.permit.principal.id;
         Ok(Writing {
             tx,
             change,
-            project: self.project,
-            expected: self.expected,
-            dry_run: self.dry_run,
-            key: self.key.map(|k| (principal, k)),
+            project,
+            expected: line.expected,
+            dry_run: line.dry_run,
+            key: line.key.map(|k| (principal, k)),
         })
     }
 }

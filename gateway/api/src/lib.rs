@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod adoption;
 mod agent;
 mod agent_identity;
 mod audit;

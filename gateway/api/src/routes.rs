@@ -1,7 +1,7 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, agent, audit, consoles, debug, enrolment, explain, health, hosts, image_events, images, login,
+    App, adoption, agent, audit, consoles, debug, enrolment, explain, health, hosts, image_events, images, login,
     metrics, networks, pools, ports, projects, role_bindings, service_tokens, tasks, tenants, users,
     vm_verbs, vms, volumes, watch,
 };
@@ -75,6 +75,7 @@ fn infrastructure() -> OpenApiRouter<App> {
         .routes(routes!(hosts::get_host, hosts::update_host, hosts::delete_host))
         .routes(routes!(hosts::create_join_token))
         .routes(routes!(hosts::revoke_host))
+        .routes(routes!(adoption::adopt))
         .routes(routes!(pools::list_pools))
         .routes(routes!(pools::get_pool))
 }

@@ -293,7 +293,7 @@ fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Resul
 }
 
 /// A locally administered unicast address from the random end of the port's id.
-fn mac(port: PortId) -> String {
+pub(crate) fn mac(port: PortId) -> String {
     let b = port.0.into_bytes();
     format!("02:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", b[11], b[12], b[13], b[14], b[15])
 }

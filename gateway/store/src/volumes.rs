@@ -157,7 +157,8 @@ pub async fn insert(
     let (tenant, spec) = (tx.tenant(), &new.spec);
     let conn = tx.conn();
     let image = match &spec.source {
-        VolumeSource::Blank => None,
+        // An adopted one is declared by `adoption.rs`; validation refuses it here.
+        VolumeSource::Blank | VolumeSource::Adopted { .. } => None,
         VolumeSource::Image { image } => {
             let field = "spec.source.image".to_string();
             let found = images::usable(conn, project, image, false, &field).await?;

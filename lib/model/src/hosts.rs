@@ -2,6 +2,7 @@
 
 use crate::{
     CapabilityReason, DateTime, GIB, Name,
+    adoption::{ForeignVm, ForeignVolume},
     pools::PoolFacts,
     quotas::Demand,
     validate::{FieldError, Validate, within},
@@ -153,8 +154,8 @@ pub struct Versions {
     pub openvswitch: String,
 }
 
-/// Something on the host that no manifest names: reported, never touched.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+/// Something on the host that no manifest names: reported, never touched until it is adopted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct Foreign {
     /// `vm`, `port` or `volume`.
     pub kind: String,
@@ -166,6 +167,12 @@ pub struct Foreign {
     /// State or size, for people.
     #[serde(default)]
     pub detail: String,
+    /// What a VM is, so that it can be adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<ForeignVm>,
+    /// What a file in a pool is, so that it can be adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<ForeignVolume>,
 }
 
 /// What an agent found out about its host.

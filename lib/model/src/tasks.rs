@@ -83,10 +83,14 @@ pub enum TaskKind {
     VmRedeploy,
     /// Nothing of the VM is left.
     VmDelete,
+    /// A VM that was on a host is declared, and its host has taken it over.
+    VmAdopt,
     /// A volume is declared (it is made when a VM needs it).
     VolumeCreate,
     /// Nothing of the volume is left.
     VolumeDelete,
+    /// A file that was in a pool is declared, and its host has taken it over.
+    VolumeAdopt,
     /// Bytes were uploaded and verified.
     ImageUpload,
     /// Nothing of the image is left.

@@ -33,6 +33,11 @@ pub enum VolumeSource {
         /// The image's name.
         image: Name,
     },
+    /// A file that was in the pool already. Only `POST /v1/hosts/{host}/adopt` makes such a volume.
+    Adopted {
+        /// The name that the file had in the pool.
+        file: String,
+    },
 }
 
 /// Where a volume is in its life, as the host reported.
@@ -78,6 +83,14 @@ impl Validate for VolumeSpec {
         let size = format!("{path}.size_bytes");
         if within(errors, size.clone(), self.size_bytes, (MIB, 64 * 1024 * GIB), "bytes") {
             multiple_of(errors, size, self.size_bytes, MIB);
+        }
+        if matches!(self.source, VolumeSource::Adopted { .. }) {
+            errors.push(FieldError::new(
+                format!("{path}.source"),
+                "not_allowed",
+                "a file of a host becomes a volume only by adoption, which looks at the file first",
+                "send POST /v1/hosts/{host}/adopt, or run basalt adopt volume",
+            ));
         }
     }
 }

@@ -13,6 +13,7 @@
 mod action;
 mod definition;
 pub mod effect;
+mod foreign;
 mod memory;
 mod network;
 mod observed;
@@ -85,7 +86,7 @@ pub fn diff(manifest: &Manifest, observed: &Observed, memory: &Memory, now: Date
         draft.add(&look, item, judgement);
     }
     network::ports(&look, &mut draft);
-    draft.plan.foreign = foreign(&look);
+    draft.plan.foreign = foreign::foreign(&look);
     draft.plan
 }
 
@@ -314,30 +315,4 @@ fn incomplete(subject: String, missing: &str) -> CapabilityReason {
         format!("it needs {missing}, and that is not in the host's manifest"),
         "this is a fault of the gateway; it sends the missing item with the next manifest",
     )
-}
-
-fn foreign(look: &Look<'_>) -> Vec<Foreign> {
-    let mut found = look.observed.strays.clone();
-    for (id, vm) in &look.observed.vms.items {
-        if !look.index.has(ItemKind::Vm, *id) {
-            let detail = format!("{:?}", vm.power).to_lowercase();
-            found.push(Foreign { kind: "vm".into(), name: vm.name.clone(), id: id.to_string(), detail });
-        }
-    }
-    for (key, volume) in &look.observed.volumes.items {
-        if !look.index.has(ItemKind::Volume, key.id) {
-            let name = format!("{}/{}.{}", key.pool, key.id, key.incarnation);
-            let detail = format!("{} bytes", volume.size_bytes);
-            found.push(Foreign { kind: "volume".into(), name, id: key.id.to_string(), detail });
-        }
-    }
-    for (id, port) in &look.observed.ports.items {
-        if !look.index.has(ItemKind::Vm, port.vm_id) {
-            let detail = format!("of VM {}", port.vm_id);
-            found.push(Foreign { kind: "port".into(), name: id.to_string(), id: id.to_string(), detail });
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
 }

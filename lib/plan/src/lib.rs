@@ -1,7 +1,8 @@
-//! Every decision, as pure functions: placement, manifest, host, conditions, tasks.
+//! Every decision, as pure functions: placement, adoption, manifest, host, conditions, tasks.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod adoption;
 pub mod conditions;
 pub mod host;
 pub mod manifest;

@@ -22,7 +22,7 @@ use basalt_model::{
     images::{ImageObserved, ImageSpec, ImageState},
     networks::NetworkSpec,
     vms::{Operation, VmDisk, VmNic, VmSpec},
-    volumes::VolumeSpec,
+    volumes::{VolumeSource, VolumeSpec},
 };
 use basalt_wire::agent::manifest::{
     Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, SeedBody,
@@ -141,6 +141,10 @@ pub fn volume(volume: Volume<'_>) -> Item {
         size_bytes: volume.spec.size_bytes,
         image_id: volume.image_id,
         incarnation: volume.incarnation,
+        adopted_from: match &volume.spec.source {
+            VolumeSource::Adopted { file } => Some(file.clone()),
+            VolumeSource::Blank | VolumeSource::Image { .. } => None,
+        },
     };
     unplaced(ItemKind::Volume, volume.metadata, Desired::Volume(body))
 }

@@ -10,6 +10,7 @@ use basalt_model::{
     images::{ImageObserved, ImageState},
     tasks::{Task, TaskKind, TaskMove, TaskState},
     vms::{Operation, OperationOutcome, Power},
+    volumes::VolumeState,
 };
 
 /// What a task is about, as it is now.
@@ -125,6 +126,7 @@ fn step(task: &Task, subject: &Subject<'_>) -> Step {
         (_, Subject::Volume(facts)) if facts.deleting => {
             Step::Cancelled(superseded(task, "its deletion was asked for"))
         }
+        (TaskKind::VolumeAdopt, Subject::Volume(facts)) => volume_adopt(task, facts),
         (_, Subject::Volume(_)) => Step::Completed("it is declared".into()),
         (TaskKind::ImageDelete, Subject::Image { .. }) => {
             Step::Going { progress: 10, stage: "it is being removed".into() }
@@ -162,6 +164,17 @@ fn vm_delete(facts: &VmFacts) -> Step {
             progress: 10,
             stage: going(&facts.stage, &format!("host {} is removing it", p.host)),
         },
+    }
+}
+
+/// A file is taken over when the host has it under the volume's name.
+fn volume_adopt(task: &Task, facts: &VolumeFacts) -> Step {
+    let seen =
+        facts.observed.state == VolumeState::Ready && facts.observed_generation >= task.generation;
+    match &facts.observed.blocked {
+        Some(reason) => Step::Going { progress: 10, stage: format!("blocked: {reason}") },
+        None if seen => Step::Completed("the host has taken it over".into()),
+        None => Step::Going { progress: 10, stage: going(&facts.stage, "the host is taking it over") },
     }
 }
 

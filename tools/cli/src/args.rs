@@ -100,6 +100,12 @@ pub enum Verb {
     },
     /// Deletes objects.
     Delete(Targets),
+    /// Takes over a VM or a file that stands on a host and is nobody's.
+    Adopt {
+        /// What.
+        #[command(subcommand)]
+        what: Adopt,
+    },
     /// Wants VMs running.
     Start(Vms),
     /// Wants VMs stopped: ACPI, then force after their grace.
@@ -160,6 +166,36 @@ pub enum Verb {
     Completion {
         /// Which shell.
         shell: Shell,
+    },
+}
+
+/// Takes over what stands on a host and is nobody's: `describe host h1` lists it as foreign.
+#[derive(Subcommand)]
+pub enum Adopt {
+    /// A virtual machine with its disks; what runs is not touched.
+    Vm {
+        /// Host, and the VM's name or id there: `h1/handmade`.
+        what: String,
+        /// Its name from now on.
+        #[arg(long)]
+        name: String,
+        /// The network that its interfaces are to be on; default: those that Basalt had it on before.
+        #[arg(long)]
+        network: Option<String>,
+        /// Say whether it could be, change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// A file in a pool.
+    Volume {
+        /// Host, and the file's name there: `h1/default/data.qcow2`.
+        what: String,
+        /// Its name from now on.
+        #[arg(long)]
+        name: String,
+        /// Say whether it could be, change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -1,8 +1,8 @@
 //! A domain's whole definition as a value, and its XML (V11).
 //!
 //! Every path and choice is resolved before: building XML asks nothing and cannot fail on content, other
-//! than on characters that XML cannot hold. The domain's UUID is the VM's id and its name is made of it,
-//! so libvirt itself refuses a second domain of the same VM.
+//! than on characters that XML cannot hold. The domain's UUID is the VM's id, and its name is made of it unless it
+//! had one before it was adopted, so libvirt itself refuses a second domain of the same VM.
 
 use super::{stamp, xml::Element};
 use crate::Error;
@@ -82,6 +82,8 @@ pub enum Disk {
 /// Everything that a domain is made from: what is wanted, and where it is on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
+    /// The domain's name. libvirt renames no domain that runs, so one that was adopted keeps its own.
+    pub name: String,
     /// What is wanted.
     pub vm: VmDefinition,
     /// What executes it.
@@ -99,7 +101,7 @@ pub struct Definition {
     pub serial_log: PathBuf,
 }
 
-/// The domain's name of a VM.
+/// The name of a VM's domain, unless it was adopted under another.
 pub fn domain_name(vm_id: VmId) -> String {
     format!("basalt-{vm_id}")
 }
@@ -126,7 +128,7 @@ impl Definition {
         };
         Element::new("domain")
             .attr("type", kind)
-            .child(Element::new("name").text(domain_name(self.vm.id)))
+            .child(Element::new("name").text(&self.name))
             .child(Element::new("uuid").text(self.vm.id))
             .child(Element::new("title").text(&self.vm.name))
             .child(Element::new("metadata").child(stamp::element(&self.vm)))

@@ -5,6 +5,7 @@
 
 use super::{
     connection::{Connection, LibvirtError},
+    shape::{self, Shape},
     stamp::{self, Marks},
     xml::Element,
 };
@@ -68,6 +69,8 @@ pub struct Domain {
     pub files: BTreeSet<PathBuf>,
     /// The pseudo-terminal of the serial port while it runs.
     pub serial: Option<String>,
+    /// What it is made of: of ours what the next start is made from, of a foreign one what runs.
+    pub shape: Option<Shape>,
 }
 
 impl Domain {
@@ -217,6 +220,11 @@ fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
         (_, persistent) => persistent.then(|| current.clone()).flatten(),
     };
     let live = current.as_ref().filter(|_| active);
+    let marks = defined.as_ref().and_then(stamp::read);
+    let mut shape = defined.as_ref().filter(|_| marks.is_some()).or(current.as_ref()).map(shape::read);
+    if let Some(shape) = shape.as_mut().filter(|_| persistent && handle.has_managed_save(0).unwrap_or(false)) {
+        shape.unsupported.push("a saved state, to which it would return".to_owned());
+    }
     Ok(Domain {
         uuid: handle.get_uuid()?,
         name: handle.get_name()?,
@@ -224,7 +232,8 @@ fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
         persistent,
         autostart: handle.get_autostart().unwrap_or(false),
         live: live.and_then(stamp::read),
-        defined: defined.as_ref().and_then(stamp::read),
+        defined: marks,
+        shape,
         accelerator: current.as_ref().map(accelerator).unwrap_or_default(),
         files: current.iter().chain(&defined).flat_map(files).collect(),
         nics: live.map(live_nics).unwrap_or_default(),

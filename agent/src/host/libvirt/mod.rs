@@ -5,10 +5,12 @@
 pub mod connection;
 pub mod definition;
 pub mod domains;
+pub mod shape;
 pub mod stamp;
 pub mod xml;
 
 pub use connection::{Connection, LibvirtError};
 pub use definition::{Accelerator, Backing, Definition, Disk, Format, VolumeDisk, domain_name, tap_name};
 pub use domains::{Domain, DomainState, LiveNic};
+pub use shape::Shape;
 pub use stamp::Marks;

@@ -4,16 +4,17 @@
 //! <metadata>
 //!   <basalt:vm xmlns:basalt="urn:basalt:vm:1" id="…" generation="3" epoch="1" incarnation="0"
 //!              definition="sha256" seed="sha256">
-//!     <basalt:nic port="…" network="…"/>
+//!     <basalt:nic port="…" network="…" address="…"/>
+//!     <basalt:disk name="…"/>
 //!     <basalt:iso image="…"/>
 //!   </basalt:vm>
 //! </metadata>
 //! ```
 
 use super::xml::Element;
-use basalt_model::{Epoch, Generation, ImageId, NetworkId, VmId};
+use basalt_model::{Epoch, Generation, ImageId, Name, NetworkId, PortId, VmId};
 use basalt_plan::host::{DiskSourceDefinition, Stamp, VmDefinition};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// Our XML namespace; the digit is the format's version.
 pub const NAMESPACE: &str = "urn:basalt:vm:1";
@@ -29,14 +30,19 @@ pub struct Marks {
     pub networks: BTreeSet<NetworkId>,
     /// Images that it has as optical discs.
     pub isos: BTreeSet<ImageId>,
+    /// Interfaces in order: port, network and, where it was written down, address.
+    pub nics: Vec<(PortId, NetworkId, Option<Ipv4Addr>)>,
+    /// Names of the disks in order; none in marks that were written before they were kept.
+    pub disks: Vec<Name>,
 }
 
 /// The marks of a definition, as an element that declares its namespace.
 pub fn element(vm: &VmDefinition) -> Element {
-    let nics = vm
-        .nics
-        .iter()
-        .map(|nic| Element::new("basalt:nic").attr("port", nic.port_id).attr("network", nic.network_id));
+    let nics = vm.nics.iter().map(|nic| {
+        let element = Element::new("basalt:nic").attr("port", nic.port_id).attr("network", nic.network_id);
+        element.attr("address", nic.address)
+    });
+    let disks = vm.disks.iter().map(|disk| Element::new("basalt:disk").attr("name", &disk.name));
     let isos = vm.disks.iter().filter_map(|disk| match &disk.source {
         DiskSourceDefinition::Iso(image) => Some(Element::new("basalt:iso").attr("image", image)),
         DiskSourceDefinition::Volume { .. } => None,
@@ -50,6 +56,7 @@ pub fn element(vm: &VmDefinition) -> Element {
         .attr("definition", &vm.hash)
         .attr("seed", &vm.seed_hash)
         .children(nics)
+        .children(disks)
         .children(isos)
 }
 
@@ -68,7 +75,14 @@ pub fn read(domain: &Element) -> Option<Marks> {
             .filter(move |c| local(c) == tag)
             .filter_map(move |c| c.attribute(name)?.parse().ok())
     };
+    let nic = |c: &Element| {
+        let (port, network) = (c.attribute("port")?.parse().ok()?, c.attribute("network")?.parse().ok()?);
+        Some((port, network, c.attribute("address").and_then(|a| a.parse().ok())))
+    };
+    let of = |tag: &'static str| vm.children.iter().filter(move |c| local(c) == tag);
     Some(Marks {
+        nics: of("nic").filter_map(nic).collect(),
+        disks: of("disk").filter_map(|c| c.attribute("name")?.parse().ok()).collect(),
         vm_id: vm.attribute("id")?.parse().ok()?,
         stamp: Stamp {
             epoch: Epoch(vm.attribute("epoch")?.parse().ok()?),

@@ -6,7 +6,7 @@ use crate::{
     config::Datapath,
     host::{
         With, images,
-        libvirt::{Backing, Definition, Disk, DomainState, Format, VolumeDisk, tap_name},
+        libvirt::{Backing, Definition, Disk, DomainState, Format, VolumeDisk, domain_name, tap_name},
         ovs::sink,
         seed,
         storage::{qcow2, volumes},
@@ -25,6 +25,8 @@ impl Parts {
             Action::EnsureImage(image) => images::ensure(&self.pools, image, with, &*self.clock).await,
             Action::RemoveImage(id) => images::remove(&self.pools, *id),
             Action::EnsureVolume(volume) => volumes::ensure(&self.pools, volume).await,
+            Action::AdoptVolume(adoption) => volumes::adopt(&self.pools, adoption),
+            Action::DropName(adoption) => volumes::drop_name(&self.pools, adoption),
             Action::RemoveVolume(key) => volumes::remove(&self.pools, key),
             Action::WriteSeed(definition) => seed::write(&self.pools, definition),
             Action::RemoveSeed(key) => seed::remove(&self.pools, key),
@@ -52,7 +54,9 @@ impl Parts {
             )));
         }
         let disks = vm.disks.iter().map(|disk| self.disk(&disk.source)).collect::<Result<_, _>>()?;
+        let stands = self.libvirt.domain(vm.id).await?;
         let definition = Definition {
+            name: stands.map_or_else(|| domain_name(vm.id), |domain| domain.name),
             vm: vm.clone(),
             accelerator: self.accelerator().await?,
             disks,

@@ -5,19 +5,26 @@ use crate::{
     Error,
     host::{
         facts, images,
-        libvirt::{Domain, DomainState, Marks},
+        libvirt::{Domain, DomainState, Marks, shape::ShapeDisk},
         ovs::{PortRow, SwitchView, sink},
         seed,
-        storage::volumes,
+        storage::{Pools, volumes},
     },
 };
 use basalt_model::{
     CapabilityReason, DateTime, PortId, VmId,
+    adoption::ForeignNic,
     hosts::{Foreign, HostFacts, Versions},
     vms::ObservedPower,
 };
-use basalt_plan::host::{Capabilities, Observed, PortSeen, PortState, Section, SwitchSeen, VmSeen};
-use std::collections::{BTreeMap, BTreeSet};
+use basalt_plan::host::{
+    Capabilities, DiskPlace, DiskShape, Observed, PortSeen, PortState, Section, SwitchSeen, VmSeen, VmShape,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 impl Parts {
     pub(super) async fn observe(&self) -> Observed {
@@ -55,7 +62,7 @@ impl Parts {
         };
         let vms = match &domains {
             Err(error) => Section::failed(error.to_string()),
-            Ok(domains) => Section::complete(domains.iter().map(|d| (VmId(d.uuid), vm(d)))),
+            Ok(domains) => Section::complete(domains.iter().map(|d| (VmId(d.uuid), vm(d, &self.pools)))),
         };
         Observed {
             vms,
@@ -142,7 +149,7 @@ fn section<K: Ord, V>(listed: Result<BTreeMap<K, V>, Error>) -> Section<K, V> {
     }
 }
 
-fn vm(domain: &Domain) -> VmSeen {
+fn vm(domain: &Domain, pools: &Pools) -> VmSeen {
     let marks = || domain.live.iter().chain(&domain.defined);
     let stamp = |marks: &Option<Marks>| {
         marks.as_ref().filter(|m| m.vm_id.0 == domain.uuid).map(|m| m.stamp.clone()).unwrap_or_default()
@@ -163,7 +170,62 @@ fn vm(domain: &Domain) -> VmSeen {
         accelerator: domain.is_active().then(|| domain.accelerator.clone()),
         networks: marks().flat_map(|m| m.networks.iter().copied()).collect::<BTreeSet<_>>(),
         isos: marks().flat_map(|m| m.isos.iter().copied()).collect::<BTreeSet<_>>(),
+        shape: shape(domain, pools).map(Arc::new),
     }
+}
+
+/// What a domain is made of, in terms of pools and images; the seed is nobody's disk.
+fn shape(domain: &Domain, pools: &Pools) -> Option<VmShape> {
+    let read = domain.shape.as_ref()?;
+    let marks = domain.defined.as_ref();
+    let mut shape = VmShape {
+        cpus: read.cpus,
+        memory_bytes: read.memory_bytes,
+        firmware: read.firmware,
+        unsupported: read.unsupported.clone(),
+        ..VmShape::default()
+    };
+    let is_seed = |path: &str| pools.declared().iter().any(|p| Path::new(path).starts_with(p.seeds()));
+    for (n, disk) in read.disks.iter().filter(|d| !is_seed(&d.path)).enumerate() {
+        let place = place(disk, pools);
+        shape.unsupported.extend(disk.unsupported.clone());
+        if disk.is_disc && !matches!(place, DiskPlace::Iso(_)) {
+            shape.unsupported.push(format!("the disc {} in a drive", disk.path));
+            continue;
+        }
+        shape.disks.push(DiskShape {
+            name: marks.and_then(|m| m.disks.get(n).cloned()),
+            path: disk.path.clone(),
+            format: disk.format.clone(),
+            boot_order: disk.boot_order,
+            place,
+        });
+    }
+    for (n, mac) in read.macs.iter().enumerate() {
+        let nic = marks.and_then(|m| m.nics.get(n));
+        shape.nics.push(ForeignNic {
+            mac: mac.clone(),
+            port_id: nic.map(|n| n.0),
+            network_id: nic.map(|n| n.1),
+            address: nic.and_then(|n| n.2),
+        });
+    }
+    Some(shape)
+}
+
+fn place(disk: &ShapeDisk, pools: &Pools) -> DiskPlace {
+    let path = Path::new(&disk.path);
+    let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return DiskPlace::Outside };
+    for pool in pools.declared() {
+        if path.parent() == Some(&pool.volumes()) {
+            let file = || DiskPlace::File(pool.name.clone(), name.to_owned());
+            return volumes::parse(pool, name).map_or_else(file, DiskPlace::Volume);
+        }
+        if path.parent() == Some(&pool.images()) && disk.is_disc {
+            return images::parse(name).map_or(DiskPlace::Outside, |file| DiskPlace::Iso(file.id));
+        }
+    }
+    DiskPlace::Outside
 }
 
 /// libvirt writes QEMU's number into a file when it starts it, and never again.
@@ -231,6 +293,7 @@ fn stray_ports(view: &SwitchView, domains: &[Domain]) -> Vec<Foreign> {
         name: row.name.clone(),
         id: row.external_ids.get("iface-id").cloned().unwrap_or_default(),
         detail: row.error.clone().unwrap_or_default(),
+        ..Foreign::default()
     };
     view.ports.iter().filter(stray).map(foreign).collect()
 }
@@ -260,6 +323,7 @@ mod tests {
             }],
             files: BTreeSet::new(),
             serial: None,
+            shape: None,
         }
     }
 
@@ -296,7 +360,7 @@ mod tests {
 
     #[test]
     fn h5_a_domain_without_marks_has_the_default_stamp() {
-        let seen = vm(&domain(9, "tap9"));
+        let seen = vm(&domain(9, "tap9"), &Pools::new(&[], Path::new("/nowhere")));
         assert_eq!((seen.defined, seen.running), (None, Some(Stamp::default())));
     }
 }

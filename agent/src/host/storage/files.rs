@@ -67,6 +67,7 @@ pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-fn sync_dir(path: &Path) -> std::io::Result<()> {
+/// Makes what happened to the names of a file's directory durable.
+pub fn sync_dir(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }

@@ -2,12 +2,15 @@
 
 use super::{Pool, Pools, files, qcow2};
 use crate::{Error, host::images, host::program::Program};
-use basalt_model::{CapabilityReason, ImageId, hosts::Foreign, images::ImageFormat};
-use basalt_plan::host::{VolumeDefinition, VolumeKey, VolumeSeen};
+use basalt_model::{
+    CapabilityReason, ImageId, adoption::ForeignVolume, hosts::Foreign, images::ImageFormat,
+};
+use basalt_plan::host::{AdoptionDefinition, VolumeDefinition, VolumeKey, VolumeSeen};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::PermissionsExt,
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,7 +36,8 @@ pub fn path(pool: &Pool, key: &VolumeKey) -> PathBuf {
     pool.volumes().join(format!("{}.{}.qcow2", key.id, key.incarnation))
 }
 
-fn parse(pool: &Pool, name: &str) -> Option<VolumeKey> {
+/// What a file's name says that it is.
+pub fn parse(pool: &Pool, name: &str) -> Option<VolumeKey> {
     let (id, rest) = name.split_once('.')?;
     let incarnation = rest.strip_suffix(".qcow2")?;
     let key =
@@ -52,45 +56,131 @@ pub fn qemu_img() -> Program {
 }
 
 /// Lists the volumes of all pools; `users` says which domains have which files.
-pub fn list(pools: &Pools, users: &BTreeMap<PathBuf, BTreeSet<String>>) -> Listing {
+pub fn list(pools: &Pools, users: &Users) -> Listing {
     let mut listing = Listing::default();
     for pool in pools.declared() {
         let names = pools.here(&pool.name).and_then(|pool| files::names(&pool.volumes()));
-        let names = match names {
-            Ok(names) => names,
-            Err(error) => {
-                listing.problems.push(format!("pool {}: {error}", pool.name));
-                continue;
-            }
-        };
-        for name in names {
-            let file = pool.volumes().join(&name);
-            let Some(key) = parse(pool, &name) else {
-                listing.strays.push(stray(pool, &file, &name));
-                continue;
-            };
-            match qcow2::read(&file) {
-                Ok(head) => {
-                    let users = users.get(&file).cloned().unwrap_or_default();
-                    let image_id = head.backing.as_deref().and_then(backing_image);
-                    listing.volumes.insert(key, VolumeSeen { size_bytes: head.size_bytes, image_id, users });
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => listing.problems.push(format!("{}: {error}", file.display())),
-            }
+        match names {
+            Ok(names) => list_pool(pool, &names, users, &mut listing),
+            Err(error) => listing.problems.push(format!("pool {}: {error}", pool.name)),
         }
     }
     listing
 }
 
-fn stray(pool: &Pool, file: &Path, name: &str) -> Foreign {
-    let size = fs::metadata(file).map(|m| m.len()).unwrap_or_default();
-    Foreign {
-        kind: "volume".into(),
-        name: format!("{}/{name}", pool.name),
-        id: String::new(),
-        detail: format!("{size} bytes"),
+/// Names of the domains that have a file.
+type Users = BTreeMap<PathBuf, BTreeSet<String>>;
+
+fn list_pool(pool: &Pool, names: &[String], users: &Users, listing: &mut Listing) {
+    let of = |name: &str| users.get(&pool.volumes().join(name)).cloned().unwrap_or_default();
+    let mut twins = twins(pool, names);
+    for name in names {
+        let file = pool.volumes().join(name);
+        let Some(key) = parse(pool, name) else { continue };
+        match qcow2::read(&file) {
+            Ok(head) => {
+                let aliases = identity(&file).and_then(|id| twins.remove(&id)).unwrap_or_default();
+                let users = aliases.iter().fold(of(name), |mut all, alias| {
+                    all.extend(of(alias));
+                    all
+                });
+                let image_id = head.backing.as_deref().and_then(backing_image);
+                let (file, size_bytes) = (name.clone(), head.size_bytes);
+                listing.volumes.insert(key, VolumeSeen { file, aliases, size_bytes, image_id, users });
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => listing.problems.push(format!("{}: {error}", file.display())),
+        }
     }
+    let ours = listing.volumes.iter().filter(|(key, _)| key.pool == pool.name);
+    let aliases: BTreeSet<String> = ours.flat_map(|(_, seen)| seen.aliases.iter().cloned()).collect();
+    let strange = names.iter().filter(|n| parse(pool, n).is_none() && !aliases.contains(*n));
+    let strays = strange.map(|name| stray(pool, name, of(name)));
+    listing.strays.extend(strays);
+}
+
+/// What tells a file from every other one.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file).map(|m| (m.dev(), m.ino()))
+}
+
+/// Strange names of files that have a second name: one that is being taken over has ours too.
+fn twins(pool: &Pool, names: &[String]) -> BTreeMap<(u64, u64), BTreeSet<String>> {
+    let mut twins: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for name in names.iter().filter(|name| parse(pool, name).is_none()) {
+        let Ok(seen) = fs::symlink_metadata(pool.volumes().join(name)) else { continue };
+        if seen.is_file() && seen.nlink() > 1 {
+            twins.entry((seen.dev(), seen.ino())).or_default().insert(name.clone());
+        }
+    }
+    twins
+}
+
+fn stray(pool: &Pool, name: &str, users: BTreeSet<String>) -> Foreign {
+    let file = pool.volumes().join(name);
+    let seen = fs::symlink_metadata(&file).ok();
+    let length = seen.as_ref().map_or(0, fs::Metadata::len);
+    let volume = seen.is_some_and(|m| m.is_file()).then(|| {
+        let head = qcow2::read(&file).ok();
+        let backing = head.as_ref().and_then(|h| h.backing.clone());
+        let image_id = backing.as_deref().and_then(backing_image);
+        let data = head.as_ref().filter(|h| h.external_data).map(|_| "an external data file".to_owned());
+        ForeignVolume {
+            pool: pool.name.clone(),
+            file: name.to_owned(),
+            format: if head.is_some() { "qcow2" } else { "unknown" }.into(),
+            size_bytes: head.as_ref().map_or(length, |h| h.size_bytes),
+            volume_id: None,
+            incarnation: 0,
+            image_id,
+            refers_to: data.or(backing.filter(|_| image_id.is_none())),
+            users,
+        }
+    });
+    let (name, detail) = (format!("{}/{name}", pool.name), format!("{length} bytes"));
+    Foreign { kind: "volume".into(), name, detail, volume, ..Foreign::default() }
+}
+
+/// The file is there under the volume's name too. Both names are of one file, so whoever has it open or finds it
+/// by its old name notices nothing, and a crash before or after leaves it usable.
+pub fn adopt(pools: &Pools, adoption: &AdoptionDefinition) -> Result<(), Error> {
+    let pool = pools.here(&adoption.key.pool)?;
+    let (old, own) = (beside(pool, &adoption.file)?, path(pool, &adoption.key));
+    if identity(&old).is_none() && !own.exists() {
+        return Err(Error::host("taking over a file", format!("{} is no file", old.display())));
+    }
+    match fs::hard_link(&old, &own) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(_) if own.exists() => Ok(()),
+        other => other.and_then(|()| files::sync_dir(&own)).map_err(|e| Error::state(own, e)),
+    }
+}
+
+/// The file that a volume was adopted from has the volume's name alone; another file of its old name stays.
+pub fn drop_name(pools: &Pools, adoption: &AdoptionDefinition) -> Result<(), Error> {
+    let pool = pools.here(&adoption.key.pool)?;
+    let (old, own) = (beside(pool, &adoption.file)?, path(pool, &adoption.key));
+    let same = identity(&own).is_some_and(|id| identity(&old) == Some(id)) && old != own;
+    if !same {
+        return Ok(());
+    }
+    files::remove(&old)?;
+    files::sync_dir(&old).map_err(|e| Error::state(old, e))
+}
+
+/// A file of the pool, by a plain name: no name leads out of the directory.
+fn beside(pool: &Pool, name: &str) -> Result<PathBuf, Error> {
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
+    if plain {
+        return Ok(pool.volumes().join(name));
+    }
+    let reason = CapabilityReason::new(
+        "bad_file_name",
+        format!("pool/{}", pool.name),
+        "this is no name of a file in the pool",
+        "delete the volume, and adopt a file that the host reports",
+    );
+    Err(Error::refused(reason.with_evidence(format!("{name:?}"))))
 }
 
 /// The cached image whose file lies under an overlay.
@@ -116,7 +206,7 @@ pub async fn ensure(pools: &Pools, volume: &VolumeDefinition) -> Result<(), Erro
                 .await
                 .map(drop);
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(Error::state(file, error)),
     }
     pool.require_room(&subject, volume.size_bytes)?;

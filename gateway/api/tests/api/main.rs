@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod adoption;
 mod agents;
 mod bad_input;
 mod consoles;

@@ -22,6 +22,9 @@ fn sample(method: &str, path: &str) -> Value {
         }
         ("POST", "/v1/hosts") => json!({"name": "a", "spec": {}}),
         ("PUT", "/v1/hosts/{host}") => json!({"spec": {}}),
+        ("POST", "/v1/hosts/{host}/adopt") => {
+            json!({"kind": "vm", "id": "handmade", "project": "main", "name": "a", "network": "lan"})
+        }
         ("POST", "/v1/users") => json!({"name": "a", "password": "a long enough password"}),
         ("POST", "/v1/service-tokens") => {
             json!({"name": "a", "grants": [{"role": "viewer", "scope": system()}]})

@@ -26,6 +26,11 @@ pub enum Action {
     RemoveImage(ImageId),
     /// The volume is there in its size. A smaller one that nobody uses is grown; bytes are never lost.
     EnsureVolume(VolumeDefinition),
+    /// A file of the pool is there under the volume's name too. Whoever has it open or names it by its old one
+    /// notices nothing.
+    AdoptVolume(AdoptionDefinition),
+    /// The adopted file no longer has its old name. A file of that name that is another one stays.
+    DropName(AdoptionDefinition),
     /// Nothing of that incarnation of the volume is left.
     RemoveVolume(VolumeKey),
     /// The seed is there.
@@ -101,6 +106,7 @@ impl Action {
             Self::EnsureImage(i) => Resource::Image(i.id),
             Self::RemoveImage(id) => Resource::Image(*id),
             Self::EnsureVolume(v) => Resource::Volume(v.key.id),
+            Self::AdoptVolume(a) | Self::DropName(a) => Resource::Volume(a.key.id),
             Self::RemoveVolume(key) => Resource::Volume(key.id),
             Self::WriteSeed(s) => Resource::Vm(s.vm_id),
             Self::RemoveSeed(key) => Resource::Vm(key.vm_id),
@@ -128,6 +134,8 @@ impl Action {
             Self::EnsureImage(_) => "downloading image",
             Self::RemoveImage(_) => "removing the image",
             Self::EnsureVolume(_) => "making the volume",
+            Self::AdoptVolume(_) => "taking over the file",
+            Self::DropName(_) => "dropping the file's old name",
             Self::RemoveVolume(_) => "removing the volume",
             Self::WriteSeed(_) => "writing the seed",
             Self::RemoveSeed(_) => "removing the seed",
@@ -209,6 +217,15 @@ pub struct VolumeDefinition {
     pub size_bytes: u64,
     /// The cached image under it.
     pub image: Option<ImageDefinition>,
+}
+
+/// A file of a pool that becomes a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptionDefinition {
+    /// What names the volume.
+    pub key: VolumeKey,
+    /// The name that the file had.
+    pub file: String,
 }
 
 /// What a VM's seed says.

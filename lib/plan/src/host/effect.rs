@@ -2,11 +2,15 @@
 //! of [`Action`] as a pure function. Simulated hosts and tests are built on it.
 
 use super::{
-    Action, DiskSourceDefinition, ImageSeen, NetworkSeen, Observed, PortSeen, PortState, Section, Stamp,
-    SwitchSeen, VmDefinition, VmSeen, VolumeDefinition, VolumeKey, VolumeSeen,
+    Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, ImageSeen, NetworkSeen, Observed,
+    PortSeen, PortState, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape, VolumeDefinition, VolumeKey,
+    VolumeSeen,
 };
-use basalt_model::{DateTime, PortId, VmId, vms::ObservedPower};
-use std::collections::{BTreeMap, BTreeSet};
+use basalt_model::{DateTime, PortId, VmId, adoption::ForeignNic, hosts::Foreign, vms::ObservedPower};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A host without faults.
 #[derive(Clone, Debug)]
@@ -104,6 +108,11 @@ impl World {
                 return Ok(self.observed.images.items.remove(id).is_some());
             }
             Action::EnsureVolume(volume) => return self.ensure_volume(volume),
+            Action::AdoptVolume(adoption) => return self.adopt_volume(adoption),
+            Action::DropName(adoption) => {
+                let volume = self.observed.volumes.items.get_mut(&adoption.key);
+                return Ok(volume.is_some_and(|v| v.aliases.remove(&adoption.file)));
+            }
             Action::RemoveVolume(key) => return self.remove_volume(key),
             Action::WriteSeed(seed) => return Ok(self.observed.seeds.items.insert(seed.key(), ()).is_none()),
             Action::RemoveSeed(key) => return Ok(self.observed.seeds.items.remove(key).is_some()),
@@ -168,9 +177,9 @@ impl World {
         let seen = seen.or_insert_with(|| {
             made = true;
             VolumeSeen {
-                size_bytes: 0,
+                file: file_name(&volume.key),
                 image_id: volume.image.as_ref().map(|i| i.id),
-                users: BTreeSet::new(),
+                ..VolumeSeen::default()
             }
         });
         if seen.size_bytes >= volume.size_bytes {
@@ -180,6 +189,27 @@ impl World {
             return Err("it is in use".into());
         }
         seen.size_bytes = volume.size_bytes;
+        Ok(true)
+    }
+
+    fn adopt_volume(&mut self, adoption: &AdoptionDefinition) -> Result<bool, String> {
+        let AdoptionDefinition { key, file } = adoption;
+        if self.observed.volumes.items.contains_key(key) {
+            return Ok(false);
+        }
+        let is_it = |f: &Foreign| {
+            f.volume.as_ref().is_some_and(|v| v.pool == key.pool && v.file == *file)
+        };
+        let at = self.observed.strays.iter().position(is_it).ok_or("there is no such file")?;
+        let found = self.observed.strays.remove(at).volume.ok_or("there is no such file")?;
+        let seen = VolumeSeen {
+            file: file_name(key),
+            aliases: [file.clone()].into(),
+            size_bytes: found.size_bytes,
+            image_id: found.image_id,
+            users: found.users,
+        };
+        self.observed.volumes.items.insert(key.clone(), seen);
         Ok(true)
     }
 
@@ -230,6 +260,7 @@ impl World {
             power: ObservedPower::Stopped,
             ..VmSeen::default()
         });
+        vm.shape = Some(Arc::new(shape(definition)));
         self.defined.insert(definition.id, definition.clone());
         vm.defined.replace(stamp.clone()) != Some(stamp)
     }
@@ -332,11 +363,14 @@ impl World {
                 })
                 .collect();
         }
+        let name = |id: &VmId| self.observed.vms.items.get(id).map(|vm| vm.name.clone());
+        let known: BTreeSet<String> =
+            self.defined.keys().chain(self.running.keys()).filter_map(name).collect();
         for (key, volume) in &mut self.observed.volumes.items {
             let mut forms = self.defined.values().chain(self.running.values());
-            volume.users.retain(|user| !user.starts_with("basalt-"));
+            volume.users.retain(|user| !user.starts_with("basalt-") && !known.contains(user));
             while let Some(form) = forms.find(|d| disks(d).any(|k| k == *key)) {
-                volume.users.insert(format!("basalt-{}", form.id));
+                volume.users.extend(self.observed.vms.items.get(&form.id).map(|vm| vm.name.clone()));
             }
         }
     }
@@ -382,6 +416,39 @@ impl World {
         self.ports_moved();
         self.observed.networks.items.values_mut().for_each(|n| n.running = false);
     }
+}
+
+/// What a host would read out of a definition of ours.
+fn shape(definition: &VmDefinition) -> VmShape {
+    let disk = |disk: &super::DiskDefinition| {
+        let (path, place) = match &disk.source {
+            DiskSourceDefinition::Volume { id, incarnation, pool } => {
+                let key = VolumeKey { id: *id, incarnation: *incarnation, pool: pool.clone() };
+                (format!("/{pool}/{}", file_name(&key)), DiskPlace::Volume(key))
+            }
+            DiskSourceDefinition::Iso(image) => (format!("/images/{image}.iso"), DiskPlace::Iso(*image)),
+        };
+        let (name, boot_order) = (Some(disk.name.clone()), disk.boot_order);
+        DiskShape { name, path, format: "qcow2".into(), boot_order, place }
+    };
+    let nic = |nic: &super::NicDefinition| ForeignNic {
+        mac: nic.mac.clone(),
+        port_id: Some(nic.port_id),
+        network_id: Some(nic.network_id),
+        address: Some(nic.address),
+    };
+    VmShape {
+        cpus: definition.cpus,
+        memory_bytes: definition.memory_bytes,
+        firmware: definition.firmware,
+        disks: definition.disks.iter().map(disk).collect(),
+        nics: definition.nics.iter().map(nic).collect(),
+        unsupported: Vec::new(),
+    }
+}
+
+fn file_name(key: &VolumeKey) -> String {
+    format!("{}.{}.qcow2", key.id, key.incarnation)
 }
 
 fn disks(definition: &VmDefinition) -> impl Iterator<Item = VolumeKey> + '_ {

@@ -2,10 +2,14 @@
 
 use basalt_model::{
     DateTime, Epoch, Generation, ImageId, Name, NetworkId, PortId, VmId, VolumeId,
+    adoption::ForeignNic,
     hosts::{Foreign, HostFacts},
-    vms::ObservedPower,
+    vms::{Firmware, ObservedPower},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Everything that was seen on a host in one look.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +29,8 @@ pub struct Observed {
     pub seeds: Section<SeedKey, ()>,
     /// The integration bridge.
     pub switch: SwitchSeen,
-    /// What carries none of our names (files in a pool, ports of the bridge): reported, never touched.
+    /// What carries none of our names (files in a pool, ports of the bridge): reported, touched only when a volume
+    /// is to be made of it.
     pub strays: Vec<Foreign>,
     /// What the host can do.
     pub capabilities: Capabilities,
@@ -122,6 +127,53 @@ pub struct VmSeen {
     pub networks: BTreeSet<NetworkId>,
     /// Images that it has as optical discs.
     pub isos: BTreeSet<ImageId>,
+    /// What it is made of, as far as that can be read: what adopting it needs. Shared, because looks are many.
+    pub shape: Option<Arc<VmShape>>,
+}
+
+/// What a virtual machine is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmShape {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Firmware.
+    pub firmware: Firmware,
+    /// Disks in order, without the seed.
+    pub disks: Vec<DiskShape>,
+    /// Interfaces in order.
+    pub nics: Vec<ForeignNic>,
+    /// What it has and no VM of ours can have, in words.
+    pub unsupported: Vec<String>,
+}
+
+/// A disk of a virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskShape {
+    /// Its name in the VM, where our marks tell it.
+    pub name: Option<Name>,
+    /// Where it is on the host.
+    pub path: String,
+    /// How the VM reads it: `qcow2`, `raw` …
+    pub format: String,
+    /// Position in the boot order.
+    pub boot_order: Option<u32>,
+    /// What is at that path.
+    pub place: DiskPlace,
+}
+
+/// What is at the path of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskPlace {
+    /// A file whose name is a volume's.
+    Volume(VolumeKey),
+    /// Another file of a pool.
+    File(Name, String),
+    /// An image of the cache.
+    Iso(ImageId),
+    /// Something that lies in no pool.
+    Outside,
 }
 
 /// What we wrote into a definition, read back. A definition without our marks gives the default.
@@ -153,6 +205,10 @@ pub struct VolumeKey {
 /// A volume in a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeSeen {
+    /// Its file's name in the pool.
+    pub file: String,
+    /// Other names that the same file has in the pool: one that is being taken over has its old one beside ours.
+    pub aliases: BTreeSet<String>,
     /// Virtual size in bytes.
     pub size_bytes: u64,
     /// The cached image it lies over.

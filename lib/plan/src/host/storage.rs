@@ -1,8 +1,9 @@
 //! Images in the cache and volumes in the pools.
 
 use super::{
-    Action, Draft, Judgement, Look, Note, Resource, Seen, VolumeKey, VolumeSeen,
+    Action, AdoptionDefinition, Draft, Judgement, Look, Note, Resource, Seen, Stamp, VolumeKey, VolumeSeen,
     definition::{image_definition, volume_key},
+    foreign::stray,
     incomplete,
 };
 use basalt_model::{
@@ -109,14 +110,59 @@ pub(super) fn volume(look: &Look<'_>, draft: &Draft, id: VolumeId, body: &Volume
         (Seen::Unknown(why), _) => judgement.wait(format!("cannot list volumes: {why}")),
         (Seen::There(volume), _) => {
             sized(look, judgement, subject, volume, body, Action::EnsureVolume(definition))
+                .act(old_name(look, &key, volume, body))
                 .act(outdated(look, &key))
         }
         (Seen::Gone, _) if look.memory.made.get(&id).is_some_and(|made| *made >= body.incarnation) => {
             judgement.block(volume_lost(subject, body))
         }
+        (Seen::Gone, _) if body.adopted_from.is_some() => adopt(look, judgement, subject, key, body),
         (Seen::Gone, Ok(())) => judgement.act([Action::EnsureVolume(definition)]),
         (Seen::Gone, Err(lack)) => lack.reason.into_iter().fold(judgement.wait(lack.stage), Judgement::block),
     }
+}
+
+/// A file that is to become this volume is given its name; nothing is ever made in its place.
+fn adopt(
+    look: &Look<'_>,
+    judgement: Judgement,
+    subject: String,
+    key: VolumeKey,
+    body: &VolumeBody,
+) -> Judgement {
+    let Some(file) = body.adopted_from.clone() else { return judgement };
+    let Some(seen) = stray(look, &body.pool, &file) else {
+        return judgement.block(CapabilityReason::new(
+            "adopted_file_missing",
+            subject,
+            format!("pool {} has no file {file}, which it is to become", body.pool),
+            "put the file back under that name, or delete the volume",
+        ));
+    };
+    if seen.format != "qcow2" || seen.refers_to.is_some() || seen.size_bytes != body.size_bytes {
+        let reason = CapabilityReason::new(
+            "adopted_file_changed",
+            subject,
+            format!("the file {file} is not what it was when it was adopted"),
+            "delete the volume, which leaves the file as it is, and adopt the file again",
+        );
+        let evidence = format!("{} of {} bytes, adopted were {}", seen.format, seen.size_bytes, body.size_bytes);
+        return judgement.block(reason.with_evidence(evidence));
+    }
+    judgement.act([Action::AdoptVolume(AdoptionDefinition { key, file })])
+}
+
+/// The name that an adopted file had goes once no stored definition says it any more: until then whoever has the
+/// file under that name must find it there, whatever else fails. What runs has it open and needs no name.
+fn old_name(look: &Look<'_>, key: &VolumeKey, volume: &VolumeSeen, body: &VolumeBody) -> Option<Action> {
+    let file = body.adopted_from.as_ref().filter(|file| volume.aliases.contains(*file))?;
+    let vms = &look.observed.vms;
+    let ours = |user: &String| {
+        let vm = vms.items.values().find(|vm| vm.name == *user);
+        vm.and_then(|vm| vm.defined.as_ref()).is_some_and(|stamp| *stamp != Stamp::default())
+    };
+    let done = vms.problem().is_none() && volume.users.iter().all(ours);
+    done.then(|| Action::DropName(AdoptionDefinition { key: key.clone(), file: file.clone() }))
 }
 
 fn sized(

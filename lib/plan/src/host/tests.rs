@@ -1,5 +1,6 @@
 //! Tables and properties of the host plan, on a host without faults ([`effect::World`]).
 
+mod adoption;
 mod fixture;
 mod properties;
 mod tables;

@@ -15,7 +15,7 @@ use super::{
     SeedDefinition, SeedKey, Seen, Stamp, VmDefinition, VmSeen, incomplete, network::stale_ports,
 };
 use basalt_model::{
-    CapabilityReason, DateTime, VmId,
+    CapabilityReason, DateTime, Name, VmId,
     vms::{
         Firmware, ObservedPower, Operation, OperationOutcome, OperationReport, OperationVerb, Power,
         VmObserved,
@@ -119,9 +119,12 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn realise(&self, mut judgement: Judgement) -> Judgement {
-        // A guest of an older incarnation goes; one without our marks is only defined anew.
+        // A guest of an older incarnation goes; one without our marks is only defined anew, and is as old as the
+        // definition that it was then given.
+        let marked = |stamp: &&Stamp| **stamp != Stamp::default();
         let runs = self.seen.running.as_ref();
-        let replace = runs.is_some_and(|s| *s != Stamp::default() && s.incarnation < self.body.incarnation);
+        let runs = runs.and_then(|s| Some(s).filter(marked).or(self.seen.defined.as_ref().filter(marked)));
+        let replace = runs.is_some_and(|s| s.incarnation < self.body.incarnation);
         let start = !live(self.seen) || replace;
         let define = self.must_define();
         let starts = start && self.body.power != Power::Stopped;
@@ -338,20 +341,28 @@ impl Case<'_> {
             _ => false,
         };
         if let ItemObserved::Vm(vm) = &mut judgement.observed {
-            vm.pending_reboot = waits.then(|| {
-                CapabilityReason::new(
-                    "pending_reboot",
-                    format!("vm/{}", self.body.name),
-                    "a change of the definition or of the seed waits for the next start",
-                    "stop the VM and start it again; a restart inside the guest does not take it up",
-                )
-            });
+            let unmarked = self.seen.running.as_ref() == Some(&Stamp::default());
+            vm.pending_reboot = waits.then(|| pending(&self.body.name, unmarked));
             if vm.power == ObservedPower::Running && self.look.memory.stops.contains_key(&self.id) {
                 vm.power = ObservedPower::Stopping;
             }
         }
         judgement
     }
+}
+
+/// What waits for the next start. `adopted`: what runs was not started by us.
+fn pending(name: &Name, adopted: bool) -> CapabilityReason {
+    let (code, message) = match adopted {
+        true => (
+            "adopted_running",
+            "it runs as it did before it was adopted, with its own devices and its interfaces where they were; \
+             its networks and its new definition wait for the next start",
+        ),
+        false => ("pending_reboot", "a change of the definition or of the seed waits for the next start"),
+    };
+    let remedy = "stop the VM and start it again; a restart inside the guest does not take it up";
+    CapabilityReason::new(code, format!("vm/{name}"), message, remedy)
 }
 
 /// Why a VM cannot be defined or started yet.

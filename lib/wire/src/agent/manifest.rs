@@ -183,6 +183,9 @@ pub struct VolumeBody {
     pub image_id: Option<ImageId>,
     /// Count of times it is to be made anew: an older one on the host is replaced.
     pub incarnation: i64,
+    /// The file of the pool that it is, under the name that the file had. Such a volume is never made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_from: Option<String>,
 }
 
 /// A virtual machine on a host.

@@ -1,10 +1,12 @@
 //! What users send and receive: bodies of `/v1`, pages, problems and watch events.
 
+mod adoption;
 mod identity;
 mod problem;
 mod resources;
 mod watch;
 
+pub use adoption::*;
 pub use identity::*;
 pub use problem::Problem;
 pub use resources::*;

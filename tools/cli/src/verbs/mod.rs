@@ -1,5 +1,6 @@
 //! One file for each group of verbs.
 
+mod adopt;
 mod apply;
 mod change;
 mod console;
@@ -74,6 +75,7 @@ impl Session {
             Verb::Upload { image, file } => self.upload(&image, &file).await,
             Verb::Apply { file, dry_run } => self.apply(&file, dry_run).await,
             Verb::Delete(targets) => self.delete(&targets.targets).await,
+            Verb::Adopt { what } => self.adopt(what).await,
             Verb::Start(vms) => self.power(&vms.vms, "start", "started").await,
             Verb::Stop(vms) => self.power(&vms.vms, "stop", "stopped").await,
             Verb::Pause(vms) => self.power(&vms.vms, "pause", "paused").await,

@@ -75,6 +75,7 @@ pub fn volume(n: u8, incarnation: i64) -> Item {
         size_bytes: 1 << 30,
         image_id: Some(ImageId(id(1, IMAGE))),
         incarnation,
+        adopted_from: None,
     };
     item(ItemKind::Volume, volume_id(n).0, Desired::Volume(body))
 }
