@@ -83,6 +83,16 @@ impl Cluster {
         journey::vm(&self.client).await.unwrap()
     }
 
+    /// Runs the command line's program as a user would, and gives what it printed.
+    pub fn basalt(&self, arguments: &[&str]) -> String {
+        let mut command = std::process::Command::new(bin_dir().join("basalt"));
+        command.args(arguments).env("BASALT_CONFIG", bootstrap::access_file(&self.lab));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "basalt {arguments:?}: {said}\n{}", self.logs());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Calls a verb of the journey's VM and follows its task to the end.
     pub async fn verb(&self, verb: &str) {
         let path = format!("/v1/projects/{}/vms/{}/{verb}", journey::PROJECT, journey::VM);

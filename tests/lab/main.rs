@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adoption;
 mod cluster;
 mod console;
 mod drill;

@@ -51,14 +51,15 @@ fn make_by_hand(machine: &Machine, n: u32) -> VmId {
         boot_order: None,
         place: DiskPlace::File(Name::new("default").unwrap(), file),
     };
-    let nic = ForeignNic {
-        mac: format!("52:54:00:00:00:{n:02x}"),
-        port_id: None,
-        network_id: None,
-        address: None,
+    let nic =
+        ForeignNic { mac: format!("52:54:00:00:00:{n:02x}"), port_id: None, network_id: None, address: None };
+    let shape = VmShape {
+        cpus: 1,
+        memory_bytes: 256 << 20,
+        disks: vec![disk],
+        nics: vec![nic],
+        ..VmShape::default()
     };
-    let shape =
-        VmShape { cpus: 1, memory_bytes: 256 << 20, disks: vec![disk], nics: vec![nic], ..VmShape::default() };
     let seen = VmSeen {
         name,
         power: ObservedPower::Running,
@@ -163,7 +164,8 @@ async fn h5_an_adopted_vm_runs_on_and_lives_as_any_other() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn h5_r32_faults_and_kills_at_every_action_of_an_adoption_end_the_same_and_touch_nothing() -> Result<()> {
+async fn h5_r32_faults_and_kills_at_every_action_of_an_adoption_end_the_same_and_touch_nothing() -> Result<()>
+{
     let house = House::with_hosts(1).await?;
     let machine = house.hosts[0].clone();
     house.api.running_vm("first").await?;
@@ -175,7 +177,8 @@ async fn h5_r32_faults_and_kills_at_every_action_of_an_adoption_end_the_same_and
     wait::until_true("all of it is done", || machine.sim.count("dropping the file's old name") == 1).await?;
     let actions = machine.sim.actions() - before;
     ensure!((4..20).contains(&actions), "{actions} actions");
-    let faults = [Fault::FailBefore, Fault::FailAfter, Fault::AnswerLost, Fault::KillBefore, Fault::KillAfter];
+    let faults =
+        [Fault::FailBefore, Fault::FailAfter, Fault::AnswerLost, Fault::KillBefore, Fault::KillAfter];
     let mut n = 0;
     for step in 0..actions {
         for fault in &faults {
@@ -184,7 +187,8 @@ async fn h5_r32_faults_and_kills_at_every_action_of_an_adoption_end_the_same_and
             make_by_hand(&machine, n);
             reported(&house, "vm", &format!("handmade-{n}")).await?;
             machine.sim.inject_at(machine.sim.actions() + step, fault.clone());
-            let task = adopt(&house, "vm", &format!("handmade-{n}"), &format!("web-{n}"), Some("lan")).await?;
+            let task =
+                adopt(&house, "vm", &format!("handmade-{n}"), &format!("web-{n}"), Some("lan")).await?;
             let done = async {
                 house.api.completed(&task).await?;
                 wait::until_true(&when, || machine.sim.count("dropping the file's old name") == n + 1).await
@@ -197,7 +201,7 @@ async fn h5_r32_faults_and_kills_at_every_action_of_an_adoption_end_the_same_and
                     done.await?;
                 }
             }
-            untouched(&machine, &house.api.vm(&format!("web-{n}")).await?).context(when)?;
+            untouched(&machine, &house.api.vm(&format!("web-{n}")).await?).context(when.clone())?;
         }
     }
     house.sound()
@@ -260,7 +264,10 @@ async fn h5_r64_what_a_restored_database_does_not_know_is_adopted_with_zero_muta
     house.api.completed(&task).await?;
     let vm = house.api.vm("web").await?;
     ensure!(vm.phase == Phase::Running && vm.placement == lost.placement, "{vm:?}");
-    ensure!((&vm.nics, &vm.disks, vm.incarnation) == (&lost.nics, &with_order(&lost), lost.incarnation), "{vm:?}");
+    ensure!(
+        (&vm.nics, &vm.disks, vm.incarnation) == (&lost.nics, &with_order(&lost), lost.incarnation),
+        "{vm:?}"
+    );
     ensure!(!vm.conditions.iter().any(|c| c.kind == "RebootPending"), "{:?}", vm.conditions);
     ensure!((machine.sim.mutations(), machine.seen(id)) == before, "something was done to the host");
     house.sound()?;

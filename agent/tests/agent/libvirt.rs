@@ -97,7 +97,8 @@ fn v11_marks_are_read_back_from_what_was_written() {
     assert_eq!((marks.stamp.definition_hash.as_str(), marks.stamp.seed_hash.as_str()), ("def1", "5eed"));
     assert_eq!(marks.networks.into_iter().collect::<Vec<_>>(), [NetworkId(id(41))]);
     assert_eq!(marks.isos.into_iter().collect::<Vec<_>>(), [ImageId(id(21))]);
-    assert_eq!(marks.disks.iter().map(|d| d.as_str()).collect::<Vec<_>>(), ["root", "data", "cd"]);
+    let disks: Vec<_> = marks.disks.iter().map(|(name, of)| (name.as_str(), *of)).collect();
+    assert_eq!(disks, [("root", id(11)), ("data", id(12)), ("cd", id(21))]);
     let address = Some("10.10.0.5".parse().unwrap());
     assert_eq!(marks.nics, [(PortId(id(31)), NetworkId(id(41)), address)]);
     // Another's namespace is not ours, whatever it calls its elements.
@@ -186,6 +187,10 @@ async fn v11_libvirt_defines_starts_stops_and_forgets_what_we_write() {
     assert_eq!((defined.persistent, defined.autostart, defined.live.is_none()), (true, false, true));
     assert_eq!(defined.defined.as_ref().unwrap().stamp.definition_hash, "def1");
     assert!(defined.files.contains(std::path::Path::new("/pool/volumes/root.qcow2")), "{:?}", defined.files);
+    // As libvirt gives it back, with all that it adds.
+    let shape = defined.shape.as_ref().unwrap();
+    assert_eq!((shape.cpus, shape.memory_bytes, shape.disks.len()), (2, 512 << 20, 4), "{shape:?}");
+    assert_eq!(shape.unsupported, ["a machine of type hvm i686"], "the test driver has no other");
 
     libvirt.start(id, false).await.unwrap();
     libvirt.start(id, false).await.unwrap();
@@ -227,6 +232,7 @@ const HANDMADE: &str = "<domain type='kvm'><name>handmade</name><memory unit='Mi
     <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/pool/volumes/a.qcow2'/>
       <target dev='vda' bus='virtio'/><boot order='1'/></disk>
     <disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>
+    <disk type='file' device='cdrom'><source index='1'/><target dev='hdb' bus='ide'/></disk>
     <interface type='network'><mac address='52:54:00:AA:BB:CC'/><source network='default'/><model type='virtio'/></interface>
     <input type='tablet' bus='usb'/><graphics type='vnc'/><video/><memballoon model='virtio'/>
   </devices></domain>";
@@ -249,12 +255,20 @@ fn h5_a_domain_made_by_hand_is_read_as_far_as_adopting_it_needs() {
         ("<interface type='network'>", "<interface type='hostdev'>", Some("hostdev")),
         ("<video/>", "<tpm model='tpm-crb'/>", Some("tpm")),
         ("<video/>", "<hostdev mode='subsystem' type='pci'/>", Some("hostdev")),
+        (
+            "<disk type='file' device='cdrom'><target dev='hda'",
+            "<disk type='block' device='cdrom'><source dev='/dev/sr0'/><target dev='hda'",
+            Some("type block"),
+        ),
         ("device='cdrom'>", "device='floppy'><source file='/f.img'/>", Some("floppy")),
     ];
     for (from, to, word) in cases {
         let seen = read(&HANDMADE.replace(from, to));
-        let all: Vec<String> =
-            seen.unsupported.into_iter().chain(seen.disks.into_iter().filter_map(|d| d.unsupported)).collect();
+        let all: Vec<String> = seen
+            .unsupported
+            .into_iter()
+            .chain(seen.disks.into_iter().filter_map(|d| d.unsupported))
+            .collect();
         match word {
             None => assert!(all.is_empty() && seen.firmware == Firmware::Uefi, "{to}: {all:?}"),
             Some(word) => assert!(all.iter().any(|u| u.contains(word)), "{to}: {all:?}"),

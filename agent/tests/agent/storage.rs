@@ -254,7 +254,10 @@ async fn h5_files_that_are_not_whole_or_not_regular_are_told_apart() {
     let of = |name: &str| strays.iter().find(|s| s.name.ends_with(name)).unwrap().volume.clone();
     assert_eq!(of("overlay.qcow2").unwrap().refers_to.as_deref(), Some("/srv/base.raw"));
     assert!(of("outside.qcow2").unwrap().refers_to.is_some());
-    assert_eq!((of("notes.txt").unwrap().format.as_str(), of("notes.txt").unwrap().size_bytes), ("unknown", 5));
+    assert_eq!(
+        (of("notes.txt").unwrap().format.as_str(), of("notes.txt").unwrap().size_bytes),
+        ("unknown", 5)
+    );
     assert_eq!(of("link.qcow2"), None);
     let key = volume(MIB, None).key;
     let link = AdoptionDefinition { key, file: "link.qcow2".into() };

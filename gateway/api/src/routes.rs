@@ -1,8 +1,8 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, adoption, agent, audit, consoles, debug, enrolment, explain, health, hosts, image_events, images, login,
-    metrics, networks, pools, ports, projects, role_bindings, service_tokens, tasks, tenants, users,
+    App, adoption, agent, audit, consoles, debug, enrolment, explain, health, hosts, image_events, images,
+    login, metrics, networks, pools, ports, projects, role_bindings, service_tokens, tasks, tenants, users,
     vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;

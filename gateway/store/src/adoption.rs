@@ -14,8 +14,8 @@ use crate::{
     volumes::Volume,
 };
 use basalt_model::{
-    CapabilityReason, Generation, HostId, ImageId, Labels, Metadata, Name, NetworkId, PortId, ProjectId, VmId,
-    VolumeId,
+    CapabilityReason, Generation, HostId, ImageId, Labels, Metadata, Name, NetworkId, PortId, ProjectId,
+    VmId, VolumeId,
     adoption::{AdoptedNic, AdoptedSource, AdoptedVm, AdoptedVolume, Known, Named},
     hosts::HostFacts,
     networks::NetworkSpec,
@@ -222,10 +222,7 @@ fn volume_of(source: &AdoptedSource) -> Option<&AdoptedVolume> {
     }
 }
 
-async fn hold_images(
-    conn: &mut PgConnection,
-    sources: impl Iterator<Item = &AdoptedSource>,
-) -> Result<()> {
+async fn hold_images(conn: &mut PgConnection, sources: impl Iterator<Item = &AdoptedSource>) -> Result<()> {
     let images: BTreeSet<ImageId> = sources
         .filter_map(|source| match source {
             AdoptedSource::Volume(volume) => volume.image_id,
@@ -432,7 +429,12 @@ async fn claim_host(conn: &mut PgConnection, host: &Host, spec: &VmSpec) -> Resu
 }
 
 /// Binds a volume to the pool that it lies in, and claims its size there.
-async fn claim_pool(conn: &mut PgConnection, host: &Host, id: VolumeId, volume: &AdoptedVolume) -> Result<()> {
+async fn claim_pool(
+    conn: &mut PgConnection,
+    host: &Host,
+    id: VolumeId,
+    volume: &AdoptedVolume,
+) -> Result<()> {
     let claimed = sqlx::query(
         "WITH pool AS (
             UPDATE pools SET claimed_bytes = claimed_bytes + $4

@@ -181,7 +181,8 @@ impl<'a> Case<'a> {
 
     fn undescribed(&self) -> CapabilityReason {
         let message = format!("the agent of host {} does not say what it is made of", self.host);
-        let remedy = "bring the host's agent to the gateway's version; of a file, make sure that it is a regular one";
+        let remedy =
+            "bring the host's agent to the gateway's version; of a file, make sure that it is a regular one";
         CapabilityReason::new("not_described", self.subject.clone(), message, remedy)
     }
 

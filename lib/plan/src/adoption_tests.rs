@@ -255,13 +255,17 @@ fn h5_a_file_becomes_a_volume_unless_somebody_has_it() {
     let judged = |change: fn(&mut ForeignVolume)| {
         let mut seen = ForeignVolume { users: BTreeSet::new(), ..file() };
         change(&mut seen);
-        let found =
-            Foreign { kind: "volume".into(), name: "default/data.qcow2".into(), volume: Some(seen), ..Foreign::default() };
+        let found = Foreign {
+            kind: "volume".into(),
+            name: "default/data.qcow2".into(),
+            volume: Some(seen),
+            ..Foreign::default()
+        };
         volume(&wanted, &host(), &found, &known())
     };
     let made = yes(judged(|_| {}));
     assert_eq!((made.name.as_str(), made.spec.size_bytes), ("web", 3 << 30));
-    assert_eq!(codes(judged(|v| drop(v.users.insert("handmade".into())))), ["volume_in_use"]);
+    assert_eq!(codes(judged(|v| v.users = ["handmade".to_owned()].into())), ["volume_in_use"]);
     assert_eq!(codes(judged(|v| v.format = "unknown".into())), ["disk_format"]);
     let undescribed = Foreign { kind: "volume".into(), name: "x".into(), ..Foreign::default() };
     assert_eq!(codes(volume(&wanted, &host(), &undescribed, &known())), ["not_described"]);
@@ -275,7 +279,13 @@ fn h5_a_thing_is_found_by_its_name_or_its_id_on_the_host() {
         id: id.into(),
         ..Foreign::default()
     };
-    let all = [of("vm", "a", "1"), of("volume", "a", ""), of("volume", "b", ""), of("volume", "c.0", "7"), of("volume", "c.1", "7")];
+    let all = [
+        of("vm", "a", "1"),
+        of("volume", "a", ""),
+        of("volume", "b", ""),
+        of("volume", "c.0", "7"),
+        of("volume", "c.1", "7"),
+    ];
     let ask = |kind, id: &str| find(&request(kind, id), &host(), &all);
     assert_eq!(yes(ask(AdoptKind::Vm, "1")).name, "a");
     assert_eq!(yes(ask(AdoptKind::Volume, "a")).kind, "volume");

@@ -169,8 +169,7 @@ fn vm_delete(facts: &VmFacts) -> Step {
 
 /// A file is taken over when the host has it under the volume's name.
 fn volume_adopt(task: &Task, facts: &VolumeFacts) -> Step {
-    let seen =
-        facts.observed.state == VolumeState::Ready && facts.observed_generation >= task.generation;
+    let seen = facts.observed.state == VolumeState::Ready && facts.observed_generation >= task.generation;
     match &facts.observed.blocked {
         Some(reason) => Step::Going { progress: 10, stage: format!("blocked: {reason}") },
         None if seen => Step::Completed("the host has taken it over".into()),

@@ -222,7 +222,8 @@ fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
     let live = current.as_ref().filter(|_| active);
     let marks = defined.as_ref().and_then(stamp::read);
     let mut shape = defined.as_ref().filter(|_| marks.is_some()).or(current.as_ref()).map(shape::read);
-    if let Some(shape) = shape.as_mut().filter(|_| persistent && handle.has_managed_save(0).unwrap_or(false)) {
+    if let Some(shape) = shape.as_mut().filter(|_| persistent && handle.has_managed_save(0).unwrap_or(false))
+    {
         shape.unsupported.push("a saved state, to which it would return".to_owned());
     }
     Ok(Domain {

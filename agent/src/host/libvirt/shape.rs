@@ -119,13 +119,13 @@ fn machine(domain: &Element, shape: &mut Shape) {
 fn disk(device: &Element, shape: &mut Shape) {
     let target = device.attribute_at("target", "dev").unwrap_or("?");
     let kind = device.attribute("device").unwrap_or("disk");
-    let Some(source) = device.get("source") else {
-        // A drive without a disc in it.
-        return;
-    };
-    let Some(path) = source.attribute("file") else {
-        let of = device.attribute("type").unwrap_or("?");
-        shape.unsupported.push(format!("a {kind} {target} of type {of}"));
+    let of = device.attribute("type").unwrap_or("?");
+    let Some((source, path)) = device.get("source").and_then(|s| Some((s, s.attribute("file")?))) else {
+        // A drive without a disc in it has a source without a file, or none.
+        let is_empty = of == "file" || device.get("source").is_none();
+        if !is_empty {
+            shape.unsupported.push(format!("a {kind} {target} of type {of}"));
+        }
         return;
     };
     let bus = device.attribute_at("target", "bus").unwrap_or("?");

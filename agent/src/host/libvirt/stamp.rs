@@ -5,7 +5,7 @@
 //!   <basalt:vm xmlns:basalt="urn:basalt:vm:1" id="…" generation="3" epoch="1" incarnation="0"
 //!              definition="sha256" seed="sha256">
 //!     <basalt:nic port="…" network="…" address="…"/>
-//!     <basalt:disk name="…"/>
+//!     <basalt:disk name="…" of="…"/>
 //!     <basalt:iso image="…"/>
 //!   </basalt:vm>
 //! </metadata>
@@ -15,6 +15,7 @@ use super::xml::Element;
 use basalt_model::{Epoch, Generation, ImageId, Name, NetworkId, PortId, VmId};
 use basalt_plan::host::{DiskSourceDefinition, Stamp, VmDefinition};
 use std::{collections::BTreeSet, net::Ipv4Addr};
+use uuid::Uuid;
 
 /// Our XML namespace; the digit is the format's version.
 pub const NAMESPACE: &str = "urn:basalt:vm:1";
@@ -32,8 +33,9 @@ pub struct Marks {
     pub isos: BTreeSet<ImageId>,
     /// Interfaces in order: port, network and, where it was written down, address.
     pub nics: Vec<(PortId, NetworkId, Option<Ipv4Addr>)>,
-    /// Names of the disks in order; none in marks that were written before they were kept.
-    pub disks: Vec<Name>,
+    /// Names of the disks in order, with the volume or image behind each: libvirt lists them in an order of its own.
+    /// None in marks that were written before they were kept.
+    pub disks: Vec<(Name, Uuid)>,
 }
 
 /// The marks of a definition, as an element that declares its namespace.
@@ -42,7 +44,13 @@ pub fn element(vm: &VmDefinition) -> Element {
         let element = Element::new("basalt:nic").attr("port", nic.port_id).attr("network", nic.network_id);
         element.attr("address", nic.address)
     });
-    let disks = vm.disks.iter().map(|disk| Element::new("basalt:disk").attr("name", &disk.name));
+    let disks = vm.disks.iter().map(|disk| {
+        let of = match &disk.source {
+            DiskSourceDefinition::Volume { id, .. } => id.0,
+            DiskSourceDefinition::Iso(image) => image.0,
+        };
+        Element::new("basalt:disk").attr("name", &disk.name).attr("of", of)
+    });
     let isos = vm.disks.iter().filter_map(|disk| match &disk.source {
         DiskSourceDefinition::Iso(image) => Some(Element::new("basalt:iso").attr("image", image)),
         DiskSourceDefinition::Volume { .. } => None,
@@ -79,10 +87,11 @@ pub fn read(domain: &Element) -> Option<Marks> {
         let (port, network) = (c.attribute("port")?.parse().ok()?, c.attribute("network")?.parse().ok()?);
         Some((port, network, c.attribute("address").and_then(|a| a.parse().ok())))
     };
+    let disk = |c: &Element| Some((c.attribute("name")?.parse().ok()?, c.attribute("of")?.parse().ok()?));
     let of = |tag: &'static str| vm.children.iter().filter(move |c| local(c) == tag);
     Some(Marks {
         nics: of("nic").filter_map(nic).collect(),
-        disks: of("disk").filter_map(|c| c.attribute("name")?.parse().ok()).collect(),
+        disks: of("disk").filter_map(disk).collect(),
         vm_id: vm.attribute("id")?.parse().ok()?,
         stamp: Stamp {
             epoch: Epoch(vm.attribute("epoch")?.parse().ok()?),

@@ -186,21 +186,21 @@ fn shape(domain: &Domain, pools: &Pools) -> Option<VmShape> {
         ..VmShape::default()
     };
     let is_seed = |path: &str| pools.declared().iter().any(|p| Path::new(path).starts_with(p.seeds()));
-    for (n, disk) in read.disks.iter().filter(|d| !is_seed(&d.path)).enumerate() {
+    let mut disks: Vec<(usize, DiskShape)> = Vec::new();
+    for disk in read.disks.iter().filter(|d| !is_seed(&d.path)) {
         let place = place(disk, pools);
         shape.unsupported.extend(disk.unsupported.clone());
         if disk.is_disc && !matches!(place, DiskPlace::Iso(_)) {
             shape.unsupported.push(format!("the disc {} in a drive", disk.path));
             continue;
         }
-        shape.disks.push(DiskShape {
-            name: marks.and_then(|m| m.disks.get(n).cloned()),
-            path: disk.path.clone(),
-            format: disk.format.clone(),
-            boot_order: disk.boot_order,
-            place,
-        });
+        let at = marks.and_then(|m| m.disks.iter().position(|(_, of)| is_of(&place, *of)));
+        let name = marks.zip(at).map(|(m, at)| m.disks[at].0.clone());
+        let (path, format, boot_order) = (disk.path.clone(), disk.format.clone(), disk.boot_order);
+        disks.push((at.unwrap_or(usize::MAX), DiskShape { name, path, format, boot_order, place }));
     }
+    disks.sort_by_key(|(at, _)| *at);
+    shape.disks = disks.into_iter().map(|(_, disk)| disk).collect();
     for (n, mac) in read.macs.iter().enumerate() {
         let nic = marks.and_then(|m| m.nics.get(n));
         shape.nics.push(ForeignNic {
@@ -211,6 +211,14 @@ fn shape(domain: &Domain, pools: &Pools) -> Option<VmShape> {
         });
     }
     Some(shape)
+}
+
+fn is_of(place: &DiskPlace, of: uuid::Uuid) -> bool {
+    match place {
+        DiskPlace::Volume(key) => key.id.0 == of,
+        DiskPlace::Iso(image) => image.0 == of,
+        DiskPlace::File(..) | DiskPlace::Outside => false,
+    }
 }
 
 fn place(disk: &ShapeDisk, pools: &Pools) -> DiskPlace {
@@ -301,7 +309,11 @@ fn stray_ports(view: &SwitchView, domains: &[Domain]) -> Vec<Foreign> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::libvirt::LiveNic;
+    use crate::{
+        config::PoolConfig,
+        host::libvirt::{LiveNic, Shape},
+    };
+    use basalt_model::pools::PoolKind;
     use basalt_plan::host::Stamp;
     use uuid::Uuid;
 
@@ -356,6 +368,50 @@ mod tests {
         let mut unmarked = row("tap9", Some(4), 9);
         unmarked.external_ids.clear();
         assert_eq!(state(vec![unmarked], &running), Some(PortState::Detached));
+    }
+
+    #[test]
+    fn h5_the_disks_of_a_domain_of_ours_have_their_names_whatever_order_libvirt_gives_them() {
+        let pool =
+            PoolConfig { name: "default".parse().unwrap(), kind: PoolKind::Directory, path: "/pool".into() };
+        let id = |n| Uuid::from_u128(n);
+        let disk = |path: String, is_disc| ShapeDisk {
+            path,
+            format: "qcow2".into(),
+            is_disc,
+            boot_order: None,
+            unsupported: None,
+        };
+        let read = Shape {
+            disks: vec![
+                disk(format!("/pool/volumes/{}.2.qcow2", id(12)), false),
+                disk(format!("/pool/volumes/{}.0.qcow2", id(11)), false),
+                disk("/pool/seeds/x.iso".into(), false),
+                disk(format!("/pool/images/{}.{}.iso", id(13), "ab".repeat(32)), true),
+                disk("/pool/volumes/hand.qcow2".into(), false),
+                disk("/elsewhere/disc.iso".into(), true),
+                disk("/elsewhere/disk.qcow2".into(), false),
+            ],
+            macs: vec!["02:00:00:00:00:01".into()],
+            ..Shape::default()
+        };
+        let name = |text: &str| text.parse().unwrap();
+        let marks = Marks {
+            vm_id: VmId(id(1)),
+            stamp: Stamp::default(),
+            networks: BTreeSet::new(),
+            isos: BTreeSet::new(),
+            nics: vec![(PortId(id(9)), basalt_model::NetworkId(id(8)), None)],
+            disks: vec![(name("root"), id(11)), (name("disc"), id(13)), (name("data"), id(12))],
+        };
+        let domain = Domain { shape: Some(read), defined: Some(marks), ..domain(9, "tap9") };
+        let seen = shape(&domain, &Pools::new(&[pool], Path::new("/nowhere"))).unwrap();
+        let names: Vec<_> = seen.disks.iter().map(|d| d.name.as_ref().map(|n| n.as_str())).collect();
+        assert_eq!(names, [Some("root"), Some("disc"), Some("data"), None, None]);
+        assert_eq!(seen.disks[3].place, DiskPlace::File(name("default"), "hand.qcow2".into()));
+        assert_eq!(seen.disks[4].place, DiskPlace::Outside);
+        assert_eq!(seen.unsupported, ["the disc /elsewhere/disc.iso in a drive"]);
+        assert_eq!((seen.nics[0].port_id, seen.nics[0].address), (Some(PortId(id(9))), None));
     }
 
     #[test]

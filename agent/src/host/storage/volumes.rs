@@ -2,9 +2,7 @@
 
 use super::{Pool, Pools, files, qcow2};
 use crate::{Error, host::images, host::program::Program};
-use basalt_model::{
-    CapabilityReason, ImageId, adoption::ForeignVolume, hosts::Foreign, images::ImageFormat,
-};
+use basalt_model::{CapabilityReason, ImageId, adoption::ForeignVolume, hosts::Foreign, images::ImageFormat};
 use basalt_plan::host::{AdoptionDefinition, VolumeDefinition, VolumeKey, VolumeSeen};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,7 +77,8 @@ fn list_pool(pool: &Pool, names: &[String], users: &Users, listing: &mut Listing
         let Some(key) = parse(pool, name) else { continue };
         match qcow2::read(&file) {
             Ok(head) => {
-                let aliases = identity(&file).and_then(|id| twins.remove(&id)).unwrap_or_default();
+                let twin = if twins.is_empty() { None } else { identity(&file) };
+                let aliases = twin.and_then(|id| twins.remove(&id)).unwrap_or_default();
                 let users = aliases.iter().fold(of(name), |mut all, alias| {
                     all.extend(of(alias));
                     all

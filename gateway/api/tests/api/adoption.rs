@@ -104,7 +104,9 @@ impl House {
 
 #[tokio::test]
 async fn h5_a_foreign_vm_is_declared_with_its_own_id_and_followed_by_a_task() {
-    let house = House::with(vec![machine("handmade", ID, |_| {}), stray(file("handmade.qcow2", &["handmade"]))]).await;
+    let house =
+        House::with(vec![machine("handmade", ID, |_| {}), stray(file("handmade.qcow2", &["handmade"]))])
+            .await;
     let dry = house.door.admin("POST", "/v1/hosts/h1/adopt?dry_run=true").json(house.body("handmade"));
     let dry = dry.send().await.expect(200);
     assert_eq!((&dry.body["object"]["id"], dry.body.get("task")), (&json!(ID), None));
@@ -128,12 +130,19 @@ async fn h5_a_foreign_vm_is_declared_with_its_own_id_and_followed_by_a_task() {
     // A second time it is ours, by name and by id.
     for id in ["handmade".to_owned(), ID.to_string()] {
         let again = house.adopt(house.body(&id)).await.expect(422);
-        assert_eq!((again.code(), &again.body["reasons"][0]["code"]), ("not_adoptable", &json!("already_ours")));
+        assert_eq!(
+            (again.code(), &again.body["reasons"][0]["code"]),
+            ("not_adoptable", &json!("already_ours"))
+        );
     }
     // Taking the task back does not take the VM back: it would be destroyed.
     let cancelled = house.door.admin("POST", &format!("/v1/tasks/{}/cancel", task["id"].as_str().unwrap()));
     cancelled.send().await.expect(200);
-    assert_eq!(house.get("vms/web").await.expect(200).body.get("deletion_requested_at"), None, "it is not deleted");
+    assert_eq!(
+        house.get("vms/web").await.expect(200).body.get("deletion_requested_at"),
+        None,
+        "it is not deleted"
+    );
 }
 
 #[tokio::test]
@@ -145,12 +154,16 @@ async fn h5_a_repeated_key_gets_the_first_answer() {
     };
     let first = send().await.expect(202);
     let second = send().await.expect(202);
-    assert_eq!((first.body, first.headers["location"].clone()), (second.body, second.headers["location"].clone()));
+    assert_eq!(
+        (first.body, first.headers["location"].clone()),
+        (second.body, second.headers["location"].clone())
+    );
 }
 
 #[tokio::test]
 async fn h5_a_foreign_file_becomes_a_volume() {
-    let house = House::with(vec![stray(file("data.qcow2", &[])), stray(file("busy.qcow2", &["payroll"]))]).await;
+    let house =
+        House::with(vec![stray(file("data.qcow2", &[])), stray(file("busy.qcow2", &["payroll"]))]).await;
     let body = |id: &str| json!({"kind": "volume", "id": id, "project": house.project.1, "name": "data"});
     let made = house.adopt(body("default/data.qcow2")).await.expect(202);
     assert_eq!(made.body["object"]["spec"]["size_bytes"], 3 * GIB);
@@ -159,7 +172,8 @@ async fn h5_a_foreign_file_becomes_a_volume() {
     assert_eq!(busy.body["reasons"][0]["code"], "volume_in_use");
     assert!(busy.body["reasons"][0]["message"].as_str().unwrap().contains("payroll"));
     // Nobody declares such a volume in any other way.
-    let direct = json!({"name": "x", "spec": {"size_bytes": 1 << 20, "source": {"kind": "adopted", "file": "y"}}});
+    let direct =
+        json!({"name": "x", "spec": {"size_bytes": 1 << 20, "source": {"kind": "adopted", "file": "y"}}});
     let direct = house.door.admin("POST", &house.path("volumes")).json(direct).send().await.expect(422);
     assert_eq!(direct.body["errors"][0]["field"], "spec.source");
     assert!(direct.body["errors"][0]["remedy"].as_str().unwrap().contains("adopt"));
@@ -201,7 +215,7 @@ async fn h5_s4_bad_input_names_field_reason_and_remedy() {
 #[tokio::test]
 async fn h5_every_thing_that_cannot_be_adopted_is_refused_with_reason_and_remedy() {
     let marks = ForeignMarks { epoch: basalt_model::Epoch(1), incarnation: 0 };
-    let id = |n| Uuid::from_u128(0xf0_0100 + n);
+    let id = |n: u128| Uuid::from_u128(0xf0_0100 + n);
     let things: Vec<(&str, Foreign)> = vec![
         ("device_unsupported", machine("a", id(1), |v| v.unsupported = vec!["a device hostdev".into()])),
         ("disk_outside_pools", machine("b", id(2), |v| v.disks[0].volume = None)),
@@ -243,21 +257,29 @@ async fn h5_names_quotas_and_full_hosts_are_kept() {
     assert_eq!((full.code(), &full.body["reasons"][0]["subject"]), ("host_full", &json!("host/h1")));
     assert!(!full.body["reasons"][0]["evidence"].as_str().unwrap().is_empty());
     let quota = json!({"spec": {"max_vms": 1, "max_cpus": 9, "max_memory_bytes": 1u64 << 40, "max_storage_bytes": 1u64 << 50}});
-    house.door.admin("PUT", &format!("/v1/projects/{}", house.project.1)).json(quota).send().await.expect(200);
+    house
+        .door
+        .admin("PUT", &format!("/v1/projects/{}", house.project.1))
+        .json(quota)
+        .send()
+        .await
+        .expect(200);
     let mut body = house.body("handmade");
     body["name"] = json!("other");
     let refused = house.adopt(body).await.expect(409);
-    assert_eq!((refused.code(), &refused.body["reasons"][0]["subject"]), ("quota_exceeded", &json!("quota/vms")));
+    assert_eq!(
+        (refused.code(), &refused.body["reasons"][0]["subject"]),
+        ("quota_exceeded", &json!("quota/vms"))
+    );
 }
 
 #[tokio::test]
 async fn h5_s1_only_an_administrator_of_the_system_adopts() {
     let house = House::with(vec![machine("handmade", ID, |_| {})]).await;
     let door = &house.door;
-    for (text, role, scope) in [
-        ("operator", "operator", system()),
-        ("owner", "admin", in_project(house.project)),
-    ] {
+    for (text, role, scope) in
+        [("operator", "operator", system()), ("owner", "admin", in_project(house.project))]
+    {
         let token = door.token(text, role, scope).await;
         let call = door.call("POST", "/v1/hosts/h1/adopt").token(&token).json(house.body("handmade"));
         call.send().await.expect(403);

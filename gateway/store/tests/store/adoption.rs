@@ -197,13 +197,15 @@ async fn h5_the_truth_says_what_of_a_foreign_thing_it_knows() {
     let host = host(&h).await;
     let own = h.vm("own").await.object;
     let mut facts = facts(4, 16 * GIB, 100 * GIB);
-    let foreign = |kind: &str, id: Uuid| Foreign { kind: kind.into(), id: id.to_string(), ..Foreign::default() };
+    let foreign =
+        |kind: &str, id: Uuid| Foreign { kind: kind.into(), id: id.to_string(), ..Foreign::default() };
     facts.foreign = vec![foreign("vm", ID.0), foreign("port", Uuid::from_u128(77))];
     testkit::host(&h.db, &h.ids, "h2", facts).await;
     let image =
         testkit::ready_image(&h.db, &h.ids, (h.tenant, h.project), "own-image", ImageFormat::Qcow2).await;
     let (rival, project) = testkit::project(&h.db, &testkit::ids(2), "rival").await;
-    let theirs = testkit::ready_image(&h.db, &testkit::ids(3), (rival, project), "theirs", ImageFormat::Iso).await;
+    let theirs =
+        testkit::ready_image(&h.db, &testkit::ids(3), (rival, project), "theirs", ImageFormat::Iso).await;
     let lan = network(&h, "net").await;
     let known = |asked: Named| {
         let h = &h;

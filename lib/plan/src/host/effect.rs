@@ -3,8 +3,8 @@
 
 use super::{
     Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, ImageSeen, NetworkSeen, Observed,
-    PortSeen, PortState, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape, VolumeDefinition, VolumeKey,
-    VolumeSeen,
+    PortSeen, PortState, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape, VolumeDefinition,
+    VolumeKey, VolumeSeen,
 };
 use basalt_model::{DateTime, PortId, VmId, adoption::ForeignNic, hosts::Foreign, vms::ObservedPower};
 use std::{
@@ -197,9 +197,7 @@ impl World {
         if self.observed.volumes.items.contains_key(key) {
             return Ok(false);
         }
-        let is_it = |f: &Foreign| {
-            f.volume.as_ref().is_some_and(|v| v.pool == key.pool && v.file == *file)
-        };
+        let is_it = |f: &Foreign| f.volume.as_ref().is_some_and(|v| v.pool == key.pool && v.file == *file);
         let at = self.observed.strays.iter().position(is_it).ok_or("there is no such file")?;
         let found = self.observed.strays.remove(at).volume.ok_or("there is no such file")?;
         let seen = VolumeSeen {
@@ -318,7 +316,7 @@ impl World {
         vm.started_at = None;
         vm.accelerator = None;
         if vm.defined.is_none() {
-            self.observed.vms.items.remove(&id);
+            self.forget(id);
         }
         self.running.remove(&id);
         self.observed.ports.items.retain(|_, p| p.vm_id != id || p.state == PortState::Stale);
@@ -341,10 +339,19 @@ impl World {
         let Some(vm) = self.observed.vms.items.get_mut(&id) else { return false };
         let was = vm.defined.take().is_some();
         if vm.running.is_none() {
-            self.observed.vms.items.remove(&id);
+            self.forget(id);
             return true;
         }
         was
+    }
+
+    /// Nothing of it is left, so it has no disk either, whatever it is called.
+    fn forget(&mut self, id: VmId) {
+        if let Some(vm) = self.observed.vms.items.remove(&id) {
+            self.observed.volumes.items.values_mut().for_each(|v| {
+                v.users.remove(&vm.name);
+            });
+        }
     }
 
     /// Who has which volume, network and image.

@@ -122,6 +122,10 @@ pub(super) fn volume(look: &Look<'_>, draft: &Draft, id: VolumeId, body: &Volume
     }
 }
 
+/// Deleting the VM that has it would remove the VM as well.
+const REMEDY: &str =
+    "put the file back as it was; a volume that no VM has can be deleted instead, which leaves all files";
+
 /// A file that is to become this volume is given its name; nothing is ever made in its place.
 fn adopt(
     look: &Look<'_>,
@@ -136,7 +140,7 @@ fn adopt(
             "adopted_file_missing",
             subject,
             format!("pool {} has no file {file}, which it is to become", body.pool),
-            "put the file back under that name, or delete the volume",
+            REMEDY,
         ));
     };
     if seen.format != "qcow2" || seen.refers_to.is_some() || seen.size_bytes != body.size_bytes {
@@ -144,9 +148,10 @@ fn adopt(
             "adopted_file_changed",
             subject,
             format!("the file {file} is not what it was when it was adopted"),
-            "delete the volume, which leaves the file as it is, and adopt the file again",
+            REMEDY,
         );
-        let evidence = format!("{} of {} bytes, adopted were {}", seen.format, seen.size_bytes, body.size_bytes);
+        let evidence =
+            format!("{} of {} bytes, adopted were {}", seen.format, seen.size_bytes, body.size_bytes);
         return judgement.block(reason.with_evidence(evidence));
     }
     judgement.act([Action::AdoptVolume(AdoptionDefinition { key, file })])

@@ -149,7 +149,7 @@ fn h5_an_adopted_volume_is_never_made_of_nothing() {
         ("adopted_file_changed", |d| {
             d.world.observed.strays[0].volume.as_mut().unwrap().format = "unknown".into();
         }),
-        ("volume_lost", |d| drop(d.memory.made.insert(volume_id(1), 0))),
+        ("volume_lost", |d| d.memory.made = [(volume_id(1), 0)].into()),
     ];
     for (code, change) in cases {
         let mut d = handmade();
