@@ -10,7 +10,7 @@ use basalt_model::{
     vms::ObservedPower,
 };
 use basalt_plan::host::{DiskPlace, DiskShape, Resource, Stamp, VmSeen, VmShape};
-use basalt_tests::{House, api::vm_id, machine::Machine, oracles, wait};
+use basalt_tests::{House, api::vm_id, cli::Cli, machine::Machine, oracles, wait};
 use basalt_wire::rest::{Phase, Vm, Volume};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -221,6 +221,44 @@ async fn h5_an_adopted_file_is_a_volume_that_a_vm_can_have() -> Result<()> {
     house.api.completed(&task).await?;
     ensure!(machine.runs(vm_id(&vm)) && machine.sim.count("making the volume") == 0);
     ensure!(machine.sim.look(|w| w.observed.strays.is_empty()));
+    house.sound()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h5_the_cli_adopts_and_says_why_not() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let (cli, machine) = (Cli::of(&house)?, house.hosts[0].clone());
+    make_by_hand(&machine, 1);
+    put_file(&machine, "data.qcow2", None);
+    reported(&house, "vm", "handmade-1").await?;
+    let described = cli.ok("describe host h1").await?;
+    for word in ["handmade-1", "52:54:00:00:00:01", "handmade-1.qcow2", "default/data.qcow2"] {
+        ensure!(described.contains(word), "{word}: {described}");
+    }
+    let cases: [(&str, i32, &[&str]); 6] = [
+        ("adopt vm handmade-1 --name web", 2, &["handmade-1", "HOST/NAME"]),
+        ("adopt vm h1/handmade-1", 2, &["--name"]),
+        ("adopt vm h9/handmade-1 --name web --network lan", 3, &["no host", "h9"]),
+        ("adopt vm h1/nosuch --name web --network lan", 1, &["nosuch", "handmade-1", "facts.foreign"]),
+        ("adopt vm h1/handmade-1 --name web", 1, &["network", "belongs to no network", "give the network"]),
+        (
+            "adopt volume h1/default/handmade-1.qcow2 --name data",
+            1,
+            &["belongs to handmade-1", "adopt that VM"],
+        ),
+    ];
+    for (line, code, words) in cases {
+        cli.fails(line, code, words).await?;
+    }
+    let dry = cli.ok("adopt vm h1/handmade-1 --name web --network lan --dry-run").await?;
+    ensure!(dry.contains("vm/web can be adopted"), "{dry}");
+    ensure!(house.api.find::<Vm>(&house.api.path("vms/web")).await?.is_none());
+    let said = cli.ok("adopt vm h1/handmade-1 --name web --network lan").await?;
+    ensure!(said.contains("vm/web adopted"), "{said}");
+    ensure!(cli.ok("get vm web").await?.contains("running"));
+    let said = cli.ok("adopt volume h1/default/data.qcow2 --name data").await?;
+    ensure!(said.contains("volume/data adopted"), "{said}");
+    untouched(&machine, &house.api.vm("web").await?)?;
     house.sound()
 }
 

@@ -85,8 +85,8 @@ fn volume(key: &VolumeKey, seen: &VolumeSeen) -> ForeignVolume {
 
 /// A file of a pool that carries none of our names.
 pub(super) fn stray(look: &Look<'_>, pool: &Name, file: &str) -> Option<ForeignVolume> {
-    let volumes = look.observed.strays.iter().filter_map(|s| s.volume.as_ref());
-    volumes.filter(|v| v.pool == *pool && v.file == file).cloned().next()
+    let mut volumes = look.observed.strays.iter().filter_map(|s| s.volume.as_ref());
+    volumes.find(|v| v.pool == *pool && v.file == file).cloned()
 }
 
 /// The volume that another name of its file means.

@@ -1,6 +1,6 @@
 //! Taking over what stands on a host and is nobody's.
 
-use super::Session;
+use super::{Session, change::Taken};
 use crate::{
     Failure,
     args::Adopt,
@@ -19,10 +19,10 @@ impl Session {
         if let Some(network) = network {
             body["network"] = json!(network);
         }
-        let query = if dry_run { "?dry_run=true" } else { "" };
+        let (query, done) = if dry_run { ("?dry_run=true", "can be adopted") } else { ("", "adopted") };
         let path = format!("/v1/hosts/{}/adopt{query}", escape(host));
         let answer: Value = self.client.post(&path, &body).await?;
-        self.conclude(Kind::find(kind)?, &answer).await
+        self.conclude(Taken::read(Kind::find(kind)?, &name, done, answer)?).await
     }
 }
 
