@@ -214,7 +214,7 @@ fn failure(error: &Error) -> Problem {
             503,
             "unavailable",
             "Not available",
-            "The database does not answer; nothing was changed. Try again after a moment.",
+            "The database does not answer. Try again after a moment; a write with an Idempotency-Key is carried out once, however often it is sent.",
         ),
         Error::Conflict(_) => Problem::new(
             503,
