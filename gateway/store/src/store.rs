@@ -1,13 +1,18 @@
 //! The handle on the database: a bounded pool of connections, and the signal after each commit.
 
 use crate::{Error, Result, SystemTx, TenantTx, migrate};
-use basalt_model::TenantId;
+use basalt_model::{ProjectId, TenantId};
 use sqlx::{
     PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{str::FromStr, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use std::{
+    collections::HashMap,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard, watch};
 
 /// The oldest server that is accepted: 15.14 mends row level security leaks of earlier ones.
 const OLDEST: i32 = 150_014;
@@ -45,8 +50,12 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// Held by who writes to a project.
+pub(crate) type Turn = OwnedMutexGuard<()>;
+
 struct Inner {
     pool: PgPool,
+    turns: Mutex<HashMap<ProjectId, Arc<Queue<()>>>>,
     /// Moves after every commit of this process.
     committed: watch::Sender<u64>,
     /// Moves after those, and when another gateway said that it committed.
@@ -82,7 +91,12 @@ impl Store {
             return Err(Error::ServerTooOld { found: row.try_get("text")? });
         }
         Ok(Self {
-            inner: Arc::new(Inner { pool, committed: watch::Sender::new(0), changed: watch::Sender::new(0) }),
+            inner: Arc::new(Inner {
+                pool,
+                turns: Mutex::default(),
+                committed: watch::Sender::new(0),
+                changed: watch::Sender::new(0),
+            }),
         })
     }
 
@@ -133,6 +147,18 @@ impl Store {
     /// Closes all connections once they are free.
     pub async fn close(&self) {
         self.inner.pool.close().await;
+    }
+
+    /// Waits in line with all who declare something in a project. They would wait for each other at the row of its
+    /// quota anyway, but there each that gets it wakes all others, in no order (measured: half the rate, and a p99 of
+    /// four times the median). Other gateways still meet at the row.
+    pub(crate) async fn turn(&self, project: ProjectId) -> Turn {
+        let queue = {
+            let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, queue| Arc::strong_count(queue) > 1);
+            Arc::clone(turns.entry(project).or_default())
+        };
+        queue.lock_owned().await
     }
 
     pub(crate) fn committed(&self) -> watch::Receiver<u64> {

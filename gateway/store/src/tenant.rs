@@ -8,8 +8,8 @@
 //! its connection inside an open transaction (its depth is counted only afterwards, so no rollback is sent).
 //! Here such a connection is closed.
 
-use crate::{Result, Store};
-use basalt_model::TenantId;
+use crate::{Result, Store, store::Turn};
+use basalt_model::{ProjectId, TenantId};
 use sqlx::{
     AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
     postgres::PgTransactionManager,
@@ -31,6 +31,8 @@ pub struct TenantTx {
     tx: Tx,
     tenant: TenantId,
     store: Store,
+    /// Given back with the locks, before the flush.
+    turn: Option<Turn>,
 }
 
 /// A transaction that sees everything: for the reconciler, for hosts, people and tenants themselves.
@@ -49,7 +51,7 @@ impl TenantTx {
         // A UUID formatted by its own type: nothing of a caller's text gets here.
         let of = tenant.0;
         let begin = format!("BEGIN{mode}; SET LOCAL ROLE basalt_tenant; SET LOCAL app.tenant = '{of}'{wait}");
-        Ok(Self { tx: begin_with(store.pool(), begin).await?, tenant, store: store.clone() })
+        Ok(Self { tx: begin_with(store.pool(), begin).await?, tenant, store: store.clone(), turn: None })
     }
 
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
@@ -70,9 +72,17 @@ impl TenantTx {
     /// stands behind it in the log, so none of it can outlive it.
     pub async fn commit(mut self) -> Result<()> {
         self.tx.commit().await?;
+        self.turn = None;
         self.store.signal();
         self.tx.flush().await?;
         Ok(())
+    }
+
+    /// Takes its turn among those who declare something in a project, if it has none yet.
+    pub(crate) async fn take_turn(&mut self, project: ProjectId) {
+        if self.turn.is_none() {
+            self.turn = Some(self.store.turn(project).await);
+        }
     }
 
     /// For the few facts that a tenant's change moves and no tenant may see: what hosts promised.

@@ -35,9 +35,8 @@ pub async fn insert(
     new: &New<VmSpec>,
 ) -> Result<Accepted<Vm>> {
     let tenant = tx.tenant();
-    let conn = tx.conn();
     let id: VmId = change.id();
-    let found = resolve(conn, project, &new.spec).await?;
+    let found = resolve(tx.conn(), project, &new.spec).await?;
     let disks = plan_disks(change, &new.name, &new.spec, found.images, &found.volumes)?;
     let nics = plan_nics(change, &new.spec, &found.networks)?;
     let metadata = Metadata {
@@ -60,7 +59,8 @@ pub async fn insert(
         disks: disks.disks.clone(),
     };
     let task = tasks::new(change, tenant, project, TaskKind::VmCreate, vm.subject(), Generation::FIRST);
-    vm.nics = write(conn, change, &vm, &task, &disks, &nics).await?;
+    tx.take_turn(project).await;
+    vm.nics = write(tx.conn(), change, &vm, &task, &disks, &nics).await?;
     Ok(Accepted { object: vm, task })
 }
 
