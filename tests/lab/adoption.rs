@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, until};
 use basalt_lab::journey;
-use basalt_model::hosts::Foreign;
+use basalt_model::{hosts::Foreign, vms::ObservedPower};
 use basalt_wire::rest::{Host, Phase, Vm, Volume};
 use serde_json::{Value, json};
 use std::{os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
@@ -90,7 +90,8 @@ async fn h5_a_running_domain_made_by_hand_is_adopted_and_its_qemu_does_not_notic
     house
         .until_host("it is described", |host| {
             let foreign = host.facts.map(|f| f.foreign).unwrap_or_default();
-            foreign.iter().any(|f| f.name == "handmade" && f.vm.is_some())
+            let runs = |f: &Foreign| f.vm.as_ref().is_some_and(|vm| vm.power == ObservedPower::Running);
+            foreign.iter().any(|f| f.name == "handmade" && runs(f))
         })
         .await;
     let seen = house.foreign().await.into_iter().find(|f| f.name == "handmade").unwrap();

@@ -276,6 +276,8 @@ fn judge_state(state: sys::virDomainState, reason: i32) -> DomainState {
     let because = |reasons: &[u32]| u32::try_from(reason).is_ok_and(|reason| reasons.contains(&reason));
     match state {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => DomainState::Running,
+        // On its way up: a moment later it runs. Taken for paused, a domain that is adopted then would be paused.
+        sys::VIR_DOMAIN_PAUSED if because(&[sys::VIR_DOMAIN_PAUSED_STARTING_UP]) => DomainState::Unclear,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => DomainState::Paused,
         sys::VIR_DOMAIN_SHUTDOWN => DomainState::Stopping,
         sys::VIR_DOMAIN_SHUTOFF
@@ -286,5 +288,19 @@ fn judge_state(state: sys::virDomainState, reason: i32) -> DomainState {
         sys::VIR_DOMAIN_SHUTOFF => DomainState::Off,
         sys::VIR_DOMAIN_CRASHED => DomainState::Crashed,
         _ => DomainState::Unclear,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h5_a_domain_on_its_way_up_is_not_paused() {
+        let reason = |reason: u32| i32::try_from(reason).unwrap_or_default();
+        let starting = reason(sys::VIR_DOMAIN_PAUSED_STARTING_UP);
+        assert_eq!(judge_state(sys::VIR_DOMAIN_PAUSED, starting), DomainState::Unclear);
+        let by_hand = reason(sys::VIR_DOMAIN_PAUSED_USER);
+        assert_eq!(judge_state(sys::VIR_DOMAIN_PAUSED, by_hand), DomainState::Paused);
     }
 }
