@@ -1,15 +1,15 @@
-//! What the guest itself sees, and what the host says of how it runs.
+//! What the guest itself sees, and what the host says of how it runs; and the README, on the same cluster.
 
-use crate::{cluster::Cluster, console};
+use crate::{cluster::Cluster, readme};
 use basalt_lab::journey;
 use basalt_wire::rest::Host;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn v1_v5_h2_a_declared_vm_boots_with_its_seed_under_what_really_works() {
+async fn v1_v5_h2_the_lines_of_the_readme_work_and_a_declared_vm_boots_with_its_seed() {
     let (cluster, outcome) = Cluster::with_vm().await;
     assert!(outcome.answer.contains("web-1"), "{}", outcome.answer);
-    console::shows_the_boot_and_answers(&cluster).await;
+    readme::every_line_works(&cluster).await;
 
     // H2: a KVM that boots nothing is told apart from one that does, by booting a probe.
     let host: Host = cluster.client.get("/v1/hosts/h1").await.unwrap_or_else(|e| panic!("{}", e.text()));

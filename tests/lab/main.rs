@@ -7,7 +7,6 @@
 
 mod adoption;
 mod cluster;
-mod console;
 mod drill;
 mod firmware;
 mod guest;

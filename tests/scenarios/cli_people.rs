@@ -66,6 +66,34 @@ async fn the_cli_lets_the_first_administrator_in_and_they_let_in_others() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_at_a_terminal_hides_passwords_and_leaves_consoles_by_a_key() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    let typed = format!("{PASSWORD}\n");
+    let said = cli
+        .at_terminal("create user bob", &[("password: ", &typed), ("password again: ", "another\n")])
+        .await?;
+    ensure!(said.code == 2 && said.out.contains("the two passwords differ"), "{said:?}");
+    let said =
+        cli.at_terminal("create user bob", &[("password: ", &typed), ("password again: ", &typed)]).await?;
+    ensure!(said.code == 0 && said.out.contains("user/bob created"), "{said:?}");
+    ensure!(!said.out.contains(PASSWORD), "it was shown: {said:?}");
+    let said = cli.at_terminal("login --user bob", &[("password: ", &typed)]).await?;
+    ensure!(
+        said.code == 0 && said.out.contains("logged in as bob") && !said.out.contains(PASSWORD),
+        "{said:?}"
+    );
+
+    cli.know(&house, house.api.token())?;
+    let said = cli.at_terminal(&format!("create vm web {VM}"), &[]).await?;
+    ensure!(said.code == 0 && said.out.contains("vm/web created"), "{said:?}");
+    let keys = [("Ctrl-] leaves", "hello\r"), ("hello\r", "\u{1d}")];
+    let said = cli.at_terminal("console web", &keys).await?;
+    ensure!(said.code == 0 && said.out.contains("the console is closed"), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cli_gives_tokens_to_programs_and_takes_them_back() -> Result<()> {
     let house = House::with_hosts(0).await?;
     let cli = Cli::of(&house)?;

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::Command,
+};
 
 /// How long one command may take, unless it is told to wait less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,6 +107,37 @@ impl Cli {
         let mut command = self.surrounded(Command::new("bash"));
         command.arg("-c").arg(script).env("basalt", &self.program);
         said(command, "").await.with_context(|| script.to_owned())
+    }
+
+    /// Runs a command at a terminal and types an answer whenever it has said something; gives all that was seen.
+    pub async fn at_terminal(&self, line: &str, dialogue: &[(&str, &str)]) -> Result<Said> {
+        let mut command = self.surrounded(Command::new("script"));
+        let shell = format!("{} {line}", self.program.display());
+        command.args(["--quiet", "--return", "--command", &shell, "/dev/null"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (mut keys, mut screen) =
+            (child.stdin.take().context("a pipe")?, child.stdout.take().context("a pipe")?);
+        let mut seen = String::new();
+        let talking = async {
+            let (mut buffer, mut heard) = ([0; 4096], 0);
+            for (says, answer) in dialogue {
+                while !seen[heard..].contains(says) {
+                    let length = screen.read(&mut buffer).await?;
+                    ensure!(length > 0, "it ended before it said {says:?}");
+                    seen += &String::from_utf8_lossy(&buffer[..length]);
+                }
+                heard = seen.len();
+                keys.write_all(answer.as_bytes()).await?;
+            }
+            let mut rest = Vec::new();
+            screen.read_to_end(&mut rest).await?;
+            seen += &String::from_utf8_lossy(&rest);
+            Ok(child.wait().await?)
+        };
+        let ended = tokio::time::timeout(PATIENCE, talking).await;
+        let status = ended.context("it does not end").and_then(|ended| ended);
+        let status = status.with_context(|| format!("basalt {line} at a terminal: {seen:?}"))?;
+        Ok(Said { code: status.code().context("it was killed")?, out: seen, err: String::new() })
     }
 
     /// Runs a command that must do what it is asked; gives what it printed.

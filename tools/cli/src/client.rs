@@ -29,7 +29,7 @@ pub fn https(ca_pem: Option<&[u8]>) -> Result<reqwest::Client, Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // Pings end a watch or a console whose gateway went away without a word.
     let mut builder = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(5))
+        .connect_timeout(Duration::from_secs(10))
         .http2_keep_alive_interval(Duration::from_secs(15))
         .http2_keep_alive_timeout(Duration::from_secs(15));
     if let Some(pem) = ca_pem {

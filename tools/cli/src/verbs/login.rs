@@ -100,9 +100,10 @@ fn typed(what: &str) -> Result<String, Failure> {
     let before = tcgetattr(&stdin).map_err(io::Error::from)?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
+    // Before the question: what is typed in answer to it must not be seen, nor thrown away.
+    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
     eprint!("{what}: ");
     io::stderr().flush()?;
-    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
     let mut text = String::new();
     let read = stdin.read_line(&mut text);
     tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(io::Error::from)?;

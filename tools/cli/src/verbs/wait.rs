@@ -35,9 +35,11 @@ impl Session {
         let path = kind.object(&self.project, name);
         let mut last = Value::Null;
         let mut away = Away::default();
+        // The first look is outside of the bound, so that there is something to say when it is over.
+        let mut answer = self.client.find::<Value>(&path).await;
         let waiting = async {
             loop {
-                match away.bear(self.client.find::<Value>(&path).await)? {
+                match away.bear(answer)? {
                     Some(None) if until == "deleted" => return Ok(()),
                     Some(None) => return Err(Failure::not_found(kind.name, name)),
                     Some(Some(object)) => {
@@ -50,6 +52,7 @@ impl Session {
                     None => {}
                 }
                 tokio::time::sleep(away.pause(LOOK)).await;
+                answer = self.client.find(&path).await;
             }
         };
         let in_time = tokio::time::timeout(self.left(), waiting).await;
