@@ -27,6 +27,7 @@ use basalt_wire::{
 };
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::time::Duration;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -61,7 +62,7 @@ struct Item<'a> {
     id: Uuid,
     generation: basalt_model::Generation,
     epoch: basalt_model::Epoch,
-    desired: &'a serde_json::Value,
+    desired: &'a RawValue,
 }
 
 /// The whole manifest of the calling host. With `If-None-Match` it waits for another revision.
@@ -97,14 +98,14 @@ pub async fn read_manifest(
         check_start(&app, host, &headers).await?;
     }
     let mut tx = app.store.system_read().await?;
-    let manifest = manifests::get(&mut tx, host).await?;
+    let manifest: manifests::Manifest<Box<RawValue>> = manifests::get(&mut tx, host).await?;
     drop(tx);
     if have == Some(manifest.revision) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(manifest.revision)?)]).into_response());
     }
-    let absent = serde_json::json!({"as": "absent"});
-    let item = |i: &'_ manifests::Item| (i.kind.clone(), i.id);
-    tracing::debug!(host = %host, revision = manifest.revision, first = ?manifest.items.first().map(item), "manifest sent");
+    let absent = serde_json::value::to_raw_value(&serde_json::json!({"as": "absent"}))
+        .map_err(|e| Error::internal("writing a manifest", e))?;
+    tracing::debug!(host = %host, revision = manifest.revision, items = manifest.items.len(), "manifest sent");
     let items = manifest.items.iter().map(|i| Item {
         kind: &i.kind,
         id: i.id,
@@ -254,9 +255,7 @@ pub async fn begin_download(
     let id: ImageId = image.parse().map_err(|_| unknown())?;
     let now = app.clock.now();
     let mut tx = app.store.system().await?;
-    let manifest = manifests::get(&mut tx, agent.host_id).await?;
-    let wanted = |i: &manifests::Item| i.present && i.kind == ItemKind::Image.as_str() && i.id == id.0;
-    if !manifest.items.iter().any(wanted) {
+    if !manifests::wants(&mut tx, agent.host_id, ItemKind::Image.as_str(), id.0).await? {
         return Err(unknown());
     }
     let found = images::get_by_id(&mut tx, id).await?;

@@ -95,7 +95,8 @@ pub async fn known(tx: &mut TenantTx, project: ProjectId, host: HostId, asked: &
     known.files = files.into_iter().collect();
     let images: Vec<(ImageId, Option<Name>)> = sqlx::query_as(
         "SELECT i.id, CASE WHEN i.project_id = p.id OR i.shared AND i.tenant_id = p.tenant_id THEN i.name END
-         FROM images i, projects p WHERE i.id = ANY($1) AND p.id = $2",
+         FROM images i JOIN image_observed o ON o.image_id = i.id, projects p
+         WHERE i.id = ANY($1) AND p.id = $2 AND o.observed ->> 'state' = 'ready'",
     )
     .bind(asked.images.iter().map(|i| i.0).collect::<Vec<_>>())
     .bind(project)

@@ -104,20 +104,32 @@ pub struct Filter {
 
 /// Events, oldest first. The page's selector is not used.
 pub async fn list(tx: &mut impl Handle, filter: &Filter, page: &Page) -> Result<List<AuditEvent>> {
-    let rows = sqlx::query(
-        "SELECT * FROM audit_events WHERE id > $1 AND ($3::uuid IS NULL OR project_id = $3)
-            AND ($4::uuid IS NULL OR subject_id = $4) AND ($5::uuid IS NULL OR actor_id = $5)
-            AND ($6::text IS NULL OR action = $6)
-         ORDER BY id LIMIT $2",
-    )
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(filter.project)
-    .bind(filter.subject_id)
-    .bind(filter.actor_id)
-    .bind(&filter.action)
-    .fetch_all(tx.conn())
-    .await?;
+    macro_rules! select {
+        ($narrowed:literal) => {
+            concat!(
+                "SELECT * FROM audit_events WHERE id > $1 AND ($3::uuid IS NULL OR project_id = $3)
+                    AND ($4::uuid IS NULL OR subject_id = $4) AND ($5::uuid IS NULL OR actor_id = $5)
+                    AND ($6::text IS NULL OR action = $6)",
+                $narrowed,
+                " ORDER BY id LIMIT $2"
+            )
+        };
+    }
+    // A condition that may not be there is nothing an index could be used for.
+    let select = match (filter.subject_id, filter.project) {
+        (Some(_), _) => select!(" AND subject_id = $4"),
+        (None, Some(_)) => select!(" AND project_id = $3"),
+        (None, None) => select!(""),
+    };
+    let rows = sqlx::query(select)
+        .bind(page.after())
+        .bind(page.fetch())
+        .bind(filter.project)
+        .bind(filter.subject_id)
+        .bind(filter.actor_id)
+        .bind(&filter.action)
+        .fetch_all(tx.conn())
+        .await?;
     let events = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
     Ok(page.cut(events, |e| e.id.0))
 }

@@ -35,7 +35,7 @@ impl FromRow<'_, PgRow> for Conditions {
 
 /// Replaces the conditions of each object and returns how many changed. `since` stays where the status does;
 /// what says the same as before, and what is about an object
-/// that is gone, is not written.
+/// that is gone, is not written. (`OFFSET 0`: each is looked up by its key; the server must not read all ids first.)
 pub async fn put(tx: &mut SystemTx, all: &[Conditions]) -> Result<u64> {
     let ids: Vec<Uuid> = all.iter().map(|c| c.subject_id).collect();
     let before: Vec<Conditions> = sqlx::query_as("SELECT * FROM conditions WHERE subject_id = ANY($1)")
@@ -61,9 +61,13 @@ pub async fn put(tx: &mut SystemTx, all: &[Conditions]) -> Result<u64> {
     let done = sqlx::query(
         "INSERT INTO conditions (subject_id, subject_kind, tenant_id, project_id, conditions)
          SELECT n.* FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::jsonb[]) n(id, kind, t, p, c)
-         WHERE EXISTS (SELECT FROM vms WHERE id = n.id) OR EXISTS (SELECT FROM volumes WHERE id = n.id)
-            OR EXISTS (SELECT FROM networks WHERE id = n.id) OR EXISTS (SELECT FROM images WHERE id = n.id)
-            OR EXISTS (SELECT FROM hosts WHERE id = n.id)
+         WHERE CASE n.kind
+            WHEN 'vm' THEN EXISTS (SELECT FROM vms WHERE id = n.id OFFSET 0)
+            WHEN 'volume' THEN EXISTS (SELECT FROM volumes WHERE id = n.id OFFSET 0)
+            WHEN 'network' THEN EXISTS (SELECT FROM networks WHERE id = n.id OFFSET 0)
+            WHEN 'image' THEN EXISTS (SELECT FROM images WHERE id = n.id OFFSET 0)
+            WHEN 'host' THEN EXISTS (SELECT FROM hosts WHERE id = n.id OFFSET 0)
+            ELSE false END
          ON CONFLICT (subject_id) DO UPDATE SET conditions = excluded.conditions",
     )
     .bind(rows.iter().map(|c| c.subject_id).collect::<Vec<_>>())

@@ -209,7 +209,9 @@ pub async fn delete(
     let old: Option<Image> = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM images x WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3) FOR UPDATE"
+        " FROM images x",
+        crate::row::keyed_where!("images"),
+        " FOR UPDATE"
     ))
     .bind(project)
     .bind(key.id())

@@ -8,14 +8,16 @@
 
 use crate::{Result, SystemTx, row};
 use basalt_model::{DateTime, Epoch, Generation, HostId};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// One thing that a host must have, or must no longer have.
+/// One thing that a host must have, or must no longer have. `B` is how its body is read: into values, or only passed on
+/// ([`serde_json::value::RawValue`]).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Item {
+pub struct Item<B = Value> {
     /// `network`, `image`, `volume` or `vm`.
     pub kind: String,
     /// The object's id.
@@ -27,7 +29,7 @@ pub struct Item {
     /// Whether the host must have it.
     pub present: bool,
     /// What to have, as the agent reads it.
-    pub body: Value,
+    pub body: B,
 }
 
 /// An item of a host.
@@ -41,13 +43,13 @@ pub struct ItemRow {
 
 /// All items of a host.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Manifest {
+pub struct Manifest<B = Value> {
     /// The host.
     pub host_id: HostId,
     /// Grows with every change; 0 before the first.
     pub revision: i64,
     /// In the order in which they must be realised, then by id.
-    pub items: Vec<Item>,
+    pub items: Vec<Item<B>>,
 }
 
 /// The newest revision of a host's manifest.
@@ -82,7 +84,7 @@ pub struct Fact {
     pub reported_at: DateTime,
 }
 
-impl FromRow<'_, PgRow> for Item {
+impl<B: DeserializeOwned> FromRow<'_, PgRow> for Item<B> {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         Ok(Self {
             kind: row.try_get("kind")?,
@@ -124,7 +126,7 @@ impl FromRow<'_, PgRow> for Fact {
 }
 
 /// The whole manifest of a host, consistent in itself: one statement reads revision and items.
-pub async fn get(tx: &mut SystemTx, host: HostId) -> Result<Manifest> {
+pub async fn get<B: DeserializeOwned>(tx: &mut SystemTx, host: HostId) -> Result<Manifest<B>> {
     let rows = sqlx::query(
         "SELECT m.revision, i.kind, i.id, i.generation, i.epoch, i.present, i.body
          FROM manifests m LEFT JOIN manifest_items i ON i.host_id = m.host_id WHERE m.host_id = $1
@@ -141,6 +143,14 @@ pub async fn get(tx: &mut SystemTx, host: HostId) -> Result<Manifest> {
         }
     }
     Ok(manifest)
+}
+
+/// Whether a host must have something.
+pub async fn wants(tx: &mut SystemTx, host: HostId, kind: &str, id: Uuid) -> Result<bool> {
+    let wants = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM manifest_items WHERE host_id = $1 AND kind = $2 AND id = $3 AND present)",
+    );
+    Ok(wants.bind(host).bind(kind).bind(id).fetch_one(tx.conn()).await?)
 }
 
 /// The newest revision of a host's manifest; 0 before the first.
@@ -287,7 +297,8 @@ async fn refused_upserts(conn: &mut PgConnection, writes: &[Write]) -> Result<Re
 /// Writes items under the revision that their manifest will have, and says how many rows of each host changed.
 ///
 /// What a host reported gone and must have again is not gone any more, whatever it said before. The agent reports
-/// changes only, so it is asked to say everything again.
+/// changes only, so it is asked to say everything again. (Found by key and deleted by place: joined, the server may
+/// read all facts.)
 async fn upsert(
     conn: &mut PgConnection,
     items: &[(HostId, &Item)],
@@ -305,13 +316,16 @@ async fn upsert(
                 $8::bigint[])
             ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
                 present = excluded.present, body = excluded.body, revision = excluded.revision
-            WHERE (m.generation, m.epoch, m.present, m.body)
-                IS DISTINCT FROM (excluded.generation, excluded.epoch, excluded.present, excluded.body)
+            WHERE (m.generation, m.epoch, m.present, m.body::text)
+                IS DISTINCT FROM (excluded.generation, excluded.epoch, excluded.present, excluded.body::text)
             RETURNING m.host_id, m.kind, m.id, m.present
          ), back AS (
-            DELETE FROM manifest_facts f USING written w
-            WHERE w.present AND f.gone AND f.host_id = w.host_id AND f.kind = w.kind AND f.id = w.id
-            RETURNING f.host_id
+            DELETE FROM manifest_facts WHERE ctid = ANY (ARRAY(
+                SELECT f.ctid FROM written w CROSS JOIN LATERAL (
+                    SELECT ctid FROM manifest_facts
+                    WHERE host_id = w.host_id AND kind = w.kind AND id = w.id AND gone LIMIT 1 FOR UPDATE) f
+                WHERE w.present))
+            RETURNING host_id
          ), asked AS (
             UPDATE host_links SET send_full = true WHERE host_id IN (SELECT host_id FROM back)
          )

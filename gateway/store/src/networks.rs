@@ -172,7 +172,7 @@ async fn insert_cursor(conn: &mut PgConnection, network: &Network) -> Result<()>
 
 /// A network of a project.
 pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<NetworkView> {
-    sqlx::query_as(concat!(view!(), " WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3)"))
+    sqlx::query_as(concat!(view!(), crate::row::keyed_where!("networks")))
         .bind(project)
         .bind(key.id())
         .bind(key.name())
@@ -207,7 +207,9 @@ async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<
     sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM networks x WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3) FOR NO KEY UPDATE"
+        " FROM networks x",
+        crate::row::keyed_where!("networks"),
+        " FOR NO KEY UPDATE"
     ))
     .bind(project)
     .bind(key.id())

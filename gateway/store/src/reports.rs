@@ -180,6 +180,8 @@ async fn late_goodbyes(conn: &mut PgConnection, host: HostId, report: &Report) -
     Ok(late)
 }
 
+/// Each item is looked up by its own key (so says the `LIMIT`, here and below): joined, the server may read all that the
+/// host has.
 async fn write_items(
     conn: &mut PgConnection,
     host: HostId,
@@ -191,7 +193,8 @@ async fn write_items(
          SELECT $1, n.kind, n.id, n.generation, n.epoch, n.gone, n.observed, n.stage, $9
          FROM unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[], $8::text[])
             n(kind, id, generation, epoch, gone, observed, stage)
-         JOIN manifest_items m ON m.host_id = $1 AND m.kind = n.kind AND m.id = n.id
+         CROSS JOIN LATERAL
+            (SELECT FROM manifest_items WHERE host_id = $1 AND kind = n.kind AND id = n.id LIMIT 1) asked_for
          ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
             gone = excluded.gone, observed = excluded.observed, stage = excluded.stage, reported_at = $9
          WHERE excluded.epoch >= f.epoch AND (f.generation, f.epoch, f.gone, f.observed, f.stage)
@@ -234,7 +237,8 @@ async fn write_vms(conn: &mut PgConnection, host: HostId, items: &[&ItemFact], n
          SELECT p.vm_id, p.tenant_id, p.project_id, $1, p.epoch, n.generation, n.observed, n.stage, $7
          FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::jsonb[], $6::text[])
             n(id, generation, epoch, observed, stage)
-         JOIN placements p ON p.vm_id = n.id AND p.host_id = $1 AND p.epoch = n.epoch
+         CROSS JOIN LATERAL (SELECT * FROM placements WHERE vm_id = n.id LIMIT 1) p
+         WHERE p.host_id = $1 AND p.epoch = n.epoch
          ON CONFLICT (vm_id) DO UPDATE SET host_id = excluded.host_id, epoch = excluded.epoch,
             observed_generation = excluded.observed_generation, observed = excluded.observed, stage = excluded.stage,
             reported_at = excluded.reported_at
@@ -277,7 +281,8 @@ async fn write_volumes(
             stage, reported_at)
          SELECT v.id, v.tenant_id, v.project_id, $1, n.generation, n.observed, n.stage, $6
          FROM unnest($2::uuid[], $3::bigint[], $4::jsonb[], $5::text[]) n(id, generation, observed, stage)
-         JOIN volumes v ON v.id = n.id AND v.host_id = $1
+         CROSS JOIN LATERAL (SELECT * FROM volumes WHERE id = n.id LIMIT 1) v
+         WHERE v.host_id = $1
          ON CONFLICT (volume_id) DO UPDATE SET host_id = excluded.host_id,
             observed_generation = excluded.observed_generation, observed = excluded.observed, stage = excluded.stage,
             reported_at = excluded.reported_at

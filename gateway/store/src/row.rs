@@ -51,6 +51,20 @@ macro_rules! selected_where {
 }
 pub(crate) use selected_where;
 
+/// The row `x` of a project's table by id or name: `$1` is the project, `$2` the id, `$3` the name. One of the two looked
+/// up after the other, for of an OR the server may make a look through all rows of the project. (And `coalesce` in a
+/// select of its own: bare, row level security keeps it away from indexes, as something that might leak.)
+macro_rules! keyed_where {
+    ($table:literal) => {
+        concat!(
+            " WHERE x.project_id = $1 AND x.id = (SELECT coalesce($2, (SELECT id FROM ",
+            $table,
+            " WHERE project_id = $1 AND name = $3)))"
+        )
+    };
+}
+pub(crate) use keyed_where;
+
 /// A selector as the five parameters that `selected_where!` reads.
 pub(crate) struct Selected {
     pub equal: Option<Json<Labels>>,

@@ -74,6 +74,11 @@ impl Store {
                 // Every statement here is prepared once and run for ever with parameters of one kind.
                 ("plan_cache_mode", "force_generic_plan".to_string()),
                 ("jit", "off".to_string()),
+                // And its plan is made on the first day, of empty tables, for which reading them whole is best. All
+                // of them look rows up by key, so that is the plan they get.
+                ("enable_seqscan", "off".to_string()),
+                ("enable_hashjoin", "off".to_string()),
+                ("enable_mergejoin", "off".to_string()),
             ]);
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)

@@ -195,22 +195,34 @@ pub struct Filter {
 
 /// Tasks, oldest first. The page's selector is not used: tasks have no labels.
 pub async fn list(tx: &mut impl Handle, filter: &Filter, page: &Page) -> Result<List<Task>> {
-    let tasks: Vec<Found> = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM tasks t WHERE t.id > $1 AND ($3::uuid IS NULL OR t.project_id = $3)
-            AND ($4::text IS NULL OR t.state = $4) AND ($5::text IS NULL OR t.kind = $5)
-            AND ($6::uuid IS NULL OR t.subject_id = $6)
-          ORDER BY t.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(filter.project)
-    .bind(filter.state.map(TaskState::as_str))
-    .bind(filter.kind.as_ref().map(row::word).transpose()?)
-    .bind(filter.subject)
-    .fetch_all(tx.conn())
-    .await?;
+    macro_rules! select {
+        ($narrowed:literal) => {
+            concat!(
+                "SELECT ",
+                columns!(),
+                " FROM tasks t WHERE t.id > $1 AND ($3::uuid IS NULL OR t.project_id = $3)
+                    AND ($4::text IS NULL OR t.state = $4) AND ($5::text IS NULL OR t.kind = $5)
+                    AND ($6::uuid IS NULL OR t.subject_id = $6)",
+                $narrowed,
+                " ORDER BY t.id LIMIT $2"
+            )
+        };
+    }
+    // A condition that may not be there is nothing an index could be used for.
+    let select = match (filter.subject, filter.project) {
+        (Some(_), _) => select!(" AND t.subject_id = $6"),
+        (None, Some(_)) => select!(" AND t.project_id = $3"),
+        (None, None) => select!(""),
+    };
+    let tasks: Vec<Found> = sqlx::query_as(select)
+        .bind(page.after())
+        .bind(page.fetch())
+        .bind(filter.project)
+        .bind(filter.state.map(TaskState::as_str))
+        .bind(filter.kind.as_ref().map(row::word).transpose()?)
+        .bind(filter.subject)
+        .fetch_all(tx.conn())
+        .await?;
     Ok(page.cut(tasks.into_iter().map(|t| t.0).collect(), |t| t.id.0))
 }
 
@@ -274,6 +286,8 @@ fn cut(text: &str, bytes: usize) -> String {
 
 /// Carries out moves in one statement and returns the tasks that moved. Ended tasks never move, no task
 /// returns to pending, and a move that changes nothing writes nothing.
+///
+/// Live by their state: that they are not finished would make the index of all deadlines look as good as the key.
 pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Result<Vec<TaskId>> {
     // Of two moves of one task in a batch the later one counts.
     let last: BTreeMap<TaskId, &TaskMove> = moves.iter().map(|m| (m.id, m)).collect();
@@ -285,7 +299,7 @@ pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Re
             stage = m.stage, error = m.error, started_at = coalesce(t.started_at, $6),
             finished_at = CASE WHEN m.state <> 'executing' THEN $6 END
          FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::jsonb[]) m(id, state, progress, stage, error)
-         WHERE t.id = m.id AND t.finished_at IS NULL AND (m.progress > t.progress
+         WHERE t.id = m.id AND t.state IN ('pending', 'executing') AND (m.progress > t.progress
             OR (t.state, t.stage, t.error) IS DISTINCT FROM (m.state, m.stage, m.error))
          RETURNING t.id",
     )

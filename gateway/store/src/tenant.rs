@@ -11,7 +11,7 @@
 use crate::{Result, Store, store::Turn};
 use basalt_model::{ProjectId, TenantId};
 use sqlx::{
-    AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
+    AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
     postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager;
@@ -172,7 +172,7 @@ impl Tx {
     /// Waits until everything that was committed so far is on disk: a transaction that writes nothing but a line
     /// of log commits synchronously, and all who wait share one flush.
     async fn flush(&mut self) -> sqlx::Result<()> {
-        self.conn.execute("SELECT pg_logical_emit_message(true, 'basalt', '')").await?;
+        sqlx::query("SELECT pg_logical_emit_message(true, 'basalt', '')").execute(&mut *self.conn).await?;
         Ok(())
     }
 }

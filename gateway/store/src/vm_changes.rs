@@ -59,7 +59,9 @@ async fn lock(
     let vm: Option<Vm> = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM vms x WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3) FOR NO KEY UPDATE"
+        " FROM vms x",
+        crate::row::keyed_where!("vms"),
+        " FOR NO KEY UPDATE"
     ))
     .bind(project)
     .bind(key.id())

@@ -86,7 +86,8 @@ struct Found {
     volumes: Vec<FoundVolume>,
 }
 
-/// Everything that the spec names, in one round trip.
+/// Everything that the spec names, in one round trip. Volumes one by one: asked for all names at once, the server may
+/// look through all volumes of the project.
 async fn resolve(conn: &mut PgConnection, project: ProjectId, spec: &VmSpec) -> Result<Found> {
     let (mut images, mut volumes) = (BTreeSet::new(), BTreeSet::new());
     for disk in &spec.disks {
@@ -109,7 +110,8 @@ async fn resolve(conn: &mut PgConnection, project: ProjectId, spec: &VmSpec) -> 
             (SELECT jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name,
                 'going', v.deletion_requested_at IS NOT NULL,
                 'used_by', (SELECT m.name FROM vms m WHERE m.id = v.vm_id)))
-             FROM volumes v WHERE v.project_id = $1 AND v.name = ANY($4)) AS volumes",
+             FROM unnest($4::text[]) named(name) CROSS JOIN LATERAL
+                (SELECT * FROM volumes WHERE project_id = $1 AND name = named.name LIMIT 1) v) AS volumes",
     )
     .bind(project)
     .bind(images.into_iter().collect::<Vec<_>>())

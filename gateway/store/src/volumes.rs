@@ -210,7 +210,7 @@ pub async fn insert(
 
 /// A volume of a project.
 pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<VolumeView> {
-    sqlx::query_as(concat!(view!(), " WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3)"))
+    sqlx::query_as(concat!(view!(), crate::row::keyed_where!("volumes")))
         .bind(project)
         .bind(key.id())
         .bind(key.name())
@@ -254,7 +254,9 @@ pub async fn delete(
     let old: Option<Volume> = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM volumes x WHERE x.project_id = $1 AND (x.id = $2 OR x.name = $3) FOR UPDATE"
+        " FROM volumes x",
+        crate::row::keyed_where!("volumes"),
+        " FOR UPDATE"
     ))
     .bind(project)
     .bind(key.id())

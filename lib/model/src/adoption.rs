@@ -133,7 +133,7 @@ pub struct Known {
     pub ids: BTreeSet<Uuid>,
     /// Networks of the project.
     pub networks: BTreeMap<NetworkId, Name>,
-    /// Images, with their name where the project may use them.
+    /// Images that are ready, with their name where the project may use them.
     pub images: BTreeMap<ImageId, Option<Name>>,
     /// Files of the host, with their pool, that a volume was adopted from.
     pub files: BTreeSet<(Name, String)>,

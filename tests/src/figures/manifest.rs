@@ -22,6 +22,10 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
+/// Hosts that poll. A manifest is sent whole, so how many VMs a host has is a part of the figure: with 300 samples up to
+/// thirty.
+const HOSTS: usize = 10;
+
 /// When an agent first held a VM at a generation.
 type Held = Arc<Mutex<BTreeMap<(Uuid, i64), Instant>>>;
 
@@ -119,24 +123,26 @@ async fn timed(
 
 /// Measures new VMs and changes of placed ones.
 pub async fn measure(house: &mut House, size: &Size) -> Result<Vec<Figure>> {
-    let mut poller = Poller::start(house, "poller").await?;
-    let pinned = json!({"placement": {"host": "poller"}});
+    let mut pollers = Vec::with_capacity(HOSTS);
+    for n in 0..HOSTS {
+        pollers.push(Poller::start(house, &format!("poller-{n}")).await?);
+    }
     let (mut new, mut placed) = ((vec![], vec![]), (vec![], vec![]));
     let path = house.api.path("vms");
-    let mut first = None;
+    let mut made = Vec::with_capacity(size.samples);
     for n in 0..size.samples {
-        let body = crate::api::vm(&format!("timed-{n}"), pinned.clone());
-        let (sent, answered, vm) = timed(house, &mut poller, Method::POST, &path, Some(&body)).await?;
+        let at = n % HOSTS;
+        let pinned = json!({"placement": {"host": format!("poller-{at}")}});
+        let body = crate::api::vm(&format!("timed-{n}"), pinned);
+        let (sent, answered, vm) = timed(house, &mut pollers[at], Method::POST, &path, Some(&body)).await?;
         new.0.push(sent);
         new.1.push(answered);
-        first.get_or_insert(vm.metadata.id);
+        made.push(vm.metadata.id);
         tokio::time::sleep(Duration::from_millis(8)).await;
     }
-    let id = first.context("at least one sample")?;
-    for n in 0..size.samples {
-        let verb = if n % 2 == 0 { "pause" } else { "resume" };
-        let path = house.api.path(&format!("vms/{id}/{verb}"));
-        let (sent, answered, _) = timed(house, &mut poller, Method::POST, &path, None).await?;
+    for (n, id) in made.into_iter().enumerate() {
+        let path = house.api.path(&format!("vms/{id}/pause"));
+        let (sent, answered, _) = timed(house, &mut pollers[n % HOSTS], Method::POST, &path, None).await?;
         placed.0.push(sent);
         placed.1.push(answered);
         tokio::time::sleep(Duration::from_millis(8)).await;

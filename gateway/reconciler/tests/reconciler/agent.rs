@@ -129,7 +129,7 @@ impl Agent {
     /// One pass: read the manifest, act, report what changed.
     pub async fn pass(&self) {
         let mut tx = self.store.system_read().await.unwrap();
-        let Ok(manifest) = manifests::get(&mut tx, self.host).await else { return };
+        let Ok(manifest) = manifests::get::<serde_json::Value>(&mut tx, self.host).await else { return };
         drop(tx);
         let news = self.act(&manifest.items);
         if !news.is_empty() {

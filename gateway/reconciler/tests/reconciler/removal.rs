@@ -7,11 +7,11 @@ use crate::{
 use basalt_model::{GIB, HostId, VmId, tasks::TaskState};
 use basalt_store::{Page, hosts, manifests, pools, quotas, volumes};
 use basalt_wire::agent::manifest::ItemKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn kinds(world: &World, host: HostId) -> Vec<(String, bool)> {
     let mut tx = world.store.system_read().await.unwrap();
-    let manifest = manifests::get(&mut tx, host).await.unwrap();
+    let manifest = manifests::get::<Value>(&mut tx, host).await.unwrap();
     manifest.items.into_iter().map(|i| (i.kind, i.present)).collect()
 }
 

@@ -226,6 +226,10 @@ async fn h5_the_truth_says_what_of_a_foreign_thing_it_knows() {
     assert_eq!(found.elsewhere, Some(name("h2")), "another host has it too");
     assert_eq!(found.networks, [(lan, name("net"))].into());
     assert_eq!(found.images, [(image, Some(name("own-image"))), (theirs, None)].into());
+    let again = "UPDATE image_observed SET observed = jsonb_set(observed, '{state}', '\"uploading\"') WHERE image_id = $1";
+    sqlx::query(again).bind(image).execute(&mut h.db.superuser().await).await.unwrap();
+    let found = known(Named { images: [image].into(), ..Named::default() }).await;
+    assert_eq!(found.images, [].into(), "nothing can be made from an image that is not ready");
     let by_name = known(Named { network: Some(name("net")), ..Named::default() }).await;
     assert_eq!(by_name.networks.len(), 1);
     assert_eq!(known(Named { ids: [Uuid::from_u128(77)].into(), ..Named::default() }).await.elsewhere, None);

@@ -9,6 +9,7 @@ mod isolation;
 mod manifests;
 mod people;
 mod placements;
+mod plans;
 mod schema;
 mod tasks;
 mod vms;

@@ -14,7 +14,7 @@ use basalt_store::{
     vms,
 };
 use chrono::TimeDelta;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 struct OnHost {
@@ -113,7 +113,7 @@ async fn the_revision_moves_when_a_row_does_and_the_past_is_refused() {
     let mut tx = p.h.db.store.system_read().await.unwrap();
     let manifest = manifests::get(&mut tx, p.host).await.unwrap();
     assert_eq!((manifest.revision, manifest.items), (1, vec![item(p.vm, 2, 1, true)]));
-    assert_eq!(manifests::get(&mut tx, HostId((p.h.ids)())).await.unwrap().revision, 0);
+    assert_eq!(manifests::get::<Value>(&mut tx, HostId((p.h.ids)())).await.unwrap().revision, 0);
 }
 
 #[tokio::test]
@@ -317,6 +317,6 @@ async fn one_write_of_several_manifests_moves_each_by_itself() {
         "older on the first; an object that is gone on the others"
     );
     let mut tx = p.h.db.store.system_read().await.unwrap();
-    assert_eq!(manifests::get(&mut tx, p.host).await.unwrap().items[0].generation, Generation(2));
-    assert_eq!(manifests::get(&mut tx, h2).await.unwrap().items.len(), 1);
+    assert_eq!(manifests::get::<Value>(&mut tx, p.host).await.unwrap().items[0].generation, Generation(2));
+    assert_eq!(manifests::get::<Value>(&mut tx, h2).await.unwrap().items.len(), 1);
 }
