@@ -79,6 +79,8 @@ impl Gateway {
         let hub = basalt_api::Hub::default();
         let told = hub.clone();
         options.on_batch = Some(Arc::new(move |batch| told.apply(batch)));
+        let told = hub.clone();
+        options.on_manifest = Some(Arc::new(move |host, revision| told.manifest_written(host, revision)));
         let (reconciler, handle) = Reconciler::new(options);
         handle.metrics().register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
         let asked = handle.clone();
@@ -234,18 +236,8 @@ fn ask(handle: Handle) -> Ask {
     Arc::new(move |about: String| {
         let handle = handle.clone();
         Box::pin(async move {
-            let question = match about.split_once(':') {
-                None if about == "dump" => Some(Question::Dump),
-                None if about == "dot" => Some(Question::Dot),
-                None if about == "counters" => Some(Question::Counters),
-                Some(("vm", id)) => id.parse().ok().map(Question::Vm),
-                Some(("host", id)) => id.parse().ok().map(Question::Host),
-                _ => None,
-            };
-            match question {
-                Some(question) => Ok(handle.ask(question).await),
-                None => Err("counters, dot, dump, vm:<id>, host:<id>".into()),
-            }
+            let question: Question = about.parse()?;
+            Ok(handle.ask(question).await)
         })
     })
 }

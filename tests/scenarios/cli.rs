@@ -112,6 +112,7 @@ async fn the_cli_carries_out_every_verb_of_a_vm_and_says_so() -> Result<()> {
     let why = cli.ok("explain web").await?;
     ensure!(why.contains("h1") && why.contains("fits, score"), "{why}");
     ensure!(cli.json("explain vm/web").await?["host"] == "h1");
+    debug(&cli).await?;
 
     let deleted = cli.ok("delete vm web db").await?;
     ensure!(deleted == "vm/web deleted\nvm/db deleted\n", "{deleted}");
@@ -261,5 +262,22 @@ async fn the_cli_ends_quietly_when_its_reader_leaves() -> Result<()> {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         ensure!(cli.ok(&format!("completion {shell}")).await?.contains("redeploy"), "{shell}");
     }
+    Ok(())
+}
+
+/// Looks into the reconciler.
+async fn debug(cli: &Cli) -> Result<()> {
+    let graph = cli.ok("debug graph").await?;
+    ensure!(graph.contains("vm_status: 2 rows") && graph.contains("lane manifests: "), "{graph}");
+    for (form, begins) in [("dot", "digraph"), ("mermaid", "flowchart"), ("json", "{")] {
+        let picture = cli.ok(&format!("debug graph --as {form}")).await?;
+        ensure!(picture.starts_with(begins) && picture.contains("vm_status"), "{form}: {picture}");
+    }
+    for object in ["vm web", "vm/web", "host h1", "network lan", "image tiny"] {
+        let why = cli.ok(&format!("debug explain {object}")).await?;
+        ensure!(why.contains("conditions ") && why.lines().count() > 1, "{object}: {why}");
+    }
+    let why = cli.ok("debug explain vm web").await?;
+    ensure!(why.contains("reads: ") && why.contains("caused by: "), "{why}");
     Ok(())
 }

@@ -17,7 +17,8 @@ pub type Ask = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Option<String>, S
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DebugParams {
-    /// `counters`, `dot`, `dump`, `vm:<id>` or `host:<id>`.
+    /// `counters`, `dot`, `mermaid`, `dump`, or an object: `vm:<id>`, `host:<id>`, `volume:<id>`, `network:<id>`,
+    /// `image:<id>`, `task:<id>`.
     pub about: String,
 }
 

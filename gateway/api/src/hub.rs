@@ -175,6 +175,11 @@ impl Hub {
         self.inner().revisions.entry(host).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
+    /// A manifest was written by this gateway. The feed would say it too, but one pull later, and its agent waits.
+    pub fn manifest_written(&self, host: HostId, revision: i64) {
+        self.inner().rise(host, revision);
+    }
+
     /// News of a task.
     pub fn task(&self, task: TaskId) -> watch::Receiver<u64> {
         let mut inner = self.inner();
@@ -239,7 +244,7 @@ impl Inner {
                 touched.insert(t);
             }
             match (&change.table, &change.row) {
-                (Table::Manifest, Some(Row::Manifest(r))) => self.revise(r.host_id, r.revision),
+                (Table::Manifest, Some(Row::Manifest(r))) => self.rise(r.host_id, r.revision),
                 (Table::Task, _) => self.wake_task(&change.key),
                 // Claims change with every placement; they are as old as a second here.
                 (Table::Host | Table::HostFacts, _) => self.hosts = None,
@@ -260,6 +265,12 @@ impl Inner {
     fn revise(&mut self, host: HostId, revision: i64) {
         let sender = self.revisions.entry(host).or_insert_with(|| watch::Sender::new(0));
         sender.send_if_modified(|r| std::mem::replace(r, revision) != revision);
+    }
+
+    /// Of two that tell of one history, the later one is right.
+    fn rise(&mut self, host: HostId, revision: i64) {
+        let sender = self.revisions.entry(host).or_insert_with(|| watch::Sender::new(0));
+        sender.send_if_modified(|r| std::mem::replace(r, revision.max(*r)) < revision);
     }
 
     fn wake_task(&mut self, key: &str) {

@@ -260,6 +260,11 @@ impl Driver {
     fn effect_ended(&mut self, (outcome, name, rows, done, began): EffectEnd) {
         let now = self.now();
         self.shared().metrics.effect(name, rows, done, now.saturating_sub(began).as_secs_f64());
+        if let (Outcome::Manifests(written), Some(tell)) = (&outcome, &self.reconciler.options.on_manifest) {
+            for of in written {
+                of.revision.inspect(|revision| tell(of.host_id, *revision));
+            }
+        }
         self.stepper.done(outcome, now);
     }
 

@@ -66,7 +66,9 @@ impl Effect {
             Effect::Place(rows) => {
                 Outcome::Placed(rows.iter().map(|r| (r.vm_id(), placement::Ended::Failed)).collect())
             }
-            Effect::Manifests(rows) => Outcome::Manifests(rows.iter().map(|r| (r.0, again)).collect()),
+            Effect::Manifests(rows) => {
+                Outcome::Manifests(rows.iter().map(|r| manifests::Written::failed(r.0)).collect())
+            }
             Effect::Conditions(rows) => {
                 Outcome::Conditions(rows.iter().map(|r| (r.subject_id, again)).collect())
             }
@@ -82,7 +84,7 @@ pub enum Outcome {
     /// Of [`Effect::Place`].
     Placed(Vec<(VmId, placement::Ended)>),
     /// Of [`Effect::Manifests`].
-    Manifests(Vec<(HostId, Finish)>),
+    Manifests(Vec<manifests::Written>),
     /// Of [`Effect::Conditions`].
     Conditions(Vec<(Uuid, Finish)>),
     /// Of [`Effect::Tasks`].

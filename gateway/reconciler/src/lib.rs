@@ -18,6 +18,7 @@ pub mod step;
 pub mod sweeps;
 
 use basalt_daemon::{Clock, Drain};
+use basalt_model::HostId;
 use basalt_store::{Store, feed::Batch};
 use std::{
     sync::{
@@ -33,6 +34,9 @@ pub use debug::Question;
 
 /// Called with every batch, where the feed is pulled: it must be quick.
 pub type OnBatch = Arc<dyn Fn(&Batch) + Send + Sync>;
+
+/// Is told of a manifest that was written, with its revision.
+pub type OnManifest = Arc<dyn Fn(HostId, i64) + Send + Sync>;
 
 /// When the graph is compared with a recomputation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub struct Options {
     pub holder: Uuid,
     /// Who else wants the feed.
     pub on_batch: Option<OnBatch>,
+    /// Who wants to know at once which manifests this reconciler wrote; the feed tells it a moment later.
+    pub on_manifest: Option<OnManifest>,
     /// The oracle.
     pub verify: Verify,
 }
@@ -61,7 +67,14 @@ pub struct Options {
 impl Options {
     /// With everything as in production.
     pub fn new(store: Store, clock: Arc<dyn Clock>, holder: Uuid) -> Self {
-        Self { store, clock, holder, on_batch: None, verify: Verify::Every(Duration::from_secs(600)) }
+        Self {
+            store,
+            clock,
+            holder,
+            on_batch: None,
+            on_manifest: None,
+            verify: Verify::Every(Duration::from_secs(600)),
+        }
     }
 }
 

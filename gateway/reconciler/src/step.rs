@@ -156,7 +156,10 @@ impl Stepper {
         }
         match outcome {
             Outcome::Placed(rows) => self.placement.done(&rows, &self.graph.snapshot(), now),
-            Outcome::Manifests(rows) => back(&mut self.manifests, rows, now),
+            Outcome::Manifests(rows) => {
+                let rows = rows.into_iter().map(|w| (w.host_id, w.finish)).collect();
+                back(&mut self.manifests, rows, now);
+            }
             Outcome::Conditions(rows) => back(&mut self.conditions, rows, now),
             Outcome::Tasks(rows) => back(&mut self.tasks, rows, now),
             Outcome::Finalised(rows) => back(&mut self.finalise, rows, now),

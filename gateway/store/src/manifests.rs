@@ -186,7 +186,7 @@ pub struct Put {
 }
 
 /// Writes items of several hosts' manifests; what became of each is in the order of `writes`. A revision moves only
-/// when a row of its manifest did. Three statements, however many hosts there are, and three more for each that has
+/// when a row of its manifest did, and then by one. Three statements, however many hosts there are, and three more for each that has
 /// something to remove.
 pub async fn put(tx: &mut SystemTx, writes: &[Write], now: DateTime) -> Result<Vec<Put>> {
     let conn = tx.conn();
@@ -195,16 +195,18 @@ pub async fn put(tx: &mut SystemTx, writes: &[Write], now: DateTime) -> Result<V
     let accepted: Vec<(HostId, &Item)> = pairs(writes)
         .filter(|(host, i)| refused.get(host).is_none_or(|r| !r.contains(&(i.kind.clone(), i.id))))
         .collect();
-    let mut written = upsert(conn, &accepted, &revisions).await?;
+    let mut written = upsert(conn, &accepted, &revisions, now).await?;
+    let risen: BTreeSet<HostId> = written.keys().copied().collect();
     for write in writes.iter().filter(|w| !w.removes.is_empty()) {
         let (removed, kept) = remove(conn, write.host_id, &write.removes).await?;
         refused.entry(write.host_id).or_default().extend(kept);
         *written.entry(write.host_id).or_default() += removed;
     }
     written.retain(|_, rows| *rows > 0);
-    if !written.is_empty() {
+    let lost_rows: Vec<Uuid> = written.keys().filter(|h| !risen.contains(h)).map(|h| h.0).collect();
+    if !lost_rows.is_empty() {
         sqlx::query("UPDATE manifests SET revision = revision + 1, updated_at = $2 WHERE host_id = ANY($1)")
-            .bind(written.keys().map(|h| h.0).collect::<Vec<_>>())
+            .bind(lost_rows)
             .bind(now)
             .execute(&mut *conn)
             .await?;
@@ -294,7 +296,7 @@ async fn refused_upserts(conn: &mut PgConnection, writes: &[Write]) -> Result<Re
     Ok(refused)
 }
 
-/// Writes items under the revision that their manifest will have, and says how many rows of each host changed.
+/// Writes items under the revision that their manifest then has, and says how many rows of each host changed.
 ///
 /// What a host reported gone and must have again is not gone any more, whatever it said before. The agent reports
 /// changes only, so it is asked to say everything again. (Found by key and deleted by place: joined, the server may
@@ -303,6 +305,7 @@ async fn upsert(
     conn: &mut PgConnection,
     items: &[(HostId, &Item)],
     revisions: &BTreeMap<HostId, i64>,
+    now: DateTime,
 ) -> Result<BTreeMap<HostId, u64>> {
     let mut written = BTreeMap::new();
     if items.is_empty() {
@@ -328,6 +331,9 @@ async fn upsert(
             RETURNING host_id
          ), asked AS (
             UPDATE host_links SET send_full = true WHERE host_id IN (SELECT host_id FROM back)
+         ), risen AS (
+            UPDATE manifests SET revision = revision + 1, updated_at = $9
+            WHERE host_id = ANY (ARRAY(SELECT DISTINCT host_id FROM written))
          )
          SELECT host_id FROM written",
     )
@@ -339,6 +345,7 @@ async fn upsert(
     .bind(items.iter().map(|(_, i)| i.present).collect::<Vec<_>>())
     .bind(items.iter().map(|(_, i)| Json(&i.body)).collect::<Vec<_>>())
     .bind(items.iter().map(|(host, _)| next(host)).collect::<Vec<_>>())
+    .bind(now)
     .fetch_all(conn)
     .await?;
     for host in hosts {

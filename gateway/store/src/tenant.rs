@@ -79,10 +79,11 @@ impl TenantTx {
     }
 
     /// Takes its turn among those who declare something in a project, if it has none yet.
-    pub(crate) async fn take_turn(&mut self, project: ProjectId) {
+    pub(crate) async fn take_turn(&mut self, project: ProjectId) -> Result<()> {
         if self.turn.is_none() {
-            self.turn = Some(self.store.turn(project).await);
+            self.turn = Some(self.store.turn(project).await?);
         }
+        Ok(())
     }
 
     /// For the few facts that a tenant's change moves and no tenant may see: what hosts promised.

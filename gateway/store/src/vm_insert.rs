@@ -59,7 +59,7 @@ pub async fn insert(
         disks: disks.disks.clone(),
     };
     let task = tasks::new(change, tenant, project, TaskKind::VmCreate, vm.subject(), Generation::FIRST);
-    tx.take_turn(project).await;
+    tx.take_turn(project).await?;
     vm.nics = write(tx.conn(), change, &vm, &task, &disks, &nics).await?;
     Ok(Accepted { object: vm, task })
 }
@@ -333,7 +333,7 @@ WITH claim AS (
         v(id, name, spec, size_bytes, image_id)
 ), attached AS (
     UPDATE volumes SET vm_id = $12
-    WHERE id = ANY($23) AND vm_id IS NULL AND deletion_requested_at IS NULL AND EXISTS (SELECT FROM claim)
+    WHERE id = ANY($23) AND num_nonnulls(vm_id, deletion_requested_at) = 0 AND EXISTS (SELECT FROM claim)
     RETURNING id
 ), task AS (
     INSERT INTO tasks (id, tenant_id, project_id, kind, subject_kind, subject_id, subject_name, generation, state,

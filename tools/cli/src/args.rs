@@ -1,7 +1,7 @@
 //! The command line's grammar.
 
 use crate::{cells::parse_size, failure::EXIT_CODES, kinds::KINDS, output::Format};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -139,6 +139,12 @@ pub enum Verb {
         /// The VM's name or id; `vm/` before it is allowed.
         vm: String,
     },
+    /// Looks into the gateway's reconciler; for administrators, in a form for people.
+    Debug {
+        /// At what.
+        #[command(subcommand)]
+        what: Debug,
+    },
     /// Opens a VM's serial console; Ctrl-] leaves it.
     Console(Console),
     /// Lists tasks, newest last; `--project` narrows it.
@@ -167,6 +173,37 @@ pub enum Verb {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// Looks into the gateway's reconciler.
+#[derive(Subcommand)]
+pub enum Debug {
+    /// The graph of collections.
+    Graph {
+        /// Work and rows per collection, a picture in DOT or Mermaid, or every row as JSON.
+        #[arg(long = "as", value_enum, default_value_t)]
+        form: GraphForm,
+    },
+    /// What was derived of an object, from which reads, and which change caused it.
+    Explain {
+        /// `vm web-1` or `vm/web-1`; a VM, host, volume, network, image or task.
+        #[arg(required = true, value_name = "TARGET")]
+        target: Vec<String>,
+    },
+}
+
+/// Forms of the graph.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum GraphForm {
+    /// A line for each collection.
+    #[default]
+    Counters,
+    /// For Graphviz.
+    Dot,
+    /// For Markdown.
+    Mermaid,
+    /// Everything.
+    Json,
 }
 
 /// Takes over what stands on a host and is nobody's: `describe host h1` lists it as foreign.

@@ -6,11 +6,15 @@ use crate::{
     tasks::advance,
 };
 use axum::body::BodyDataStream;
-use basalt_model::tasks::TaskState;
-use basalt_store::feed::{Batch, Change, Table};
+use basalt_model::{HostId, tasks::TaskState};
+use basalt_store::{
+    feed::{Batch, Change, Row, Table},
+    manifests,
+};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// An open watch, read event by event.
 struct Watch {
@@ -211,4 +215,32 @@ async fn a_watcher_that_does_not_read_is_told_to_begin_again() {
         words.push(event["event"].as_str().unwrap().to_owned());
     }
     assert!(words.len() <= 2 * basalt_api::hub::BUFFER + 1, "{}", words.len());
+}
+
+#[tokio::test]
+async fn a_manifest_told_of_early_is_not_taken_back_by_the_feed_and_is_by_another_history() {
+    let door = Door::new().await;
+    let hub = door.app.hub();
+    let host = HostId(Uuid::from_u128(7));
+    let poll = hub.revision(host);
+    let batch = |revision, reload| {
+        let row = Row::Manifest(Box::new(manifests::Revision { host_id: host, revision }));
+        let change = Change {
+            table: Table::Manifest,
+            key: host.to_string(),
+            tenant_id: None,
+            project_id: None,
+            row: Some(row),
+        };
+        Batch { cursor: "test:1:2000:".parse().unwrap(), reload, changes: vec![change] }
+    };
+    hub.apply(&batch(3, false));
+    hub.manifest_written(host, 5);
+    assert_eq!(*poll.borrow(), 5, "before the feed says it");
+    hub.apply(&batch(4, false));
+    assert_eq!(*poll.borrow(), 5, "a pull from before it was written");
+    hub.manifest_written(host, 4);
+    assert_eq!(*poll.borrow(), 5);
+    hub.apply(&batch(2, true));
+    assert_eq!(*poll.borrow(), 2, "a restored database");
 }

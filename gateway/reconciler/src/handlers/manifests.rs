@@ -12,18 +12,40 @@ use basalt_store::{
 };
 use krt::Finish;
 
+/// What came of the edits of one host.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// The host.
+    pub host_id: HostId,
+    /// The newest revision of its manifest, once it is durable.
+    pub revision: Option<i64>,
+    /// How the run ended.
+    pub finish: Finish,
+}
+
+impl Written {
+    pub(super) fn failed(host_id: HostId) -> Self {
+        Self { host_id, revision: None, finish: Finish::Retry }
+    }
+}
+
 /// Writes the edits of several hosts in one transaction.
 pub async fn perform(
     store: &Store,
     hosts: &[(HostId, Vec<Edit>)],
     now: DateTime,
-) -> Result<Vec<(HostId, Finish)>, Error> {
+) -> Result<Vec<Written>, Error> {
     let writes: Vec<Write> = hosts.iter().map(|(host, edits)| write(*host, edits)).collect();
     let mut tx = store.system().await?;
     let puts = manifests::put(&mut tx, &writes, now).await?;
     tx.commit().await?;
     let wait = |put: &Put| Finish::After(if put.refused.is_empty() { RECHECK } else { STALE });
-    Ok(hosts.iter().zip(&puts).map(|((host, _), put)| (*host, wait(put))).collect())
+    let written = |((host_id, _), put): (&(HostId, _), &Put)| Written {
+        host_id: *host_id,
+        revision: Some(put.revision),
+        finish: wait(put),
+    };
+    Ok(hosts.iter().zip(&puts).map(written).collect())
 }
 
 fn write(host: HostId, edits: &[Edit]) -> Write {

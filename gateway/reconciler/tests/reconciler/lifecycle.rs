@@ -2,14 +2,15 @@
 
 use crate::world::{World, until};
 use basalt_model::{
-    GIB, VmId,
+    GIB, HostId, VmId,
     tasks::{Task, TaskState},
     vms::{ObservedPower, OperationVerb},
 };
-use basalt_store::{Accepted, Key, vms, vms::PowerVerb};
+use basalt_store::{Accepted, Key, manifests, vms, vms::PowerVerb};
 use basalt_wire::agent::manifest::ItemKind;
 use chrono::TimeDelta;
 use serde_json::json;
+use std::sync::{Arc, Mutex};
 
 async fn power(world: &World, vm: VmId, verb: PowerVerb) -> Task {
     let mut tx = world.store.tenant(world.tenant).await.unwrap();
@@ -62,6 +63,25 @@ async fn t1_every_verb_of_a_vm_ends_when_its_facts_say_so() {
     world.completed(gone.id).await;
     assert!(world.vm(vm).await.is_none());
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_manifest_is_told_of_it_when_it_is_written() {
+    let world = World::new().await;
+    world.furnish().await;
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    let told: Arc<Mutex<Vec<(HostId, i64)>>> = Arc::default();
+    let telling = Arc::clone(&told);
+    let running =
+        world.start_telling(Arc::new(move |host, revision| telling.lock().unwrap().push((host, revision))));
+    world.create("web", json!({})).await;
+    until("the manifest is told of", || async { !told.lock().unwrap().is_empty() }).await;
+    running.stop().await;
+    let mut tx = world.store.system_read().await.unwrap();
+    let written = manifests::revision(&mut tx, agent.host).await.unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(told.last(), Some(&(agent.host, written)));
+    assert!(told.is_sorted(), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use basalt_model::{
     hosts::HostSpec,
     tasks::{Actor, Task, TaskState},
 };
-use basalt_reconciler::{Handle, Options, Reconciler, Verify};
+use basalt_reconciler::{Handle, OnManifest, Options, Reconciler, Verify};
 use basalt_store::{
     Accepted, Change, Ids, Key, New, Page, Store,
     image_transfers::{Event, Outcome},
@@ -90,11 +90,17 @@ impl World {
     }
 
     pub fn start_as(&self, holder: Uuid) -> Running {
-        let options = Options {
-            verify: Verify::Always,
-            ..Options::new(self.store.clone(), Arc::clone(&self.clock), holder)
-        };
-        let (reconciler, handle) = Reconciler::new(options);
+        self.start_with(Options::new(self.store.clone(), Arc::clone(&self.clock), holder))
+    }
+
+    /// Starts one that tells of the manifests that it writes.
+    pub fn start_telling(&self, told: OnManifest) -> Running {
+        let options = Options::new(self.store.clone(), Arc::clone(&self.clock), Uuid::from_u128(1));
+        self.start_with(Options { on_manifest: Some(told), ..options })
+    }
+
+    fn start_with(&self, options: Options) -> Running {
+        let (reconciler, handle) = Reconciler::new(Options { verify: Verify::Always, ..options });
         let drain = Drain::new();
         let join = tokio::spawn(reconciler.run(drain.clone()));
         Running { handle, drain, join }

@@ -4,6 +4,7 @@ mod adopt;
 mod apply;
 mod change;
 mod console;
+mod debug;
 mod images;
 mod login;
 mod people;
@@ -86,6 +87,7 @@ impl Session {
             Verb::Wait { targets, until } => self.wait_for(&targets.targets, &until).await,
             Verb::Watch { kinds } => self.watch(&kinds).await,
             Verb::Explain { vm } => self.explain(&vm).await,
+            Verb::Debug { what } => self.debug(&what).await,
             Verb::Console(console) => self.console(&console).await,
             Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,
             Verb::Logs { task } => self.logs(&task).await,
