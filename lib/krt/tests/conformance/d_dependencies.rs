@@ -91,21 +91,54 @@ fn c50_a_scan_reruns_on_any_change() {
 }
 
 #[test]
-fn c51_c52_c54_several_reads_of_one_collection_are_all_tracked() {
-    let mut world = world(|ctx, pods, by_service, service| {
+fn c51_two_filters_of_one_collection_are_both_tracked() {
+    let mut world = world(|ctx, pods, _, service| {
         if service == 2 {
             return 0;
         }
-        let first = ctx.lookup_where(by_service, &1, |_, pod| pod.weight > 10).len();
-        let second = ctx.lookup_where(by_service, &2, |_, pod| pod.weight > 20).len();
-        (first + second) as u64 + weight(ctx.get(pods, &50))
+        let heavy = ctx.scan_where(pods, |_, pod| pod.weight > 10).len();
+        let idle = ctx.scan_where(pods, |_, pod| pod.service == 9).len();
+        (heavy + 10 * idle) as u64
     });
-    assert_eq!(world.set(1, 1, 5), 0);
-    assert_eq!(world.set(1, 1, 11), 1);
-    assert_eq!(world.set(3, 2, 11), 0);
-    assert_eq!(world.set(3, 2, 21), 1);
-    assert_eq!(world.set(50, 7, 3), 1);
-    assert_eq!(rows(&world.graph, &world.out), [(1, 5), (2, 0)]);
+    assert_eq!(world.set(1, 1, 5), 0, "passes neither");
+    assert_eq!(world.set(1, 1, 11), 1, "passes the first");
+    assert_eq!(world.set(3, 9, 1), 1, "passes the second");
+    assert_eq!(rows(&world.graph, &world.out), [(1, 11), (2, 0)]);
+}
+
+#[test]
+fn c52_a_scan_and_a_key_of_one_collection_are_both_tracked() {
+    let mut world = world(|ctx, pods, _, service| {
+        let all = ctx.scan(pods).count() as u64;
+        all * 100 + weight(ctx.get(pods, &(service + 100)))
+    });
+    assert_eq!(world.edges(), (3, 4), "one scan for both, and a key for each");
+    assert_eq!(world.set(101, 9, 7), 2);
+    assert_eq!(rows(&world.graph, &world.out), [(1, 407), (2, 400)]);
+    assert_eq!(world.graph.explain(&world.out, &1).reads, ["pods key 101", "pods scan"]);
+}
+
+#[test]
+fn c54_two_indexes_of_one_collection_are_both_tracked() {
+    let mut builder = Graph::builder();
+    let pods = builder.input::<u32, Pod>("pods");
+    let by_service = builder.index("by_service", &pods, |_, pod| [pod.service]);
+    let by_weight = builder.index("by_weight", &pods, |_, pod| [pod.weight]);
+    let out = builder.singleton("out", move |ctx| {
+        Some((ctx.lookup(&by_service, &1).count(), ctx.lookup(&by_weight, &1).count()))
+    });
+    let mut graph = builder.seal().unwrap();
+    for (pod, expected, times) in [
+        ((1, 1), (1, 1), 2),
+        ((1, 2), (1, 0), 3),
+        ((2, 2), (0, 0), 4),
+        ((2, 1), (0, 1), 5),
+        ((2, 1), (0, 1), 5),
+    ] {
+        put(&mut graph, &pods, 7, Pod { service: pod.0, weight: pod.1 });
+        assert_eq!((rows(&graph, &out)[0].1, runs(&graph, &out)), (expected, times));
+    }
+    sound(&graph);
 }
 
 #[test]
@@ -123,30 +156,66 @@ fn c53_a_key_read_is_seen_although_the_row_is_in_no_group() {
     assert_eq!(rows(&graph, &one), [((), (true, 1))]);
 }
 
-#[test]
-fn c55_c56_c57_leaving_entering_and_staying_outside_a_match() {
-    let mut world = world(|ctx, _, by_service, service| ctx.lookup(by_service, &service).count() as u64);
-    assert_eq!(world.set(9, 9, 1), 0, "outside");
-    assert_eq!(world.set(9, 9, 2), 0, "outside");
-    assert_eq!(world.set(9, 1, 2), 1, "entered 1");
-    assert_eq!(world.set(9, 2, 2), 2, "left 1, entered 2");
-    assert_eq!(world.set(9, 2, 3), 1, "changed inside 2");
-    assert_eq!(world.set(9, 9, 3), 1, "left 2");
-    assert_eq!(rows(&world.graph, &world.out), [(1, 2), (2, 1)]);
+/// How many pods each service has, by the index.
+fn members() -> World {
+    world(|ctx, _, by_service, service| ctx.lookup(by_service, &service).count() as u64)
 }
 
 #[test]
-fn c58_c60_a_conditional_read_counts_only_while_it_is_made() {
-    let mut world = world(|ctx, pods, _, service| match ctx.get(pods, &service).map(|pod| pod.weight) {
+fn c55_leaving_the_match_reruns() {
+    let mut world = members();
+    assert_eq!(world.set(1, 9, 1), 1, "left 1");
+    assert_eq!(rows(&world.graph, &world.out), [(1, 1), (2, 1)]);
+    assert_eq!(world.remove(2), 1, "and by being deleted");
+    assert_eq!(rows(&world.graph, &world.out), [(1, 0), (2, 1)]);
+}
+
+#[test]
+fn c56_entering_the_match_reruns() {
+    let mut world = members();
+    world.set(9, 9, 1);
+    assert_eq!(world.set(9, 1, 1), 1, "entered 1");
+    assert_eq!(world.set(9, 2, 1), 2, "left 1, entered 2");
+    assert_eq!(rows(&world.graph, &world.out), [(1, 2), (2, 2)]);
+}
+
+#[test]
+fn c57_a_change_outside_the_match_does_not_run() {
+    let mut world = members();
+    for weight in 1..5 {
+        assert_eq!(world.set(9, 9, weight), 0);
+    }
+    assert_eq!(world.set(9, 8, 1), 0, "from one outside to another");
+    assert_eq!(world.remove(9), 0);
+}
+
+/// Each service reads its own pod, and a second one when the first one's weight names it.
+fn conditional() -> World {
+    world(|ctx, pods, _, service| match ctx.get(pods, &service).map(|pod| pod.weight) {
         Some(key) if key >= 50 => weight(ctx.get(pods, &key)),
         _ => 0,
-    });
-    assert_eq!(world.set(50, 9, 1), 0);
-    assert_eq!(world.set(1, 1, 50), 1);
+    })
+}
+
+#[test]
+fn c58_the_reads_of_a_run_replace_those_of_the_run_before() {
+    let mut world = conditional();
+    world.set(1, 1, 50);
     assert_eq!(world.set(50, 9, 2), 1, "read now");
-    assert_eq!(world.set(1, 1, 51), 1);
+    world.set(1, 1, 51);
     assert_eq!(world.set(50, 9, 3), 0, "no longer read");
     assert_eq!(world.set(51, 9, 3), 1);
+    assert_eq!(world.graph.explain(&world.out, &1).reads, ["pods key 1", "pods key 51"]);
+}
+
+#[test]
+fn c60_a_conditional_read_counts_only_while_it_is_made() {
+    let mut world = conditional();
+    assert_eq!(world.set(50, 9, 1), 0, "not read yet");
+    assert_eq!(world.set(1, 1, 50), 1);
+    assert_eq!(world.set(50, 9, 2), 1, "read now");
+    assert_eq!(world.set(1, 1, 1), 1);
+    assert_eq!(world.set(50, 9, 3), 0, "the condition is false again");
 }
 
 #[test]
@@ -266,14 +335,26 @@ fn c66_the_reads_of_a_failed_run_count() {
     assert!(graph.snapshot().errors(&out).is_empty());
 }
 
+/// Each service reads the service of the pod with its number, and not its weight.
+fn projected() -> World {
+    world(|ctx, pods, _, service| ctx.project(pods, &service, |pod| pod.service).map_or(0, u64::from))
+}
+
 #[test]
-fn c67_c68_a_projection_reruns_for_its_part_only() {
-    let mut world =
-        world(|ctx, pods, _, service| ctx.project(pods, &service, |pod| pod.service).map_or(0, u64::from));
-    assert_eq!(world.set(1, 1, 9), 0, "outside the part");
-    assert_eq!(world.set(1, 4, 9), 1, "inside");
-    assert_eq!(world.remove(1), 1);
-    assert_eq!(world.set(1, 1, 9), 1);
+fn c67_a_change_outside_the_projection_does_not_run() {
+    let mut world = projected();
+    assert_eq!(world.set(1, 1, 9), 0, "the weight is not read");
+    assert_eq!(world.set(2, 7, 9), 1, "nor is another row, but this one is service 2's");
+    assert_eq!(world.set(3, 7, 9), 0, "another row");
+}
+
+#[test]
+fn c68_a_change_inside_the_projection_runs_once() {
+    let mut world = projected();
+    assert_eq!(world.set(1, 4, 9), 1, "another service");
+    assert_eq!(world.remove(1), 1, "the row goes");
+    assert_eq!(world.set(1, 1, 9), 1, "the row comes");
+    assert_eq!(rows(&world.graph, &world.out), [(1, 1), (2, 1)]);
 }
 
 #[test]

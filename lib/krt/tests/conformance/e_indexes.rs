@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use krt::{Graph, Labels, Subscribe};
+use krt::{Collection, Graph, Index, Input, Labels, Subscribe};
 use proptest::prelude::*;
 
 use crate::{batch, delete, flat, put, rows, runs, sound};
@@ -36,18 +36,20 @@ fn c75_a_label_query_is_containment_and_exact() {
     sound(&graph);
 }
 
-#[test]
-fn c76_c77_selectors_select_by_labels() {
+type Selectors = Input<u32, Option<Labels>>;
+
+/// Services 1 to 3 with a selector, an empty one and none, and which of them select each of three pods.
+fn selecting(
+    selector: fn(Option<Labels>) -> Option<Labels>,
+) -> (Graph, Selectors, Input<u32, Labels>, Collection<u32, Vec<u32>>) {
     let mut builder = Graph::builder();
     let services = builder.input::<u32, Option<Labels>>("services");
-    let by_selector = builder.selectors("by_selector", &services, |_, selector| ((), selector.clone()));
-    // Where an empty selector must select nothing, the extractor says so.
-    let strict = builder
-        .selectors("strict", &services, |_, selector| ((), selector.clone().filter(|s| !s.is_empty())));
+    let by_selector =
+        builder.selectors("by_selector", &services, move |_, held| ((), selector(held.clone())));
     let pods = builder.input::<u32, Labels>("pods");
     let found = builder.derive("found", &pods, move |ctx, _, labels| {
-        let keys = |rows: Vec<(&u32, _)>| rows.into_iter().map(|(key, _)| *key).collect::<Vec<_>>();
-        Some((keys(ctx.selecting(&by_selector, &(), labels)), keys(ctx.selecting(&strict, &(), labels))))
+        let rows = ctx.selecting(&by_selector, &(), labels);
+        Some(rows.into_iter().map(|(key, _)| *key).collect::<Vec<_>>())
     });
     let mut graph = builder.seal().unwrap();
     put(&mut graph, &services, 1, Some(labels(&[("app", "a"), ("tier", "web")])));
@@ -56,13 +58,30 @@ fn c76_c77_selectors_select_by_labels() {
     put(&mut graph, &pods, 1, labels(&[("app", "a"), ("tier", "web"), ("z", "z")]));
     put(&mut graph, &pods, 2, labels(&[("app", "a")]));
     put(&mut graph, &pods, 3, labels(&[]));
-    let expected = [(1, (vec![1, 2], vec![1])), (2, (vec![2], vec![])), (3, (vec![2], vec![]))];
+    (graph, services, pods, found)
+}
+
+#[test]
+fn c76_a_selector_selects_by_labels_and_an_empty_one_everything() {
+    let (mut graph, services, _, found) = selecting(|selector| selector);
+    let expected = [(1, vec![1, 2]), (2, vec![2]), (3, vec![2])];
     assert_eq!(rows(&graph, &found), expected);
     let before = runs(&graph, &found);
     put(&mut graph, &services, 4, Some(labels(&[("app", "a"), ("tier", "db")])));
     assert_eq!(runs(&graph, &found), before, "selects no pod");
     put(&mut graph, &services, 4, Some(labels(&[("app", "a")])));
     assert_eq!(runs(&graph, &found) - before, 2, "the pods it selects, and no other");
+    sound(&graph);
+}
+
+#[test]
+fn c77_an_empty_or_absent_selector_can_select_nothing() {
+    // Where an empty selector must select nothing, the extractor says so.
+    let (mut graph, services, pods, found) = selecting(|selector| selector.filter(|s| !s.is_empty()));
+    assert_eq!(rows(&graph, &found), [(1, vec![1]), (2, vec![]), (3, vec![])]);
+    put(&mut graph, &services, 9, None);
+    put(&mut graph, &pods, 3, labels(&[]));
+    assert_eq!(rows(&graph, &found)[2], (3, vec![]), "nor for a pod without labels");
     sound(&graph);
 }
 
@@ -98,33 +117,96 @@ fn c80_a_predicate_filter_is_exact() {
     assert_eq!((runs(&graph, &big), rows(&graph, &big)), (4, vec![((), 0)]));
 }
 
-#[test]
-fn c81_c82_lookups_follow_every_change() {
+type Tags = Vec<&'static str>;
+
+fn tagged() -> (Graph, Input<u32, Tags>, Index<u32, Tags, &'static str>) {
     let mut builder = Graph::builder();
-    let pods = builder.input::<u32, Vec<&str>>("pods");
+    let pods = builder.input::<u32, Tags>("pods");
     let by_tag = builder.index("by_tag", &pods, |_, tags| tags.clone());
-    let mut graph = builder.seal().unwrap();
-    let found =
-        |graph: &Graph, tag| graph.snapshot().lookup(&by_tag, &tag).map(|(key, _)| *key).collect::<Vec<_>>();
-    put(&mut graph, &pods, 1, vec!["x", "y", "x"]);
-    put(&mut graph, &pods, 2, vec!["y"]);
-    put(&mut graph, &pods, 3, vec![]);
-    assert_eq!((found(&graph, "x"), found(&graph, "y")), (vec![1], vec![1, 2]));
-    put(&mut graph, &pods, 1, vec!["z"]);
-    assert_eq!((found(&graph, "x"), found(&graph, "y"), found(&graph, "z")), (vec![], vec![2], vec![1]));
-    delete(&mut graph, &pods, &2);
-    let snapshot = graph.snapshot();
-    assert_eq!(snapshot.index_values(&by_tag).collect::<Vec<_>>(), [(&"z", 1)], "empty groups are gone");
+    (builder.seal().unwrap(), pods, by_tag)
+}
+
+fn found(graph: &Graph, by_tag: &Index<u32, Tags, &'static str>, tag: &'static str) -> Vec<u32> {
+    graph.snapshot().lookup(by_tag, &tag).map(|(key, _)| *key).collect()
 }
 
 #[test]
-fn c84_c85_a_group_row_follows_its_members() {
+fn c81_lookups_follow_adds_updates_and_deletes() {
+    let (mut graph, pods, by_tag) = tagged();
+    put(&mut graph, &pods, 1, vec!["x", "y", "x"]);
+    put(&mut graph, &pods, 2, vec!["y"]);
+    put(&mut graph, &pods, 3, vec![]);
+    assert_eq!((found(&graph, &by_tag, "x"), found(&graph, &by_tag, "y")), (vec![1], vec![1, 2]));
+    delete(&mut graph, &pods, &1);
+    let snapshot = graph.snapshot();
+    assert_eq!(snapshot.index_values(&by_tag).collect::<Vec<_>>(), [(&"y", 1)], "empty groups are gone");
+    assert_eq!(found(&graph, &by_tag, "nothing"), []);
+    sound(&graph);
+}
+
+#[test]
+fn c82_a_row_leaves_one_value_and_enters_another_in_one_revision() {
+    let (mut graph, pods, by_tag) = tagged();
+    put(&mut graph, &pods, 1, vec!["x", "y"]);
+    let before = graph.snapshot();
+    put(&mut graph, &pods, 1, vec!["y", "z"]);
+    assert_eq!(graph.revision(), before.revision() + 1);
+    let all = ["x", "y", "z"].map(|tag| found(&graph, &by_tag, tag).len());
+    assert_eq!(all, [0, 1, 1]);
+    assert_eq!(before.lookup(&by_tag, &"x").count(), 1, "the old revision has it as it was");
+    sound(&graph);
+}
+
+#[test]
+fn c83_an_index_over_existing_rows_equals_one_made_before_them() {
+    // An index cannot come after the data of its own graph. It can over a collection whose rows are there at the seal,
+    // and in a second graph that takes over the rows of a first.
+    let rows = (0..200u32).map(|key| (key, key.wrapping_mul(2_654_435_761) % 17));
+    let index = |early: bool| {
+        let mut builder = Graph::builder();
+        let input = builder.input::<u32, u32>("input");
+        let by_value = builder.index("by_value", &input, |_, n| [n % 5, n % 7 + 100]);
+        let mut graph = builder.seal().unwrap();
+        if early {
+            rows.clone().for_each(|(key, n)| put(&mut graph, &input, key, n));
+        } else {
+            let mut tx = graph.transaction();
+            tx.reset(&input, rows.clone());
+            tx.commit();
+        }
+        sound(&graph);
+        let snapshot = graph.snapshot();
+        snapshot
+            .index_values(&by_value)
+            .map(|(value, _)| (*value, snapshot.lookup(&by_value, value).map(|(key, _)| *key).collect()))
+            .collect::<Vec<(u32, Vec<u32>)>>()
+    };
+    let (grown, at_once) = (index(true), index(false));
+    assert_eq!(grown, at_once);
+    let mut builder = Graph::builder();
+    let generated = builder.generate("generated", move |_| rows.clone().collect::<Vec<_>>());
+    let by_value = builder.index("by_value", &generated, |_, n| [n % 5, n % 7 + 100]);
+    let graph = builder.seal().unwrap();
+    let snapshot = graph.snapshot();
+    let sealed: Vec<(u32, usize)> = snapshot.index_values(&by_value).map(|(v, len)| (*v, len)).collect();
+    assert!(sealed.into_iter().eq(grown.iter().map(|(value, keys)| (*value, keys.len()))));
+}
+
+type Pods = Input<u32, (u32, u32)>;
+
+/// Pods as (service, weight), and the weight of each service.
+fn weights() -> (Graph, Pods, Index<u32, (u32, u32), u32>, Collection<u32, u32>) {
     let mut builder = Graph::builder();
     let pods = builder.input::<u32, (u32, u32)>("pods");
     let by_service = builder.index("by_service", &pods, |_, pod| [pod.0]);
     let sums = builder
         .group("sums", &by_service, |_, _, members| Some(members.iter().map(|(_, pod)| pod.1).sum::<u32>()));
-    let mut graph = builder.seal().unwrap();
+    (builder.seal().unwrap(), pods, by_service, sums)
+}
+
+#[test]
+fn c84_a_group_row_exists_and_changes_with_its_members() {
+    let (mut graph, pods, _, sums) = weights();
     let mut changes = graph.subscribe(&Subscribe::only([sums.id()]));
     let mut tx = graph.transaction();
     tx.put(&pods, 1, (7, 1));
@@ -133,17 +215,35 @@ fn c84_c85_a_group_row_follows_its_members() {
     assert_eq!(tx.commit().runs, 2);
     assert_eq!(flat(&batch(&mut changes), &sums), [(7, None, Some(3)), (8, None, Some(4))]);
     put(&mut graph, &pods, 2, (8, 2));
-    let event = batch(&mut changes);
-    assert_eq!(flat(&event, &sums), [(7, Some(3), Some(1)), (8, Some(4), Some(6))]);
-    let members: u32 = event.snapshot().lookup(&by_service, &8).map(|(_, pod)| pod.1).sum();
-    assert_eq!(members, 6, "the group as of the event's revision");
+    assert_eq!(flat(&batch(&mut changes), &sums), [(7, Some(3), Some(1)), (8, Some(4), Some(6))]);
     delete(&mut graph, &pods, &1);
     assert_eq!(flat(&batch(&mut changes), &sums), [(7, Some(1), None)]);
     sound(&graph);
 }
 
 #[test]
-fn c86_c88_bulk_removal_of_an_attribute_leaves_every_group_right() {
+fn c85_a_group_read_at_an_event_is_of_the_events_revision() {
+    let (mut graph, pods, by_service, sums) = weights();
+    let mut changes = graph.subscribe(&Subscribe::only([sums.id()]));
+    for step in 1..20 {
+        put(&mut graph, &pods, step % 5, (step % 2, step));
+    }
+    // All read late: every event must still show the group as it was.
+    let mut seen = 0;
+    while let Some(event) = changes.try_next() {
+        let snapshot = event.snapshot();
+        for service in 0..2 {
+            let members = snapshot.lookup(&by_service, &service);
+            let sum = (members.len() > 0).then(|| members.map(|(_, pod)| pod.1).sum::<u32>());
+            assert_eq!(snapshot.get(&sums, &service).map(|n| **n), sum);
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 19);
+}
+
+#[test]
+fn c86_bulk_removal_of_an_attribute_leaves_every_group_right() {
     let mut builder = Graph::builder();
     let routes = builder.input::<u32, (u32, bool)>("routes");
     let by_gateway = builder.index("by_gateway", &routes, |_, route| [route.0]);
@@ -158,6 +258,40 @@ fn c86_c88_bulk_removal_of_an_attribute_leaves_every_group_right() {
     (0..20).for_each(|route| tx.put(&routes, route, (route % 10, false)));
     assert_eq!(tx.commit().runs, 10);
     assert_eq!(rows(&graph, &marked), (0..10).map(|gateway| (gateway, 18)).collect::<Vec<_>>());
+}
+
+#[test]
+fn c88_the_list_of_groups_holds_while_members_change() {
+    let mut builder = Graph::builder();
+    let routes = builder.input::<u32, u32>("routes");
+    let by_gateway = builder.index("by_gateway", &routes, |_, gateway| [*gateway]);
+    let mut graph = builder.seal().unwrap();
+    let reader = graph.reader();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let lister = scope.spawn(|| {
+            let mut listed = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) || listed == 0 {
+                let snapshot = reader.latest();
+                let mut members = 0;
+                for (gateway, len) in snapshot.index_values(&by_gateway) {
+                    assert!(len > 0 && snapshot.lookup(&by_gateway, gateway).count() == len);
+                    members += len;
+                }
+                assert_eq!(members, snapshot.len(&routes));
+                listed += 1;
+            }
+            listed
+        });
+        for step in 0..2_000u32 {
+            match step % 3 {
+                0 => delete(&mut graph, &routes, &(step % 40)),
+                _ => put(&mut graph, &routes, step % 40, step % 7),
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(lister.join().unwrap() > 0);
+    });
 }
 
 #[test]
