@@ -33,7 +33,14 @@ pub fn c177_a_key_without_order() {}
 /// let first = builder.derive("first", &numbers, move |ctx, key, n| ctx.get(&second, key).map(|n| **n));
 /// let second = builder.derive("second", &first, move |_, _, n| Some(*n));
 /// ```
-pub fn c137_c177_a_cycle_needs_a_handle_that_does_not_exist_yet() {}
+pub fn c137_a_cycle_needs_a_handle_that_does_not_exist_yet() {}
+
+/// ```compile_fail,E0425
+/// let mut builder = krt::Graph::builder();
+/// let sum = builder.singleton("sum", move |ctx| Some(ctx.scan(&numbers).count()));
+/// let numbers = builder.input::<u32, u32>("numbers");
+/// ```
+pub fn c177_a_handle_of_the_future() {}
 
 /// ```compile_fail,E0425
 /// let mut builder = krt::Graph::builder();

@@ -262,6 +262,11 @@ impl<K: Key, V: Value> Work<K, V> {
         held.is_none_or(|held| !Arc::ptr_eq(held, &job.value))
     }
 
+    /// Whether it has taken in a state in which every input was synced. Nothing runs before.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     /// Keys that are due, waiting or running. Rows that are settled are not counted.
     pub fn len(&self) -> usize {
         self.groups.values().map(|queue| queue.due.len() + queue.running).sum()

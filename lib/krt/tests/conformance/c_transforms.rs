@@ -264,3 +264,23 @@ fn c47_no_row_depends_on_a_later_collection() {
     let order = |name: &str| graph.dump().find(&format!(r#""name":"{name}""#)).unwrap();
     assert!(order("numbers") < order("early") && order("early") < order("later"));
 }
+
+#[test]
+fn c45_the_crate_sees_no_clock_and_no_runtime() {
+    // What the types refuse is in src/refused.rs; what they cannot, the lint does, in every file of the crate.
+    let lint = include_str!("../../clippy.toml");
+    for path in
+        ["std::time::SystemTime::now", "std::time::Instant::now", "std::thread::spawn", "std::fs::read"]
+    {
+        assert!(lint.contains(&format!(r#"path = "{path}""#)), "{path} is allowed");
+    }
+    let sources = concat!(
+        include_str!("../../src/graph.rs"),
+        include_str!("../../src/logic.rs"),
+        include_str!("../../src/ctx.rs"),
+        include_str!("../../src/work.rs"),
+        include_str!("../../src/lib.rs"),
+    );
+    assert!(!sources.contains("allow(clippy::disallowed_methods"), "the lint is not switched off");
+    assert!(!sources.contains("async fn") && !sources.contains("SystemTime"));
+}

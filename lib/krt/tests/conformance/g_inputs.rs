@@ -1,6 +1,6 @@
 //! G: inputs, and H: status rows.
 
-use krt::{Graph, Subscribe};
+use krt::{Collection, Graph, Input, Subscribe};
 
 use crate::{batch, flat, put, rows, runs, sound};
 
@@ -57,24 +57,56 @@ fn c114_a_reset_emits_the_difference() {
     );
 }
 
-#[test]
-fn c115_c116_c117_delete_where_put_if_and_set() {
+/// Rows 0 to 5, each its own number.
+fn six() -> (Graph, Input<u32, u32>) {
     let mut builder = Graph::builder();
-    let numbers = builder.input::<u32, u32>("numbers");
+    let numbers = builder.input("numbers");
     let mut graph = builder.seal().unwrap();
     let mut tx = graph.transaction();
     tx.reset(&numbers, (0..6).map(|n| (n, n)));
     tx.commit();
+    (graph, numbers)
+}
+
+#[test]
+fn c115_delete_where_removes_what_passes_staged_rows_included() {
+    let (mut graph, numbers) = six();
     let mut tx = graph.transaction();
     tx.put(&numbers, 8, 8);
     tx.put(&numbers, 2, 3);
     tx.delete_where(&numbers, |_, n| n % 2 == 0);
+    tx.commit();
+    assert_eq!(rows(&graph, &numbers), [(1, 1), (2, 3), (3, 3), (5, 5)]);
+}
+
+#[test]
+fn c116_put_if_looks_at_the_row_as_the_transaction_would_leave_it() {
+    let (mut graph, numbers) = six();
+    let mut tx = graph.transaction();
     assert!(!tx.put_if(&numbers, 1, 10, |row| row.is_none()));
     assert!(tx.put_if(&numbers, 1, 11, |row| row == Some(&1)));
-    tx.set(&numbers, 3, None::<u32>);
-    tx.set(&numbers, 7, Some(7));
+    assert!(!tx.put_if(&numbers, 1, 12, |row| row == Some(&1)), "it is 11 by now");
+    tx.delete(&numbers, &2);
+    assert!(tx.put_if(&numbers, 2, 22, |row| row.is_none()));
     tx.commit();
-    assert_eq!(rows(&graph, &numbers), [(1, 11), (2, 3), (5, 5), (7, 7)]);
+    assert_eq!(rows(&graph, &numbers)[..3], [(0, 0), (1, 11), (2, 22)]);
+}
+
+#[test]
+fn c117_setting_none_deletes() {
+    let mut builder = Graph::builder();
+    let limit = builder.input::<(), u32>("limit");
+    let copy = builder.map("copy", &limit, |(), n| *n);
+    let mut graph = builder.seal().unwrap();
+    let mut changes = graph.subscribe(&Subscribe::only([copy.id()]));
+    for value in [Some(3), None, None] {
+        let mut tx = graph.transaction();
+        tx.set(&limit, (), value);
+        tx.commit();
+    }
+    assert_eq!(flat(&batch(&mut changes), &copy), [((), None, Some(3))]);
+    assert_eq!(flat(&batch(&mut changes), &copy), [((), Some(3), None)]);
+    assert!(changes.try_next().is_none() && rows(&graph, &limit).is_empty());
 }
 
 #[test]
@@ -120,20 +152,46 @@ fn c119_staleness_fires_at_the_right_tick() {
     sound(&graph);
 }
 
-#[test]
-fn c121_c122_c123_status_rows_beside_output_rows() {
+type Spec = (Option<&'static str>, u32);
+
+/// One run gives a status and rows; two collections show them.
+fn statuses() -> (Graph, Input<u32, Spec>, Collection<u32, &'static str>, Collection<(u32, u32), ()>) {
     let mut builder = Graph::builder();
-    let specs = builder.input::<u32, (Option<&str>, u32)>("specs");
+    let specs = builder.input::<u32, Spec>("specs");
     let both = builder.derive("both", &specs, |_, _, spec| Some(*spec));
     let status = builder.derive("status", &both, |_, _, (status, _)| *status);
-    let rows_out = builder
+    let children = builder
         .derive_many("rows", &both, |_, id, (_, n)| (0..*n).map(|at| ((*id, at), ())).collect::<Vec<_>>());
-    let mut graph = builder.seal().unwrap();
+    (builder.seal().unwrap(), specs, status, children)
+}
+
+#[test]
+fn c121_a_status_row_lives_as_long_as_its_input() {
+    let (mut graph, specs, status, children) = statuses();
+    put(&mut graph, &specs, 1, (Some("ok"), 1));
+    assert_eq!((rows(&graph, &status), rows(&graph, &children).len()), (vec![(1, "ok")], 1));
+    put(&mut graph, &specs, 1, (Some("bad"), 0));
+    assert_eq!((rows(&graph, &status), rows(&graph, &children).len()), (vec![(1, "bad")], 0));
+    crate::delete(&mut graph, &specs, &1);
+    assert_eq!(rows(&graph, &status), []);
+    sound(&graph);
+}
+
+#[test]
+fn c122_an_unchanged_status_is_no_event_although_rows_changed() {
+    let (mut graph, specs, status, children) = statuses();
     put(&mut graph, &specs, 1, (Some("ok"), 1));
     let mut changes = graph.subscribe(&Subscribe::all());
     put(&mut graph, &specs, 1, (Some("ok"), 2));
     let event = batch(&mut changes);
-    assert_eq!((event.changes(&status).len(), event.changes(&rows_out).len()), (0, 1));
+    assert_eq!((event.changes(&status).len(), event.changes(&children).len()), (0, 1));
+}
+
+#[test]
+fn c123_a_status_of_none_goes_and_comes_again() {
+    let (mut graph, specs, status, _) = statuses();
+    put(&mut graph, &specs, 1, (Some("ok"), 2));
+    let mut changes = graph.subscribe(&Subscribe::only([status.id()]));
     put(&mut graph, &specs, 1, (None, 2));
     assert_eq!(flat(&batch(&mut changes), &status), [(1, Some("ok"), None)]);
     put(&mut graph, &specs, 1, (Some("ok"), 2));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{batch, put, rows};
 
 #[test]
-fn c120_c130_reads_before_sync_are_allowed_and_flagged_and_what_is_missing_is_told() {
+fn c120_reads_before_sync_are_allowed_and_flagged() {
     let mut builder = Graph::builder();
     let first = builder.input_unsynced::<u32, u32>("first");
     let second = builder.input_unsynced::<u32, u32>("second");
@@ -14,12 +14,73 @@ fn c120_c130_reads_before_sync_are_allowed_and_flagged_and_what_is_missing_is_to
     put(&mut graph, &first, 1, 1);
     assert_eq!(rows(&graph, &first), [(1, 1)]);
     assert!(!graph.snapshot().is_synced(&first) && !graph.is_synced());
+    for _ in 0..2 {
+        let mut tx = graph.transaction();
+        tx.mark_synced(&first);
+        assert_eq!(tx.commit().revision, 2, "once: the second time is no news");
+    }
+    assert!(graph.snapshot().is_synced(&first) && !graph.snapshot().is_synced(&second));
+}
+
+#[test]
+fn c130_what_keeps_the_graph_from_being_synced_is_named() {
+    let mut builder = Graph::builder();
+    let first = builder.input_unsynced::<u32, u32>("first");
+    let second = builder.input_unsynced::<u32, u32>("second");
+    builder.input::<u32, u32>("third");
+    let mut graph = builder.seal().unwrap();
     assert_eq!(graph.unsynced(), ["first", "second"]);
     let mut tx = graph.transaction();
     tx.mark_synced(&first);
     tx.commit();
     assert_eq!(graph.unsynced(), ["second"]);
-    assert!(graph.snapshot().is_synced(&first) && !graph.snapshot().is_synced(&second));
+    let mut tx = graph.transaction();
+    tx.mark_synced(&second);
+    tx.commit();
+    assert!(graph.unsynced().is_empty() && graph.is_synced());
+}
+
+#[test]
+fn c127_work_is_synced_only_after_it_has_taken_in_its_initial_batch() {
+    let mut builder = Graph::builder();
+    let numbers = builder.input::<u32, u32>("numbers");
+    let mut graph = builder.seal().unwrap();
+    put(&mut graph, &numbers, 1, 1);
+    put(&mut graph, &numbers, 2, 2);
+    assert!(graph.is_synced());
+    let mut changes = graph.subscribe(&Subscribe::all().with_initial());
+    let mut work = Work::new(&numbers, WorkOptions::default());
+    let now = Duration::from_secs(1);
+    assert!(!work.is_synced() && work.next(now).is_none(), "the graph is, the consumer is not yet");
+    let initial = batch(&mut changes);
+    assert!(initial.is_synced() && initial.changes(&numbers).len() == 2);
+    work.apply(&Event::Batch(initial), now);
+    assert!(work.is_synced() && work.len() == 2);
+}
+
+#[test]
+fn c129_a_graph_stopped_before_it_was_synced_says_no_and_leaks_nothing() {
+    let mut builder = Graph::builder();
+    let numbers = builder.input_unsynced::<u32, u32>("numbers");
+    let mut graph = builder.seal().unwrap();
+    let mut changes = graph.subscribe(&Subscribe::all());
+    let mut work = Work::new(&numbers, WorkOptions::default());
+    let value = std::sync::Arc::new(7);
+    let mut tx = graph.transaction();
+    tx.put(&numbers, 1, std::sync::Arc::clone(&value));
+    tx.commit();
+    drop(graph);
+    // Waiting for sync ends: the stream is at its end, and no event of it said "synced".
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut synced = false;
+    while let std::task::Poll::Ready(Some(event)) = changes.poll_next(&mut cx) {
+        synced |= event.snapshot().is_all_synced();
+        work.apply(&event, Duration::ZERO);
+    }
+    assert!(matches!(changes.poll_next(&mut cx), std::task::Poll::Ready(None)));
+    assert!(!synced && !work.is_synced() && work.next(Duration::from_secs(9)).is_none());
+    drop((changes, work));
+    assert_eq!(std::sync::Arc::strong_count(&value), 1);
 }
 
 #[test]
@@ -44,21 +105,41 @@ fn c125_a_collection_is_synced_when_everything_it_reads_is() {
 }
 
 #[test]
-fn c126_c128_sync_is_one_event_also_for_an_empty_graph() {
+fn c126_sync_of_the_graph_is_one_event_at_one_revision() {
+    let mut builder = Graph::builder();
+    let first = builder.input_unsynced::<u32, u32>("first");
+    let second = builder.input_unsynced::<u32, u32>("second");
+    let sum = builder.singleton("sum", move |ctx| Some(ctx.scan(&first).count() + ctx.scan(&second).count()));
+    let mut graph = builder.seal().unwrap();
+    let mut changes = graph.subscribe(&Subscribe::all());
+    for (input, rows) in [(first, 3), (second, 4)] {
+        let mut tx = graph.transaction();
+        tx.reset(&input, (0..rows).map(|n| (n, n)));
+        tx.mark_synced(&input);
+        tx.commit();
+    }
+    put(&mut graph, &first, 9, 9);
+    let seen: Vec<_> = std::iter::from_fn(|| changes.try_next())
+        .map(|event| {
+            let snapshot = event.snapshot();
+            (snapshot.revision(), snapshot.is_all_synced(), snapshot.get(&sum, &()).map(|n| **n))
+        })
+        .collect();
+    assert_eq!(seen, [(1, false, Some(3)), (2, true, Some(7)), (3, true, Some(8))]);
+}
+
+#[test]
+fn c128_an_empty_graph_syncs_as_well() {
     let mut builder = Graph::builder();
     let first = builder.input_unsynced::<u32, u32>("first");
     let second = builder.input_unsynced::<u32, u32>("second");
     let mut graph = builder.seal().unwrap();
     let mut changes = graph.subscribe(&Subscribe::only([second.id()]));
-    let mut tx = graph.transaction();
-    tx.mark_synced(&first);
-    tx.commit();
-    let mut tx = graph.transaction();
-    tx.mark_synced(&second);
-    tx.commit();
-    let mut tx = graph.transaction();
-    tx.mark_synced(&second);
-    tx.commit();
+    for input in [first, second, second] {
+        let mut tx = graph.transaction();
+        tx.mark_synced(&input);
+        tx.commit();
+    }
     let event = batch(&mut changes);
     assert!(event.is_synced() && event.revision() == 2);
     assert!(changes.try_next().is_none());

@@ -1,6 +1,6 @@
 //! K: errors.
 
-use krt::{Failure, Graph, Subscribe};
+use krt::{Collection, Failure, Graph, Input, Subscribe};
 
 use crate::{batch, put, rows, sound};
 
@@ -22,15 +22,20 @@ fn c140_keep_holds_the_last_good_row() {
     sound(&graph);
 }
 
-#[test]
-fn c141_c143_an_error_is_visible_told_on_change_only_and_cleared() {
+/// Texts and the numbers they spell.
+fn spelled() -> (Graph, Input<u32, &'static str>, Collection<u32, u32>) {
     let mut builder = Graph::builder();
     let texts = builder.input::<u32, &str>("texts");
     let numbers = builder.derive("numbers", &texts, |_, _, text: &&str| {
         let number = text.trim().parse::<u32>().map_err(|_| Failure::err("no number"))?;
         Ok::<_, Failure>(Some(number))
     });
-    let mut graph = builder.seal().unwrap();
+    (builder.seal().unwrap(), texts, numbers)
+}
+
+#[test]
+fn c141_an_error_is_visible_and_told_when_it_changes_only() {
+    let (mut graph, texts, numbers) = spelled();
     put(&mut graph, &texts, 1, "7");
     let mut changes = graph.subscribe(&Subscribe::only([numbers.id()]));
     put(&mut graph, &texts, 1, "x");
@@ -41,15 +46,28 @@ fn c141_c143_an_error_is_visible_told_on_change_only_and_cleared() {
     put(&mut graph, &texts, 1, "y");
     assert!(changes.try_next().is_none(), "the same error is no news");
     assert_eq!(graph.snapshot().error(&numbers, &1u32).unwrap().since, 2);
-    assert_eq!(rows(&graph, &numbers), [(1, 7)]);
-    sound(&graph);
-    put(&mut graph, &texts, 1, " 7");
-    assert!(matches!(batch(&mut changes).error_changes(&numbers), [(_, None)]));
-    assert!(graph.snapshot().error(&numbers, &1u32).is_none());
+    assert_eq!(rows(&graph, &numbers), [(1, 7)], "the last good row stays");
     put(&mut graph, &texts, 2, "z");
     let snapshot = graph.snapshot();
     let errors: Vec<String> = snapshot.errors(&numbers).iter().map(|error| error.key.clone()).collect();
-    assert_eq!((errors, snapshot.get(&numbers, &2)), (vec!["2".to_owned()], None));
+    assert_eq!((errors, snapshot.get(&numbers, &2)), (vec!["1".to_owned(), "2".to_owned()], None));
+    sound(&graph);
+}
+
+#[test]
+fn c143_a_good_run_clears_the_error() {
+    let (mut graph, texts, numbers) = spelled();
+    put(&mut graph, &texts, 1, "7");
+    put(&mut graph, &texts, 1, "x");
+    let mut changes = graph.subscribe(&Subscribe::only([numbers.id()]));
+    put(&mut graph, &texts, 1, " 7");
+    let told = batch(&mut changes);
+    assert!(matches!(told.error_changes(&numbers), [(_, None)]), "told, although the row is the same");
+    assert!(told.changes(&numbers).is_empty());
+    assert!(
+        graph.snapshot().error(&numbers, &1u32).is_none() && graph.snapshot().errors(&numbers).is_empty()
+    );
+    sound(&graph);
 }
 
 #[test]
@@ -115,7 +133,7 @@ fn c144_an_extractors_or_merges_error_is_its_keys() {
 }
 
 #[test]
-fn a_handle_of_another_graph_is_refused() {
+fn c177_a_handle_of_another_graph_is_refused() {
     let mut other = Graph::builder();
     let foreign = other.input::<u32, u32>("foreign");
     let mut builder = Graph::builder();

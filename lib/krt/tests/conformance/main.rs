@@ -2,6 +2,7 @@
 //! C transforms, D dependencies, E indexes, F unions, G inputs, H and I status and sync, J consistency, K errors,
 //! L and M lifecycle and introspection, N keyed work, O oracle.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::type_complexity, reason = "a helper gives a graph and its handles, once")]
 
 mod a_collections;
 mod b_events;
@@ -13,6 +14,7 @@ mod g_inputs;
 mod i_sync;
 mod j_consistency;
 mod k_errors;
+mod l_lifecycle;
 mod m_introspection;
 mod n_work;
 mod o_oracle;
