@@ -14,7 +14,7 @@ use crate::{Collection, Failure, Index, Key, LabelIndex, Labels, Rows, SelectorI
 pub(crate) type Selector<K, V, S> = Arc<dyn Fn(&K, &V) -> (S, Option<Labels>) + Send + Sync>;
 
 /// Rows picked out of a collection, in key order.
-type Picked<'a, K, V> = Vec<(&'a K, &'a Arc<V>)>;
+pub(crate) type Picked<'a, K, V> = Vec<(&'a K, &'a Arc<V>)>;
 
 /// Handed to every transform run. Borrowed rows live as long as the run.
 pub struct Ctx<'a> {
@@ -221,6 +221,31 @@ impl<'a> Ctx<'a> {
         found
     }
 
+    /// The rows under an index value that pass, read as `read` says.
+    pub(crate) fn through<K: Key, V: Value, I: Key>(
+        &self,
+        index: &Index<K, V, I>,
+        value: &I,
+        passes: &crate::filter::Test<K, V>,
+        read: IndexRead<K, V>,
+    ) -> Picked<'a, K, V> {
+        let group = self.group(index, value);
+        self.record(&index.source, |watch| watch.read_index(index.slot, value, read));
+        Rows::group(group).filter(|(key, row)| passes(key, row)).collect()
+    }
+
+    /// The row at `key`, read so that only changes that matter rerun.
+    pub(crate) fn read_where<K: Key, V: Value>(
+        &self,
+        source: &Collection<K, V>,
+        key: &K,
+        matters: Matters<K, V>,
+    ) -> Option<(&'a K, &'a Arc<V>)> {
+        let state = self.state(source);
+        self.record(source, |watch| watch.read_projection(key, matters));
+        state.rows.get_entry(key).map(|(key, row)| (key, &row.value))
+    }
+
     /// The state of a collection without a recorded read, for the engine's own operators.
     pub(crate) fn state<K: Key, V: Value>(&self, source: &Collection<K, V>) -> &'a State<K, V> {
         self.check(source.id);
@@ -274,8 +299,8 @@ pub(crate) fn pairs<S: Key>(scope: &S, labels: &Labels) -> Vec<(S, String, Strin
     labels.iter().map(|(name, value)| (scope.clone(), name.clone(), value.clone())).collect()
 }
 
-fn either<K: Key, V: Value>(
-    predicate: Arc<impl Fn(&K, &V) -> bool + Send + Sync + 'static>,
+pub(crate) fn either<K: Key, V: Value>(
+    predicate: Arc<impl Fn(&K, &V) -> bool + Send + Sync + ?Sized + 'static>,
 ) -> Matters<K, V> {
     Arc::new(move |key, old, new| {
         old.is_some_and(|row| predicate(key, row)) || new.is_some_and(|row| predicate(key, row))

@@ -57,6 +57,7 @@
 mod builder;
 mod ctx;
 mod error;
+mod filter;
 mod graph;
 mod handle;
 mod input;
@@ -79,6 +80,7 @@ use std::sync::Arc;
 pub use builder::Builder;
 pub use ctx::Ctx;
 pub use error::{Error, Failure, KeyError};
+pub use filter::Filter;
 pub use graph::{Counters, Difference, Graph};
 pub use handle::{Collection, Index, Input, LabelIndex, NodeId, SelectorIndex};
 pub use introspect::Explanation;

@@ -56,12 +56,17 @@ impl<K, V> OrdMap<K, V> {
 
 impl<K: Ord + Clone, V: Clone> OrdMap<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.get_entry(key).map(|(_, value)| value)
+    }
+
+    /// The value at `key` and the key as it is held.
+    pub(crate) fn get_entry(&self, key: &K) -> Option<(&K, &V)> {
         let mut node = self.root.as_deref()?;
         loop {
             match node {
                 Node::Leaf(rows) => {
                     let at = rows.binary_search_by(|(probe, _)| probe.cmp(key)).ok()?;
-                    return Some(&rows[at].1);
+                    return Some((&rows[at].0, &rows[at].1));
                 }
                 Node::Branch(children) => node = &children[child_of(children, key)].1,
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use krt::{Collection, Graph, Index, Input, Labels, Subscribe};
+use krt::{Builder, Collection, Filter, Graph, Index, Input, Labels, Subscribe};
 use proptest::prelude::*;
 
 use crate::{batch, delete, flat, put, rows, runs, sound};
@@ -101,6 +101,94 @@ fn c78_a_set_of_keys_and_the_empty_set() {
     put(&mut graph, &pods, 3, 40);
     assert_eq!(rows(&graph, &sums), [(1, 30), (2, 0)]);
     assert_eq!(runs(&graph, &sums), 4);
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Machine {
+    zone: u32,
+    labels: Labels,
+    wants: Option<Labels>,
+    load: u32,
+}
+
+fn machine(zone: u32, own: &[(&str, &str)], wants: Option<&[(&str, &str)]>, load: u32) -> Machine {
+    Machine { zone, labels: labels(own), wants: wants.map(labels), load }
+}
+
+#[test]
+fn c79_conditions_are_combined_by_intersection() {
+    let mut builder = Graph::builder();
+    let machines = builder.input::<u32, Machine>("machines");
+    let by_zone = builder.index("by_zone", &machines, |_, m| [m.zone]);
+    let by_label = builder.labels("by_label", &machines, |_, m| ((), m.labels.clone()));
+    let by_wants = builder.selectors("by_wants", &machines, |_, m| ((), m.wants.clone()));
+    let node = |name: &str, filter: fn(Handles) -> Filter<u32, Machine>, builder: &mut Builder| {
+        builder.singleton(name, move |ctx| {
+            let rows = ctx.select(&filter((machines, by_zone, by_label, by_wants)));
+            Some(rows.into_iter().map(|(key, _)| *key).collect::<Vec<_>>())
+        })
+    };
+    let keyed =
+        node("keyed", |h| Filter::of(&h.0).keys([1, 2, 9]).under(&h.1, 7).keys([2, 1, 3]), &mut builder);
+    let web = node(
+        "web",
+        |h| Filter::of(&h.0).under(&h.1, 7).labelled(&h.2, (), &labels(&[("app", "web")])),
+        &mut builder,
+    );
+    let all = node(
+        "all",
+        |h| {
+            let filter = Filter::of(&h.0).under(&h.1, 7).selecting(&h.3, (), &labels(&[("disk", "ssd")]));
+            filter.labelled(&h.2, (), &labels(&[("app", "web"), ("tier", "a")])).matching(|_, m| m.load < 50)
+        },
+        &mut builder,
+    );
+    let none = node("none", |h| Filter::of(&h.0).keys([]).under(&h.1, 7), &mut builder);
+    let mut graph = builder.seal().unwrap();
+    let both: &[(&str, &str)] = &[("app", "web"), ("tier", "a")];
+    let ssd: &[(&str, &str)] = &[("disk", "ssd")];
+    put(&mut graph, &machines, 1, machine(7, both, Some(ssd), 10));
+    put(&mut graph, &machines, 2, machine(7, &[("app", "web")], None, 10));
+    put(&mut graph, &machines, 3, machine(7, both, Some(&[("disk", "tape")]), 10));
+    put(&mut graph, &machines, 4, machine(8, both, Some(&[]), 10));
+    put(&mut graph, &machines, 5, machine(7, both, Some(&[]), 90));
+    let found = |graph: &Graph| [keyed, web, all, none].map(|node| rows(graph, &node)[0].1.clone());
+    assert_eq!(found(&graph), [vec![1, 2], vec![1, 2, 3, 5], vec![1], vec![]]);
+    let counts = |graph: &Graph| [keyed, web, all, none].map(|node| runs(graph, &node));
+    let before = counts(&graph);
+    // In each condition but one: machine 5 is too loaded for `all` before and after, and not one of the keys.
+    put(&mut graph, &machines, 5, machine(7, both, Some(&[]), 80));
+    let after = counts(&graph);
+    assert_eq!([0, 1, 2, 3].map(|at| after[at] - before[at]), [0, 1, 0, 0]);
+    put(&mut graph, &machines, 5, machine(7, both, Some(&[]), 20));
+    put(&mut graph, &machines, 2, machine(9, &[("app", "web")], None, 10));
+    put(&mut graph, &machines, 4, machine(7, both, Some(&[]), 10));
+    assert_eq!(found(&graph), [vec![1], vec![1, 3, 4, 5], vec![1, 4, 5], vec![]]);
+    sound(&graph);
+    let scans = |node| graph.explain(node, &()).reads.iter().any(|read| read.contains("scan"));
+    assert!(![keyed, web, all, none].iter().any(scans), "no scan behind a condition that an index answers");
+}
+
+type Handles = (
+    Input<u32, Machine>,
+    Index<u32, Machine, u32>,
+    krt::LabelIndex<u32, Machine, ()>,
+    krt::SelectorIndex<u32, Machine, ()>,
+);
+
+#[test]
+fn c80_a_filter_by_predicate_alone_is_a_scan_and_shows_as_one() {
+    let mut builder = Graph::builder();
+    let pods = builder.input::<u32, u32>("pods");
+    let big = builder
+        .singleton("big", move |ctx| Some(ctx.select(&Filter::of(&pods).matching(|_, n| *n > 10)).len()));
+    let mut graph = builder.seal().unwrap();
+    put(&mut graph, &pods, 1, 5);
+    assert_eq!(runs(&graph, &big), 1, "outside");
+    put(&mut graph, &pods, 2, 50);
+    assert_eq!((runs(&graph, &big), rows(&graph, &big)), (2, vec![((), 1)]));
+    assert_eq!(graph.explain(&big, &()).reads, ["pods scan where"]);
+    assert!(graph.dot().contains(r#"label="scan where""#));
 }
 
 #[test]
