@@ -1,6 +1,6 @@
 //! Declaring a graph. Every method gives a handle at once; mistakes are reported by [`Builder::seal`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +27,11 @@ pub struct Builder {
     watches: Vec<Box<dyn AnyWatch>>,
     logics: Vec<Box<dyn Logic>>,
     unsynced: BTreeSet<u32>,
+    /// Collections of the past that have not been told what they show.
+    pub(crate) unfed: BTreeMap<u32, String>,
+    /// Each collection of the past, and what it shows.
+    pub(crate) feeds: Vec<(u32, u32)>,
+    cutoffs_checked: bool,
     error: Option<Error>,
 }
 
@@ -40,6 +45,9 @@ impl Builder {
             watches: Vec::new(),
             logics: Vec::new(),
             unsynced: BTreeSet::new(),
+            unfed: BTreeMap::new(),
+            feeds: Vec::new(),
+            cutoffs_checked: false,
             error: None,
         }
     }
@@ -66,6 +74,13 @@ impl Builder {
         if let Some(state) = self.state(collection, "cutoff") {
             state.same = Arc::new(same);
         }
+    }
+
+    /// For tests: let [`Graph::verify`] find cutoffs that ignore what a transform reads. Every input then remembers the
+    /// last row that counted as no change, the oracle computes from that one, and what comes out differently is
+    /// reported. (A derived collection's cutoff is checked so without being asked to.)
+    pub fn check_cutoffs(&mut self) {
+        self.cutoffs_checked = true;
     }
 
     /// An index of a collection by zero or more values per row.
@@ -213,11 +228,7 @@ impl Builder {
                 None => Ran::Gone,
             });
         let source = of.source.id;
-        let extract = self
-            .state(&of.source, name)
-            .and_then(|state| Some(Arc::clone(&state.index::<I>(of.slot)?.extract)));
-        // A foreign handle has been noted and stops the seal; until then the driver must only exist.
-        let extract = extract.unwrap_or_else(|| Arc::new(|_: &K, _: &V, _: &mut Vec<I>| {}));
+        let extract = self.extract_of(&of, name);
         let driver = IndexDriver { node: [source.node], index: of.slot, extract };
         self.add_derived(name, "group", driver, run, &[source], false)
     }
@@ -291,17 +302,25 @@ impl Builder {
     }
 
     /// Check the declarations, compute what needs no input, and hand over the engine at revision 0.
-    pub fn seal(self) -> Result<Graph, Error> {
-        match self.error {
-            Some(error) => Err(error),
-            None => {
-                let Self { id, names, states, watches, logics, unsynced, .. } = self;
-                Ok(Graph::start(Parts { id, names, states, watches, logics, unsynced }, None))
-            }
+    pub fn seal(mut self) -> Result<Graph, Error> {
+        if let Some((_, name)) = self.unfed.pop_first() {
+            self.fail(Error::Previous(name));
         }
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        if self.cutoffs_checked {
+            self.logics.iter_mut().for_each(|logic| logic.check_cutoffs());
+        }
+        let Self { id, names, states, watches, logics, unsynced, feeds, .. } = self;
+        Ok(Graph::start(Parts { id, names, states, watches, logics, unsynced, feeds }, None))
     }
 
-    fn add<K: Key, V: Value>(
+    pub(crate) fn name_of(&self, id: NodeId) -> String {
+        self.names.get(id.node as usize).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn add<K: Key, V: Value>(
         &mut self,
         name: &str,
         logic: Box<dyn Logic>,
@@ -318,7 +337,7 @@ impl Builder {
         Collection::new(self.id, node)
     }
 
-    fn add_derived<S: Key, K: Key, V: Value>(
+    pub(crate) fn add_derived<S: Key, K: Key, V: Value>(
         &mut self,
         name: &str,
         kind: &'static str,
@@ -370,7 +389,7 @@ impl Builder {
         Index::new(*source, slot)
     }
 
-    fn state<K: Key, V: Value>(
+    pub(crate) fn state<K: Key, V: Value>(
         &mut self,
         collection: &Collection<K, V>,
         user: &str,
@@ -378,7 +397,7 @@ impl Builder {
         self.check(collection.id, user).then(|| state_mut(&mut self.states[collection.id.node as usize]))
     }
 
-    fn check(&mut self, id: NodeId, user: &str) -> bool {
+    pub(crate) fn check(&mut self, id: NodeId, user: &str) -> bool {
         let own = id.graph == self.id;
         if !own {
             self.fail(Error::ForeignHandle(user.to_owned()));
@@ -387,12 +406,12 @@ impl Builder {
     }
 
     /// The first mistake is the one reported: later ones may follow from it.
-    fn fail(&mut self, error: Error) {
+    pub(crate) fn fail(&mut self, error: Error) {
         self.error.get_or_insert(error);
     }
 }
 
-fn one<K: Key, O: One>(key: &K, result: O) -> Ran<K, O::Value> {
+pub(crate) fn one<K: Key, O: One>(key: &K, result: O) -> Ran<K, O::Value> {
     match result.into_one() {
         Ok(row) => Ran::Rows(row.map(|row| (key.clone(), Arc::new(row))).into_iter().collect()),
         Err(failure) => Ran::Failed(failure),

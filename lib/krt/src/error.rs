@@ -13,6 +13,8 @@ pub enum Error {
     DuplicateIndex(String),
     /// A handle of another graph was handed to this builder by the declaration named here.
     ForeignHandle(String),
+    /// A collection of the previous revision that was told nothing to show, or told twice.
+    Previous(String),
     /// A union or merge without members.
     NoMembers(String),
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Error {
             Self::DuplicateCollection(name) => write!(f, "two collections are named {name}"),
             Self::DuplicateIndex(name) => write!(f, "two indexes are named {name}"),
             Self::ForeignHandle(name) => write!(f, "{name} was given a handle of another graph"),
+            Self::Previous(name) => write!(f, "{name} must be told once which collection's past it shows"),
             Self::NoMembers(name) => write!(f, "{name} has no members"),
         }
     }

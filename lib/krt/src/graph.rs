@@ -22,6 +22,8 @@ pub struct Graph {
     pub(crate) states: Vec<Arc<dyn AnyState>>,
     pub(crate) watches: Vec<Box<dyn AnyWatch>>,
     pub(crate) logics: Vec<Box<dyn Logic>>,
+    /// Each collection of the past, and what it shows.
+    pub(crate) feeds: Vec<(u32, u32)>,
     dirty: Vec<Vec<u32>>,
     deltas: Vec<Option<Arc<dyn AnyDelta>>>,
     unsynced: BTreeSet<u32>,
@@ -66,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) watches: Vec<Box<dyn AnyWatch>>,
     pub(crate) logics: Vec<Box<dyn Logic>>,
     pub(crate) unsynced: BTreeSet<u32>,
+    pub(crate) feeds: Vec<(u32, u32)>,
 }
 
 impl Graph {
@@ -83,6 +86,7 @@ impl Graph {
             states: parts.states,
             watches: parts.watches,
             logics: parts.logics,
+            feeds: parts.feeds,
             dirty: vec![Vec::new(); nodes],
             deltas: (0..nodes).map(|_| None).collect(),
             unsynced: parts.unsynced,
@@ -91,8 +95,9 @@ impl Graph {
             latest: None,
         };
         if let Some(original) = staged {
-            for (logic, state) in graph.logics.iter_mut().zip(&original.states) {
-                logic.stage_all(state);
+            let originals = original.states.iter().zip(&original.logics);
+            for (logic, (state, checked)) in graph.logics.iter_mut().zip(originals) {
+                logic.stage_all(state, checked.as_ref());
             }
         }
         graph.propagate(0, staged.map(|original| original.logics.as_slice()));
@@ -153,6 +158,7 @@ impl Graph {
             watches: self.watches.iter().map(|watch| watch.fresh()).collect(),
             logics: self.logics.iter().map(|logic| logic.fresh()).collect(),
             unsynced: BTreeSet::new(),
+            feeds: Vec::new(),
         };
         let recomputed = Self::start(parts, Some(self));
         let mut differences = Vec::new();
@@ -215,7 +221,7 @@ impl Graph {
 
     pub(crate) fn commit(&mut self, touched: &BTreeSet<u32>, synced: &BTreeSet<u32>) -> Commit {
         let newly = synced.iter().filter(|node| self.unsynced.remove(node)).count() > 0;
-        if touched.is_empty() && !newly {
+        if touched.is_empty() && !newly && !self.has_past_to_show() {
             return Commit { revision: self.revision, changed: 0, runs: 0 };
         }
         let (changed, runs) = self.propagate(self.revision + 1, None);
@@ -275,7 +281,15 @@ impl Graph {
             runs += usize::try_from(logic.counters().runs - before).unwrap_or(usize::MAX);
             self.deltas[node] = delta;
         }
+        for (past, present) in &self.feeds {
+            self.logics[*past as usize].feed(self.deltas[*present as usize].as_ref());
+        }
         (changed, runs)
+    }
+
+    /// Whether the next revision brings something that the last one has changed already.
+    fn has_past_to_show(&self) -> bool {
+        self.feeds.iter().any(|(past, _)| self.logics[*past as usize].is_due(&self.deltas))
     }
 
     /// A collection is synced when every input below it is: those that drive it and those its runs have read.
@@ -284,10 +298,19 @@ impl Graph {
             self.synced = Arc::from(vec![true; self.logics.len()]);
             return;
         }
-        let mut synced: Vec<bool> = Vec::with_capacity(self.logics.len());
-        for (node, logic) in (0u32..).zip(&self.logics) {
-            let mut below = logic.sources().into_iter().chain(logic.read_nodes());
-            synced.push(!self.unsynced.contains(&node) && below.all(|node| synced[node as usize]));
+        // A collection of the past is as synced as what it shows, which comes later: look again until nothing changes.
+        let mut synced = vec![true; self.logics.len()];
+        loop {
+            let before = synced.clone();
+            for (node, logic) in (0u32..).zip(&self.logics) {
+                let shown = self.feeds.iter().filter(|(past, _)| *past == node).map(|(_, present)| *present);
+                let mut below = logic.sources().into_iter().chain(logic.read_nodes()).chain(shown);
+                synced[node as usize] =
+                    !self.unsynced.contains(&node) && below.all(|node| synced[node as usize]);
+            }
+            if synced == before {
+                break;
+            }
         }
         self.synced = Arc::from(synced);
     }

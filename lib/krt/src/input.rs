@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::logic::{Env, Logic, Trace};
-use crate::state::{AnyDelta, AnyState, Delta, State, state_of};
+use crate::state::{AnyDelta, AnyState, Delta, Row, State, state_of};
 use crate::{Change, Counters, Key, Value};
 
 pub(crate) struct Staged<V> {
@@ -16,11 +16,13 @@ pub(crate) struct Staged<V> {
 
 pub(crate) struct InputLogic<K, V> {
     pub(crate) staged: BTreeMap<K, Staged<V>>,
+    /// When cutoffs are checked: rows that counted as equal to the one held, and are not it.
+    held_back: Option<BTreeMap<K, Arc<V>>>,
 }
 
 impl<K: Key, V: Value> InputLogic<K, V> {
     pub(crate) fn new() -> Self {
-        Self { staged: BTreeMap::new() }
+        Self { staged: BTreeMap::new(), held_back: None }
     }
 }
 
@@ -49,12 +51,19 @@ impl<K: Key, V: Value> Logic for InputLogic<K, V> {
         self.staged.clear();
     }
 
-    fn stage_all(&mut self, state: &Arc<dyn AnyState>) {
+    fn stage_all(&mut self, state: &Arc<dyn AnyState>, checked: &dyn Logic) {
         let state: &State<K, V> = state_of(state);
-        let rows = state.rows.iter();
-        self.staged = rows
-            .map(|(key, row)| (key.clone(), Staged { value: Some(Arc::clone(&row.value)), touched: false }))
-            .collect();
+        let checked = checked.as_any().downcast_ref::<Self>();
+        let held_back = checked.and_then(|checked| checked.held_back.as_ref());
+        let staged = |(key, row): (&K, &Row<V>)| {
+            let value = held_back.and_then(|rows| rows.get(key)).unwrap_or(&row.value);
+            (key.clone(), Staged { value: Some(Arc::clone(value)), touched: false })
+        };
+        self.staged = state.rows.iter().map(staged).collect();
+    }
+
+    fn check_cutoffs(&mut self) {
+        self.held_back = Some(BTreeMap::new());
     }
 
     fn process(&mut self, mut env: Env<'_>) -> Option<Arc<dyn AnyDelta>> {
@@ -62,6 +71,14 @@ impl<K: Key, V: Value> Logic for InputLogic<K, V> {
         let mut changes = Vec::with_capacity(self.staged.len());
         for (key, staged) in std::mem::take(&mut self.staged) {
             let old = state.get(&key).cloned();
+            if let Some(rows) = &mut self.held_back {
+                match (&old, &staged.value) {
+                    (Some(old), Some(new)) if state.is_same(old, new) => {
+                        rows.insert(key.clone(), Arc::clone(new))
+                    }
+                    _ => rows.remove(&key),
+                };
+            }
             let new = match (&old, staged.value) {
                 (None, None) => continue,
                 (Some(old), Some(new)) if state.is_same(old, &new) => {

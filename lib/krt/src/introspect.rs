@@ -175,6 +175,9 @@ impl Graph {
                 let _ = writeln!(out, "  n{source} -> n{node} [style=dashed, label={}];", json(&kind));
             }
         }
+        for (past, present) in &self.feeds {
+            let _ = writeln!(out, "  n{present} -> n{past} [style=dotted, label=\"previous\"];");
+        }
         out.push_str("}\n");
         out
     }

@@ -64,7 +64,10 @@ mod input;
 mod introspect;
 mod logic;
 mod map;
+mod operators;
 mod output;
+mod previous;
+mod reduce;
 #[cfg(doctest)]
 pub mod refused;
 mod snapshot;
@@ -85,6 +88,7 @@ pub use graph::{Counters, Difference, Graph};
 pub use handle::{Collection, Index, Input, LabelIndex, NodeId, SelectorIndex};
 pub use introspect::Explanation;
 pub use output::{Keyed, Many, One};
+pub use previous::Previous;
 pub use snapshot::{Rows, Snapshot, SnapshotReader};
 pub use state::ErrorChange;
 pub use stream::{Batch, Event, Subscribe, Subscription};

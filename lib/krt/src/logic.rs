@@ -74,13 +74,16 @@ pub(crate) trait Logic: Any + Send + Sync {
     /// Whether the changes of its drivers, or what was staged, concern it.
     fn is_due(&self, deltas: &[Option<Arc<dyn AnyDelta>>]) -> bool;
     fn abort(&mut self) {}
-    /// Stage every row of a state (inputs of the oracle's copy).
-    fn stage_all(&mut self, _state: &Arc<dyn AnyState>) {}
+    /// Stage every row of a state (inputs of the oracle's copy). `checked` is the logic that is checked.
+    fn stage_all(&mut self, _state: &Arc<dyn AnyState>, _checked: &dyn Logic) {}
+    /// What the collection whose past this one shows has changed in this revision.
+    fn feed(&mut self, _delta: Option<&Arc<dyn AnyDelta>>) {}
+    /// Remember rows that the cutoff held back.
+    fn check_cutoffs(&mut self) {}
     fn process(&mut self, env: Env<'_>) -> Option<Arc<dyn AnyDelta>>;
     fn counters(&self) -> Counters;
     /// The collections that drive it.
     fn sources(&self) -> Vec<u32>;
-    /// The run behind an output key.
     /// The collections that its runs have ever read.
     fn read_nodes(&self) -> Vec<u32>;
     /// The run behind an output key.
@@ -90,7 +93,7 @@ pub(crate) trait Logic: Any + Send + Sync {
 
 /// Which source keys the changes of a commit concern.
 pub(crate) trait Driver<S>: Send + Sync {
-    fn dirty(&self, deltas: &[Option<Arc<dyn AnyDelta>>], out: &mut Vec<S>);
+    fn dirty(&self, deltas: &[Option<Arc<dyn AnyDelta>>], states: &[Arc<dyn AnyState>], out: &mut Vec<S>);
     fn nodes(&self) -> &[u32];
     /// Source keys that exist without any row.
     fn initial(&self) -> Vec<S> {
@@ -113,7 +116,7 @@ impl<K, V> RowDriver<K, V> {
 }
 
 impl<K: Key, V: Value> Driver<K> for RowDriver<K, V> {
-    fn dirty(&self, deltas: &[Option<Arc<dyn AnyDelta>>], out: &mut Vec<K>) {
+    fn dirty(&self, deltas: &[Option<Arc<dyn AnyDelta>>], _states: &[Arc<dyn AnyState>], out: &mut Vec<K>) {
         for node in &self.nodes {
             let delta = deltas[*node as usize]
                 .as_ref()
@@ -145,7 +148,7 @@ pub(crate) struct IndexDriver<K, V, I> {
 }
 
 impl<K: Key, V: Value, I: Key> Driver<I> for IndexDriver<K, V, I> {
-    fn dirty(&self, deltas: &[Option<Arc<dyn AnyDelta>>], out: &mut Vec<I>) {
+    fn dirty(&self, deltas: &[Option<Arc<dyn AnyDelta>>], _states: &[Arc<dyn AnyState>], out: &mut Vec<I>) {
         let delta = deltas[self.node[0] as usize].as_ref();
         let Some(delta) = delta.and_then(|delta| delta.as_ref().as_any().downcast_ref::<Delta<K, V>>())
         else {
@@ -179,7 +182,7 @@ impl<K: Key, V: Value, I: Key> Driver<I> for IndexDriver<K, V, I> {
 pub(crate) struct Always;
 
 impl Driver<()> for Always {
-    fn dirty(&self, _deltas: &[Option<Arc<dyn AnyDelta>>], _out: &mut Vec<()>) {}
+    fn dirty(&self, _: &[Option<Arc<dyn AnyDelta>>], _: &[Arc<dyn AnyState>], _: &mut Vec<()>) {}
 
     fn nodes(&self) -> &[u32] {
         &[]
@@ -297,7 +300,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
 
     fn dirty_keys(&mut self, env: &mut Env<'_>) -> Vec<S> {
         let mut keys = Vec::new();
-        self.plan.driver.dirty(env.deltas, &mut keys);
+        self.plan.driver.dirty(env.deltas, env.states, &mut keys);
         if !self.started {
             self.started = true;
             keys.extend(self.plan.initial.iter().cloned());

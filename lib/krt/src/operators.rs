@@ -7,11 +7,9 @@ use crate::builder::one;
 use crate::logic::{Cause, Driver, Ran, Run};
 use crate::map::OrdMap;
 use crate::previous::PreviousLogic;
-use crate::reduce::Reduced;
+use crate::reduce::{Reduce, Reduced};
 use crate::state::{AnyDelta, AnyState, Delta, Errors, Extract, State, guarded, state_of};
-use crate::{
-    Builder, Collection, Failure, Index, Key, One, Previous, Reduce, Revision, Value,
-};
+use crate::{Builder, Collection, Failure, Index, Key, One, Previous, Revision, Value};
 
 /// A row's index values in order; none when the extractor panics, because the row is in no group then.
 fn values_of<K, V, I: Key>(extract: &Extract<K, V, I>, key: &K, row: &V) -> Vec<I> {
@@ -33,7 +31,9 @@ struct PairDriver<LK, L, RK, R, J> {
 
 fn changes_of<K: Key, V: Value>(deltas: &[Option<Arc<dyn AnyDelta>>], node: u32) -> &[crate::Change<K, V>] {
     let delta = deltas[node as usize].as_ref();
-    delta.and_then(|delta| delta.as_ref().as_any().downcast_ref::<Delta<K, V>>()).map_or(&[], |delta| &delta.changes)
+    delta
+        .and_then(|delta| delta.as_ref().as_any().downcast_ref::<Delta<K, V>>())
+        .map_or(&[], |delta| &delta.changes)
 }
 
 fn members<'a, K: Key, V: Value, J: Key>(
@@ -85,7 +85,12 @@ impl<LK: Key, L: Value, RK: Key, R: Value, J: Key> Driver<(LK, RK)> for PairDriv
         &self.nodes
     }
 
-    fn causes(&self, (left, right): &(LK, RK), states: &[Arc<dyn AnyState>], revision: Revision) -> Vec<Cause> {
+    fn causes(
+        &self,
+        (left, right): &(LK, RK),
+        states: &[Arc<dyn AnyState>],
+        revision: Revision,
+    ) -> Vec<Cause> {
         let mut causes = Vec::new();
         let state: &State<LK, L> = state_of(&states[self.nodes[0] as usize]);
         if state.rows.get(left).is_some_and(|row| row.changed_at == revision) {
@@ -100,27 +105,39 @@ impl<LK: Key, L: Value, RK: Key, R: Value, J: Key> Driver<(LK, RK)> for PairDriv
 }
 
 impl Builder {
-    /// One row per index value that has members, from an accumulator: a changed member is one [`Reduce`] step, however
-    /// large its group is. [`Builder::group`] sees all members at once and costs as many.
+    /// One row per index value that has members, from an accumulator: a changed member is one step out and one step in,
+    /// however large its group is. ([`Builder::group`] sees all members at once and costs as many.) `add` and `remove`
+    /// must be each other's inverse, and the order of members must not matter.
     /// ```
-    /// # use krt::{Graph, Reduce};
+    /// # use krt::Graph;
     /// # let mut builder = Graph::builder();
     /// # let vms = builder.input::<u32, (u32, u64)>("vms"); // host and memory
     /// let by_host = builder.index("by_host", &vms, |_, vm| [vm.0]);
-    /// let used = builder.reduce("used", &by_host, Reduce::new(
+    /// let used = builder.reduce(
+    ///     "used",
+    ///     &by_host,
     ///     |_host| 0u64,
     ///     |sum, _key, vm| *sum += vm.1,
     ///     |sum, _key, vm| *sum -= vm.1,
-    ///     |_host, sum| Ok(Some(*sum)),
-    /// ));
+    ///     |_host, sum| Some(*sum),
+    /// );
     /// ```
-    pub fn reduce<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value>(
+    pub fn reduce<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: One>(
         &mut self,
         name: &str,
         index: &Index<K, V, I>,
-        reduce: Reduce<K, V, I, A, O>,
-    ) -> Collection<I, O> {
+        start: impl Fn(&I) -> A + Send + Sync + 'static,
+        add: impl Fn(&mut A, &K, &V) + Send + Sync + 'static,
+        remove: impl Fn(&mut A, &K, &V) + Send + Sync + 'static,
+        finish: impl Fn(&I, &A) -> O + Send + Sync + 'static,
+    ) -> Collection<I, O::Value> {
         let extract = self.extract_of(index, name);
+        let reduce = Reduce {
+            start: Arc::new(start),
+            add: Arc::new(add),
+            remove: Arc::new(remove),
+            finish: Arc::new(move |value, accumulator| finish(value, accumulator).into_one()),
+        };
         let logic = Reduced::new(index.source.id.node, index.slot, extract, reduce);
         self.add(name, Box::new(logic), Box::new(Errors::<I>(OrdMap::default())))
     }
@@ -187,7 +204,11 @@ impl Builder {
         }
     }
 
-    fn extract_of<K: Key, V: Value, I: Key>(&mut self, index: &Index<K, V, I>, user: &str) -> Extract<K, V, I> {
+    pub(crate) fn extract_of<K: Key, V: Value, I: Key>(
+        &mut self,
+        index: &Index<K, V, I>,
+        user: &str,
+    ) -> Extract<K, V, I> {
         let extract = self
             .state(&index.source, user)
             .and_then(|state| Some(Arc::clone(&state.index::<I>(index.slot)?.extract)));

@@ -9,9 +9,8 @@ use crate::logic::{Driver, Env, IndexDriver, Logic, Trace};
 use crate::state::{AnyDelta, AnyState, Delta, Errors, Extract, State, guarded, state_mut, state_of};
 use crate::{Change, Counters, Failure, Key, KeyError, Revision, Value};
 
-/// How an accumulator begins, takes a member in, lets one go, and becomes a row. `add` and `remove` must be each other's
-/// inverse, and the order of members must not matter.
-pub struct Reduce<K, V, I, A, O> {
+/// How an accumulator begins, takes a member in, lets one go, and becomes a row.
+pub(crate) struct Reduce<K, V, I, A, O> {
     pub(crate) start: Arc<dyn Fn(&I) -> A + Send + Sync>,
     pub(crate) add: Step<K, V, A>,
     pub(crate) remove: Step<K, V, A>,
@@ -20,18 +19,6 @@ pub struct Reduce<K, V, I, A, O> {
 
 type Step<K, V, A> = Arc<dyn Fn(&mut A, &K, &V) + Send + Sync>;
 type Finish<I, A, O> = Arc<dyn Fn(&I, &A) -> Result<Option<O>, Failure> + Send + Sync>;
-
-impl<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value> Reduce<K, V, I, A, O> {
-    /// All four parts. `finish` may give no row, or say why there is none.
-    pub fn new(
-        start: impl Fn(&I) -> A + Send + Sync + 'static,
-        add: impl Fn(&mut A, &K, &V) + Send + Sync + 'static,
-        remove: impl Fn(&mut A, &K, &V) + Send + Sync + 'static,
-        finish: impl Fn(&I, &A) -> Result<Option<O>, Failure> + Send + Sync + 'static,
-    ) -> Self {
-        Self { start: Arc::new(start), add: Arc::new(add), remove: Arc::new(remove), finish: Arc::new(finish) }
-    }
-}
 
 impl<K, V, I, A, O> Clone for Reduce<K, V, I, A, O> {
     fn clone(&self) -> Self {
@@ -71,7 +58,12 @@ struct Outcome<I, O> {
 }
 
 impl<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value> Reduced<K, V, I, A, O> {
-    pub(crate) fn new(node: u32, index: u32, extract: Extract<K, V, I>, reduce: Reduce<K, V, I, A, O>) -> Self {
+    pub(crate) fn new(
+        node: u32,
+        index: u32,
+        extract: Extract<K, V, I>,
+        reduce: Reduce<K, V, I, A, O>,
+    ) -> Self {
         let groups = BTreeMap::new();
         Self { node, index, extract, reduce, groups, runs: 0, suppressed: 0, dirty: 0 }
     }
@@ -134,7 +126,8 @@ impl<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value> Reduced<K, V,
 
     fn finish(&mut self, value: &I, env: &Env<'_>, outcome: &mut Outcome<I, O>) {
         let source: &State<K, V> = state_of(&env.states[self.node as usize]);
-        let has_members = source.index::<I>(self.index).is_some_and(|index| index.groups.get(value).is_some());
+        let has_members =
+            source.index::<I>(self.index).is_some_and(|index| index.groups.get(value).is_some());
         if !has_members {
             let Some(group) = self.groups.remove(value) else { return };
             if group.error.is_some() {
@@ -181,7 +174,8 @@ impl<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value> Reduced<K, V,
             // The last good row stays. For the oracle, which has no past, it is that of the logic it checks.
             Err(error) => {
                 let checked = env.checked.and_then(|logic| logic.as_any().downcast_ref::<Self>());
-                let held = checked.and_then(|logic| logic.groups.get(value)).filter(|held| held.error.is_some());
+                let held =
+                    checked.and_then(|logic| logic.groups.get(value)).filter(|held| held.error.is_some());
                 (held.map_or(group.row.clone(), |held| held.row.clone()), Some(error))
             }
         };
@@ -195,7 +189,9 @@ impl<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value> Reduced<K, V,
         }
         let error = match (group.error.take(), error) {
             (None, None) => return,
-            (Some(held), Some((failure, panicked))) if held.failure == failure && held.panicked == panicked => {
+            (Some(held), Some((failure, panicked)))
+                if held.failure == failure && held.panicked == panicked =>
+            {
                 group.error = Some(held);
                 return;
             }

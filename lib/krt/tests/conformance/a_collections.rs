@@ -167,3 +167,41 @@ fn c12_replacing_a_set_emits_only_the_difference() {
     put(&mut graph, &sets, 1, vec!['a', 'b', 'd']);
     assert_eq!(flat(&batch(&mut changes), &members), [('c', Some(()), None), ('d', None, Some(()))]);
 }
+
+#[test]
+fn c9_a_cutoff_that_ignores_what_a_transform_reads_is_flagged() {
+    #[derive(Debug, Clone, PartialEq)]
+    struct Row {
+        size: u32,
+        note: u32,
+    }
+    // `checked`: the test mode is on; `reads_note`: the transform looks at the field the cutoff ignores.
+    let differences = |checked: bool, reads_note: bool, derived: bool| {
+        let mut builder = Graph::builder();
+        if checked {
+            builder.check_cutoffs();
+        }
+        let input = builder.input::<u32, Row>("input");
+        let source = if derived { builder.map("copied", &input, |_, row| row.clone()) } else { *input };
+        builder.cutoff(&source, |old, new| old.size == new.size);
+        builder.map("out", &source, move |_, row| if reads_note { row.size + row.note } else { row.size });
+        let mut graph = builder.seal().unwrap();
+        put(&mut graph, &input, 1, Row { size: 1, note: 1 });
+        put(&mut graph, &input, 2, Row { size: 1, note: 1 });
+        sound(&graph);
+        put(&mut graph, &input, 1, Row { size: 1, note: 5 });
+        let found = graph.verify();
+        put(&mut graph, &input, 1, Row { size: 2, note: 7 });
+        sound(&graph);
+        found
+            .into_iter()
+            .map(|found| (found.collection, found.key, found.incremental, found.recomputed))
+            .collect::<Vec<_>>()
+    };
+    let flagged = [("out".to_owned(), "1".to_owned(), "Some(2)".to_owned(), "Some(6)".to_owned())];
+    let none: Vec<(String, String, String, String)> = Vec::new();
+    assert_eq!(differences(true, true, false), flagged);
+    assert_eq!(differences(true, false, false), none, "a cutoff that ignores what nobody reads is right");
+    assert_eq!(differences(false, true, false), none, "in production the input's rows are not kept twice");
+    assert_eq!(differences(true, true, true), flagged, "a derived collection's cutoff");
+}

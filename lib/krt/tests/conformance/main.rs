@@ -1,6 +1,6 @@
 //! The conformance lines of krt, each a test named after its number, in the order of the list: A collections, B events,
 //! C transforms, D dependencies, E indexes, F unions, G inputs, H and I status and sync, J consistency, K errors,
-//! L and M lifecycle and introspection, N keyed work, O oracle.
+//! L and M lifecycle and introspection, N keyed work, O oracle; P are the operators that the list names by their design.
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::type_complexity, reason = "a helper gives a graph and its handles, once")]
 
@@ -18,6 +18,7 @@ mod l_lifecycle;
 mod m_introspection;
 mod n_work;
 mod o_oracle;
+mod p_operators;
 
 use krt::{Batch, Collection, Event, Graph, Input, Key, Subscription, Value};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use krt::{Builder, Collection, Event, Failure, Graph, Input, Subscribe};
+use krt::{Builder, Collection, Event, Failure, Filter, Graph, Input, Labels, Previous, Subscribe};
 
 use crate::{put, rows};
 
@@ -41,19 +41,132 @@ fn trouble(injected: bool, value: u64) -> Result<(), Failure> {
 
 /// One more collection of a random kind over earlier ones. Values are kept small so that cutoffs happen.
 fn grow(builder: &mut Builder, random: &mut Random, nodes: &[Rows], injected: bool) -> Rows {
-    let at = nodes.len();
-    let name = format!("node{at}");
+    let name = format!("node{}", nodes.len());
     let (source, other) = (random.pick(nodes), random.pick(nodes));
     let salt = random.below(7);
-    match random.below(12) {
-        0 => builder.map(&name, &source, move |key, n| (n + u64::from(*key) + salt) % 50),
-        1 => builder.filter(&name, &source, move |_, n| n % 3 != salt % 3),
-        2 => builder.derive(&name, &source, move |ctx, key, n| {
+    match random.below(20) {
+        kind @ 0..12 => plain(builder, kind, &name, [source, other], salt, injected),
+        kind => delta_and_filtered(builder, kind, &name, [source, other], salt, injected),
+    }
+}
+
+/// Labels that follow from a row, so that label and selector queries have something to match.
+fn labels_of(key: u16, n: u64) -> Labels {
+    let pairs = [("a", n % 3), ("b", u64::from(key % 2)), ("c", n % 2)];
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.to_string()))
+        .take(1 + usize::from(key % 3))
+        .collect()
+}
+
+/// The operators that work on changes, and reads through several conditions at once.
+fn delta_and_filtered(
+    builder: &mut Builder,
+    kind: u64,
+    name: &str,
+    [source, other]: [Rows; 2],
+    salt: u64,
+    injected: bool,
+) -> Rows {
+    match kind {
+        12 | 13 => {
+            let values = move |key: &u16, n: &u64| [u16::try_from(n % 9).unwrap(), key % 4];
+            let index = builder.index(&format!("index of {name}"), &source, values);
+            let step = move |n: u64| {
+                if injected && n % 23 == 7 {
+                    std::panic::panic_any("injected".to_owned())
+                }
+            };
+            let add = move |sum: &mut (u64, u64), _: &u16, n: &u64| {
+                step(*n);
+                *sum = (sum.0 + n, sum.1 + 1);
+            };
+            let remove = |sum: &mut (u64, u64), _: &u16, n: &u64| *sum = (sum.0 - n, sum.1 - 1);
+            let finish = move |_: &u16, (sum, members): &(u64, u64)| {
+                trouble(injected, sum + salt)?;
+                Ok::<_, Failure>((sum % 7 != 3).then_some((sum * 3 + members) % 50))
+            };
+            builder.reduce(name, &index, |_| (0, 0), add, remove, finish)
+        }
+        14 | 15 => {
+            let left =
+                builder.index(&format!("left of {name}"), &source, |key, n| [n % 6, u64::from(key % 5)]);
+            let right = builder.index(&format!("right of {name}"), &other, |_, n| [n % 6]);
+            let pairs =
+                builder.equi_join(&format!("pairs of {name}"), &left, &right, move |(_, l), (_, r)| {
+                    trouble(injected, l + r)?;
+                    Ok::<_, Failure>(((l + r) % 8 != salt).then_some((l + r) % 50))
+                });
+            builder.derive_many(name, &pairs, |_, (l, r), n| vec![((l * 7 + r) % 40, *n)])
+        }
+        16 => {
+            let members = builder.derive_many(&format!("members of {name}"), &source, move |_, key, n| {
+                (0..n % 3).map(|part| ((part, *key), n + part)).collect::<Vec<_>>()
+            });
+            builder.merge_by(
+                name,
+                &members,
+                |(_, key), _| key % 10,
+                move |_, parts| {
+                    let sum: u64 = parts.iter().map(|((part, _), n)| (part + 1) * ***n).sum();
+                    trouble(injected, sum).map(|()| sum % 50)
+                },
+            )
+        }
+        17 => {
+            let labels =
+                builder.labels(&format!("labels of {name}"), &other, |key, n| (key % 2, labels_of(*key, *n)));
+            builder.derive(name, &source, move |ctx, key, n| {
+                let query = labels_of(key + 1, *n);
+                let found = ctx.labelled(&labels, &(key % 2), &query);
+                Some(found.iter().map(|(_, m)| ***m).sum::<u64>() % 50)
+            })
+        }
+        18 => {
+            let wanted = move |key: &u16, n: &u64| (key % 2, (n % 5 != salt).then(|| labels_of(*key, *n)));
+            let selectors = builder.selectors(&format!("selectors of {name}"), &other, wanted);
+            builder.derive(name, &source, move |ctx, key, n| {
+                let found = ctx.selecting(&selectors, &(key % 2), &labels_of(2, *n));
+                Some(found.iter().map(|(_, m)| ***m).sum::<u64>() % 50)
+            })
+        }
+        _ => {
+            let index = builder.index(&format!("index of {name}"), &other, |_, n| [n % 5]);
+            let labels =
+                builder.labels(&format!("labels of {name}"), &other, |key, n| ((), labels_of(*key, *n)));
+            builder.derive(name, &source, move |ctx, key, n| {
+                let filter = Filter::of(&other).matching(move |_, m| m % 4 != salt % 4);
+                let filter = match key % 4 {
+                    0 => filter.under(&index, n % 5),
+                    1 => filter.under(&index, n % 5).labelled(&labels, (), &labels_of(*key, *n)),
+                    2 => filter.keys([*key, key + 1, key + 2]).under(&index, n % 5),
+                    _ => filter,
+                };
+                Some(ctx.select(&filter).iter().map(|(_, m)| ***m).sum::<u64>() % 50)
+            })
+        }
+    }
+}
+
+/// The operators that run over rows.
+fn plain(
+    builder: &mut Builder,
+    kind: u64,
+    name: &str,
+    [source, other]: [Rows; 2],
+    salt: u64,
+    injected: bool,
+) -> Rows {
+    match kind {
+        0 => builder.map(name, &source, move |key, n| (n + u64::from(*key) + salt) % 50),
+        1 => builder.filter(name, &source, move |_, n| n % 3 != salt % 3),
+        2 => builder.derive(name, &source, move |ctx, key, n| {
             trouble(injected, *n)?;
             let partner = ctx.get(&other, &(key + 1)).map_or(0, |m| **m);
             Ok::<_, Failure>((partner % 5 != 1).then_some((n + partner) % 50))
         }),
-        3 => builder.derive_many(&name, &source, move |_, key, n| {
+        3 => builder.derive_many(name, &source, move |_, key, n| {
             trouble(injected, *n)?;
             Ok::<_, Failure>(
                 (0..n % 4)
@@ -61,15 +174,16 @@ fn grow(builder: &mut Builder, random: &mut Random, nodes: &[Rows], injected: bo
                     .collect::<Vec<_>>(),
             )
         }),
-        4 => builder.union(&name, &[source, other]),
-        5 => builder.union_disjoint(&name, &[source, other]),
-        6 => builder.merge(&name, &[source, other], move |_, rows| {
+        4 => builder.union(name, &[source, other]),
+        5 => builder.union_disjoint(name, &[source, other]),
+        6 => builder.merge(name, &[source, other], move |_, rows| {
             let sum: u64 = rows.iter().map(|n| ***n).sum();
             trouble(injected, sum).map(|()| sum % 50)
         }),
         7 => {
-            let index = builder.index(&format!("index{at}"), &source, |_, n| [u16::try_from(n % 9).unwrap()]);
-            builder.group(&name, &index, move |ctx, value, members| {
+            let index =
+                builder.index(&format!("index of {name}"), &source, |_, n| [u16::try_from(n % 9).unwrap()]);
+            builder.group(name, &index, move |ctx, value, members| {
                 let others = ctx.count(&index, &((value + 1) % 9)) as u64;
                 let sum: u64 = members.iter().map(|(_, n)| ***n).sum();
                 trouble(injected, sum)?;
@@ -77,8 +191,9 @@ fn grow(builder: &mut Builder, random: &mut Random, nodes: &[Rows], injected: bo
             })
         }
         8 => {
-            let index = builder.index(&format!("index{at}"), &other, |key, n| [u64::from(key % 4), n % 5]);
-            builder.derive(&name, &source, move |ctx, key, n| {
+            let index =
+                builder.index(&format!("index of {name}"), &other, |key, n| [u64::from(key % 4), n % 5]);
+            builder.derive(name, &source, move |ctx, key, n| {
                 let value = n % 5;
                 // Which index value is read depends on what was read before.
                 let first = ctx.lookup(&index, &value).map(|(_, m)| **m).sum::<u64>();
@@ -87,12 +202,12 @@ fn grow(builder: &mut Builder, random: &mut Random, nodes: &[Rows], injected: bo
                 Some((first + second + u64::from(ctx.exists(&other, &(key + 2)))) % 50)
             })
         }
-        9 => builder.derive(&name, &source, move |ctx, key, n| {
+        9 => builder.derive(name, &source, move |ctx, key, n| {
             let part = ctx.project(&other, &(key % 10), |m| m / 10).unwrap_or(9);
             let big = ctx.scan_where(&other, move |_, m| *m > 40 + part).len() as u64;
             Some((n + part + big) % 50)
         }),
-        10 => builder.generate(&name, move |ctx| {
+        10 => builder.generate(name, move |ctx| {
             let total = ctx.scan(&source).map(|(_, n)| **n).sum::<u64>();
             trouble(injected, total)?;
             Ok::<_, Failure>(
@@ -102,7 +217,7 @@ fn grow(builder: &mut Builder, random: &mut Random, nodes: &[Rows], injected: bo
             )
         }),
         _ => builder.join(
-            &name,
+            name,
             &source,
             &other,
             |key, n| (n % 4 != 0).then_some(key / 2),
@@ -115,17 +230,29 @@ struct World {
     graph: Graph,
     inputs: Vec<Input<u16, u64>>,
     nodes: Vec<Rows>,
+    /// Collections of the past, and what they show.
+    past: Vec<(Rows, Rows)>,
 }
 
 fn world(random: &mut Random, injected: bool) -> World {
     let mut builder = Graph::builder();
     let inputs: Vec<Input<u16, u64>> = (0..3).map(|at| builder.input(&format!("input{at}"))).collect();
     let mut nodes: Vec<Rows> = inputs.iter().map(|input| **input).collect();
+    let previous: Vec<Previous<u16, u64>> =
+        (0..random.below(3)).map(|at| builder.previous(&format!("previous{at}"))).collect();
+    nodes.extend(previous.iter().map(|previous| **previous));
     while nodes.len() < 12 {
         let node = grow(&mut builder, random, &nodes, injected);
         nodes.push(node);
     }
-    World { graph: builder.seal().unwrap(), inputs, nodes }
+    let mut past = Vec::new();
+    for previous in &previous {
+        // Often a later one, so that it goes round.
+        let shown = random.pick(&nodes);
+        builder.previous_of(previous, &shown);
+        past.push((**previous, shown));
+    }
+    World { graph: builder.seal().unwrap(), inputs, nodes, past }
 }
 
 impl World {
@@ -168,8 +295,13 @@ fn compare_with_scratch(seeds: std::ops::Range<u64>, injected: bool) {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let mut world = world(&mut random, injected);
         for step in 0..60 {
+            let before = world.graph.snapshot();
             world.step(&mut random);
             assert_eq!(world.graph.verify(), [], "seed {seed}, step {step}\n{}", world.graph.dot());
+            for (past, shown) in world.past.iter().filter(|_| world.graph.revision() > before.revision()) {
+                let then: Vec<(u16, u64)> = before.rows(shown).map(|(key, n)| (*key, **n)).collect();
+                assert_eq!(rows(&world.graph, past), then, "seed {seed}, step {step}");
+            }
         }
     }
 }
