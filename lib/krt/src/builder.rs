@@ -381,7 +381,7 @@ impl Builder {
         }
         let Some(state) = self.state(source, name) else { return Index::new(*source, 0) };
         let slot = u32::try_from(state.indexes.len()).expect("a collection has fewer than 2^32 indexes");
-        state.indexes.push(Box::new(IndexState { groups: OrdMap::default(), extract, selector }));
+        state.indexes.push(Box::new(IndexState { groups: OrdMap::default(), entries: 0, extract, selector }));
         if let Some(watch) = self.watches[source.id.node as usize].as_any_mut().downcast_mut::<Watch<K, V>>()
         {
             watch.add_index::<I>(name);

@@ -49,15 +49,8 @@ pub struct Counters {
     pub paths: usize,
     /// Recorded reads of those paths: one per path and reader.
     pub edges: usize,
-}
-
-/// One disagreement between the incremental state and a recomputation from the inputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    pub collection: String,
-    pub key: String,
-    pub incremental: String,
-    pub recomputed: String,
+    /// Bytes by the accounts: [`Memory::total`](crate::Memory::total).
+    pub bytes: usize,
 }
 
 /// The parts a builder hands over.
@@ -147,48 +140,27 @@ impl Graph {
         self.unsynced.iter().map(|node| self.names[*node as usize].as_str()).collect()
     }
 
-    /// The oracle: recompute everything from the inputs, and report what differs. Empty means right.
-    ///
-    /// A key in error keeps its last good rows, which the inputs do not tell; the recomputation takes those as given.
-    pub fn verify(&self) -> Vec<Difference> {
-        let parts = Parts {
-            id: self.id,
-            names: Vec::new(),
-            states: self.states.iter().map(|state| state.fresh()).collect(),
-            watches: self.watches.iter().map(|watch| watch.fresh()).collect(),
-            logics: self.logics.iter().map(|logic| logic.fresh()).collect(),
-            unsynced: BTreeSet::new(),
-            feeds: Vec::new(),
-        };
-        let recomputed = Self::start(parts, Some(self));
-        let mut differences = Vec::new();
-        for (node, state) in self.states.iter().enumerate() {
-            state.compare(recomputed.states[node].as_ref(), &self.names[node], &mut differences);
-        }
-        differences
-    }
-
     /// Counters per collection, in order of declaration.
     pub fn counters(&self) -> Vec<(&str, Counters)> {
-        let all = self.names.iter().zip(&self.logics).zip(self.states.iter().zip(&self.watches));
-        all.map(|((name, logic), (state, watch))| {
-            let (paths, edges) = watch.size();
-            let counters = Counters {
-                rows: state.len(),
-                errors: state.errors().len(),
-                paths,
-                edges,
-                ..logic.counters()
-            };
-            (name.as_str(), counters)
-        })
-        .collect()
+        (0..self.names.len()).map(|node| (self.names[node].as_str(), self.counters_at(node))).collect()
+    }
+
+    fn counters_at(&self, node: usize) -> Counters {
+        let (paths, edges) = self.watches[node].size();
+        Counters {
+            rows: self.states[node].len(),
+            errors: self.states[node].errors().len(),
+            paths,
+            edges,
+            bytes: self.memory_at(node, false).total(),
+            ..self.logics[node].counters()
+        }
     }
 
     /// Counters of one collection.
     pub fn counters_of<K: Key, V: Value>(&self, collection: &Collection<K, V>) -> Counters {
         self.check(collection.id);
-        self.counters()[collection.id.node as usize].1
+        self.counters_at(collection.id.node as usize)
     }
 
     /// The name a collection was declared with.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::logic::Cause;
-use crate::watch::{AnyKey, Read};
+use crate::watch::{AnyKey, AnyWatch, Read};
 use crate::{Collection, Graph, Key, Revision, Value};
 
 /// Why a row is what it is.
@@ -61,9 +61,13 @@ impl Graph {
     }
 
     fn describe(&self, reads: &[Read]) -> Vec<String> {
+        self.describe_by(&self.watches, reads)
+    }
+
+    pub(crate) fn describe_by(&self, watches: &[Box<dyn AnyWatch>], reads: &[Read]) -> Vec<String> {
         let text = |read: &Read| {
             let node = read.node as usize;
-            format!("{} {}", self.names[node], self.watches[node].describe(read.path))
+            format!("{} {}", self.names[node], watches[node].describe(read.path))
         };
         let mut reads: Vec<String> = reads.iter().map(text).collect();
         // Slots of access paths depend on history; their texts do not.
@@ -145,42 +149,89 @@ impl Graph {
                 );
                 at += 1;
             });
-            out.push_str("]}");
+            let bytes = self.memory_at(node, false).total();
+            let _ = write!(out, "],\"bytes\":{bytes}}}");
         }
         out.push_str("]}");
         out
     }
 
-    /// The graph in DOT: solid arrows drive, dashed ones are the access paths that runs depend on now.
+    /// The graph in DOT: solid arrows drive, dashed ones are the access paths that runs depend on now, dotted ones are
+    /// read a revision later.
     pub fn dot(&self) -> String {
         let mut out = String::from("digraph krt {\n  rankdir=LR;\n");
         for (node, name) in self.names.iter().enumerate() {
-            let logic = &self.logics[node];
-            let shape = if logic.kind() == "input" { "box" } else { "ellipse" };
-            let label = format!("{name}\n{}, {} rows", logic.kind(), self.states[node].len());
+            let kind = self.logics[node].kind();
+            let shape = if kind == "input" { "box" } else { "ellipse" };
+            let label = format!("{name}\n{kind}, {} rows", self.states[node].len());
             let _ = writeln!(out, "  n{node} [shape={shape}, label={}];", json(&label));
-            for source in logic.sources() {
-                let _ = writeln!(out, "  n{source} -> n{node};");
-            }
-            let mut read = BTreeSet::new();
-            logic.each_entry(&mut |trace| {
-                read.extend(
-                    trace
-                        .reads
-                        .iter()
-                        .map(|read| (read.node, self.watches[read.node as usize].kind(read.path))),
-                );
-            });
-            for (source, kind) in read {
-                let _ = writeln!(out, "  n{source} -> n{node} [style=dashed, label={}];", json(&kind));
-            }
         }
-        for (past, present) in &self.feeds {
-            let _ = writeln!(out, "  n{present} -> n{past} [style=dotted, label=\"previous\"];");
+        for arrow in self.arrows() {
+            let style = match &arrow.style {
+                Style::Drives => String::new(),
+                Style::Read(kind) => format!(" [style=dashed, label={}]", json(kind)),
+                Style::Previous => " [style=dotted, label=\"previous\"]".to_owned(),
+            };
+            let _ = writeln!(out, "  n{} -> n{}{style};", arrow.from, arrow.to);
         }
         out.push_str("}\n");
         out
     }
+
+    /// The same picture for Mermaid, which Markdown pages draw.
+    pub fn mermaid(&self) -> String {
+        let mut out = String::from("flowchart LR\n");
+        for (node, name) in self.names.iter().enumerate() {
+            let kind = self.logics[node].kind();
+            let (open, close) = if kind == "input" { ("[", "]") } else { ("([", "])") };
+            let label = format!("{name}<br>{kind}, {} rows", self.states[node].len());
+            let _ = writeln!(out, "  n{node}{open}{}{close}", quoted(&label));
+        }
+        for arrow in self.arrows() {
+            let style = match &arrow.style {
+                Style::Drives => "-->".to_owned(),
+                Style::Read(kind) => format!("-. {} .->", quoted(kind)),
+                Style::Previous => "-. \"previous\" .->".to_owned(),
+            };
+            let _ = writeln!(out, "  n{} {style} n{}", arrow.from, arrow.to);
+        }
+        out
+    }
+
+    fn arrows(&self) -> Vec<Arrow> {
+        let mut arrows = Vec::new();
+        for (to, logic) in (0u32..).zip(&self.logics) {
+            arrows.extend(logic.sources().into_iter().map(|from| Arrow { from, to, style: Style::Drives }));
+            let mut read = BTreeSet::new();
+            logic.each_entry(&mut |trace| {
+                let kind = |read: &Read| (read.node, self.watches[read.node as usize].kind(read.path));
+                read.extend(trace.reads.iter().map(kind));
+            });
+            arrows.extend(read.into_iter().map(|(from, kind)| Arrow { from, to, style: Style::Read(kind) }));
+        }
+        let past = self.feeds.iter().map(|(to, from)| Arrow { from: *from, to: *to, style: Style::Previous });
+        arrows.extend(past);
+        arrows
+    }
+}
+
+/// From a collection to one that follows from it.
+struct Arrow {
+    from: u32,
+    to: u32,
+    style: Style,
+}
+
+enum Style {
+    Drives,
+    /// Through an access path of this kind.
+    Read(String),
+    Previous,
+}
+
+/// A label for Mermaid, which knows no escapes but entities.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "#quot;"))
 }
 
 fn comma(at: usize) -> &'static str {

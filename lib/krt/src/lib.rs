@@ -64,6 +64,7 @@ mod input;
 mod introspect;
 mod logic;
 mod map;
+mod memory;
 mod operators;
 mod output;
 mod previous;
@@ -74,6 +75,7 @@ mod snapshot;
 mod state;
 mod stream;
 mod transaction;
+mod verify;
 mod watch;
 mod work;
 
@@ -84,15 +86,17 @@ pub use builder::Builder;
 pub use ctx::Ctx;
 pub use error::{Error, Failure, KeyError};
 pub use filter::Filter;
-pub use graph::{Counters, Difference, Graph};
+pub use graph::{Counters, Graph};
 pub use handle::{Collection, Index, Input, LabelIndex, NodeId, SelectorIndex};
 pub use introspect::Explanation;
+pub use memory::Memory;
 pub use output::{Keyed, Many, One};
 pub use previous::Previous;
 pub use snapshot::{Rows, Snapshot, SnapshotReader};
 pub use state::ErrorChange;
 pub use stream::{Batch, Event, Subscribe, Subscription};
 pub use transaction::{Commit, Transaction};
+pub use verify::Difference;
 pub use work::{Finish, Job, Work, WorkOptions};
 
 /// What a key must be: ordered (every list, dump and event is in key order), cloneable, printable, sendable.

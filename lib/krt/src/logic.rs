@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::ctx::Ctx;
 use crate::state::{AnyDelta, AnyState, Delta, ErrorChange, Errors, State, guarded, state_mut, state_of};
+use crate::verify::Recheck;
 use crate::watch::{AnyKey, AnyWatch, Fired, Read, Reader, Watch};
 use crate::{Change, Counters, Failure, Key, KeyError, Revision, Value};
 
@@ -82,6 +83,12 @@ pub(crate) trait Logic: Any + Send + Sync {
     fn check_cutoffs(&mut self) {}
     fn process(&mut self, env: Env<'_>) -> Option<Arc<dyn AnyDelta>>;
     fn counters(&self) -> Counters;
+    /// Bytes kept of runs, from the accounts or counted anew.
+    fn memory(&self, _recount: bool) -> usize {
+        0
+    }
+    /// Run some source keys again, aside, and report what differs.
+    fn recheck(&self, _check: &mut Recheck<'_>) {}
     /// The collections that drive it.
     fn sources(&self) -> Vec<u32>;
     /// The collections that its runs have ever read.
@@ -241,6 +248,8 @@ pub(crate) struct Derived<S, K, V> {
     runs: u64,
     suppressed: u64,
     dirty: u64,
+    /// Rows of all entries.
+    held: usize,
 }
 
 /// What the runs of one commit have changed so far.
@@ -264,6 +273,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
             runs: 0,
             suppressed: 0,
             dirty: 0,
+            held: 0,
         }
     }
 
@@ -422,7 +432,9 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
             self.suppressed += 1;
             return;
         }
+        self.held += rows.len();
         let old = std::mem::replace(&mut entry.rows, rows);
+        self.held -= old.len();
         if self.plan.many {
             let source_key = entry.source_key.clone();
             let rows = &entry.rows;
@@ -578,6 +590,58 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
 
     fn counters(&self) -> Counters {
         Counters { runs: self.runs, suppressed: self.suppressed, dirty: self.dirty, ..Counters::default() }
+    }
+
+    fn memory(&self, recount: bool) -> usize {
+        let (keys, rows) = if recount {
+            let entries = || self.entries.iter().flatten();
+            (entries().count(), entries().map(|entry| entry.rows.len()).sum())
+        } else {
+            (self.slots.len(), self.held)
+        };
+        let claim = if self.plan.many { size_of::<(K, BTreeSet<S>)>() + size_of::<S>() } else { 0 };
+        keys * (size_of::<(S, u32)>() + size_of::<Option<Entry<S, K, V>>>())
+            + rows * (size_of::<(K, Arc<V>)>() + claim)
+    }
+
+    fn recheck(&self, check: &mut Recheck<'_>) {
+        for slot in check.turns(self.entries.len()) {
+            let Some(entry) = &self.entries[slot] else { continue };
+            let (ran, reads) = check.run(|ctx| (self.plan.run)(ctx, &entry.source_key));
+            let key = format!("{:?}", entry.source_key);
+            let (rows, error) = match ran {
+                Ok(Ran::Gone) => (None, None),
+                Ok(Ran::Rows(rows)) => match sorted(rows) {
+                    Ok(rows) => (Some(rows), None),
+                    Err(failure) => (Some(entry.rows.clone()), Some(failure)),
+                },
+                Ok(Ran::Failed(failure)) | Err(failure) => (Some(entry.rows.clone()), Some(failure)),
+            };
+            let state: &State<K, V> = state_of(&check.states[check.node as usize]);
+            let is_same = rows.as_ref().is_some_and(|rows| {
+                rows.len() == entry.rows.len()
+                    && rows
+                        .iter()
+                        .zip(&entry.rows)
+                        .all(|(new, old)| new.0 == old.0 && state.is_same(&old.1, &new.1))
+            });
+            if !is_same {
+                check.differ(&key, &entry.rows, &rows);
+            }
+            let held = entry.error.as_ref().map(|error| &error.failure);
+            if held != error.as_ref() {
+                check.differ(&key, &held, &error);
+            }
+            let (old, new) = (check.describe(&entry.reads), reads);
+            if old != new {
+                check.differ(&key, &old, &new);
+            }
+            let lost =
+                |(key, value): &&(K, Arc<V>)| !state.get(key).is_some_and(|held| Arc::ptr_eq(held, value));
+            if let Some((own, value)) = entry.rows.iter().find(lost).filter(|_| !self.plan.many) {
+                check.differ(&key, &state.get(own), &Some(value));
+            }
+        }
     }
 
     fn sources(&self) -> Vec<u32> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::logic::{Driver, Env, IndexDriver, Logic, Trace};
 use crate::state::{AnyDelta, AnyState, Delta, Errors, Extract, State, guarded, state_mut, state_of};
+use crate::verify::Recheck;
 use crate::{Change, Counters, Failure, Key, KeyError, Revision, Value};
 
 /// How an accumulator begins, takes a member in, lets one go, and becomes a row.
@@ -264,6 +265,39 @@ impl<K: Key, V: Value, I: Key, A: Send + Sync + 'static, O: Value> Logic for Red
 
     fn counters(&self) -> Counters {
         Counters { runs: self.runs, suppressed: self.suppressed, dirty: self.dirty, ..Counters::default() }
+    }
+
+    fn memory(&self, _recount: bool) -> usize {
+        self.groups.len() * size_of::<(I, Group<A, O>)>()
+    }
+
+    fn recheck(&self, check: &mut Recheck<'_>) {
+        let (own, source) =
+            (check.states[check.node as usize].clone(), check.states[self.node as usize].clone());
+        let state: &State<I, O> = state_of(&own);
+        let turns = check.turns(self.groups.len());
+        let Some(first) = turns.first().copied() else { return };
+        // The groups of one turn stand side by side, but for the end.
+        for (value, group) in self.groups.iter().skip(first).take(turns.len()) {
+            let result = match self.rebuilt(value, state_of(&source)) {
+                Ok(accumulator) => {
+                    guarded(|| (self.reduce.finish)(value, &accumulator)).and_then(|result| result)
+                }
+                Err(failure) => Err(failure),
+            };
+            let key = format!("{value:?}");
+            let held = group.error.as_ref().map(|error| &error.failure);
+            match (&result, held) {
+                (Err(failure), Some(held)) if failure == held => {}
+                (Ok(None), None) if group.row.is_none() => {}
+                (Ok(Some(row)), None)
+                    if group
+                        .row
+                        .as_ref()
+                        .is_some_and(|held| guarded(|| (state.same)(held, row)) == Ok(true)) => {}
+                _ => check.differ(&key, &group.row, &result),
+            }
+        }
     }
 
     fn sources(&self) -> Vec<u32> {

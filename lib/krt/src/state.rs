@@ -6,11 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::map::OrdMap;
+use crate::memory::{Memory, SHARED};
 use crate::watch::{Fired, IndexWatch, Watch};
 use crate::{Change, Difference, Key, KeyError, Revision, Value};
 
 /// Decides whether two values count as the same.
 pub(crate) type Same<V> = Arc<dyn Fn(&V, &V) -> bool + Send + Sync>;
+/// What a row owns on the heap.
+pub(crate) type Weigh<K, V> = Arc<dyn Fn(&K, &V) -> usize + Send + Sync>;
 /// Adds the index values of a row to a buffer.
 pub(crate) type Extract<K, V, I> = Arc<dyn Fn(&K, &V, &mut Vec<I>) + Send + Sync>;
 
@@ -32,6 +35,9 @@ pub(crate) struct State<K, V> {
     /// Rows that an index extractor panicked on; such a row is in no group of that index.
     pub(crate) unindexed: OrdMap<K, Arc<KeyError>>,
     pub(crate) same: Same<V>,
+    pub(crate) weigh: Option<Weigh<K, V>>,
+    /// What `weigh` says of all rows.
+    weight: usize,
 }
 
 impl<K: Key, V: Value> Clone for State<K, V> {
@@ -42,6 +48,8 @@ impl<K: Key, V: Value> Clone for State<K, V> {
             errors: self.errors.boxed(),
             unindexed: self.unindexed.clone(),
             same: Arc::clone(&self.same),
+            weigh: self.weigh.clone(),
+            weight: self.weight,
         }
     }
 }
@@ -54,6 +62,8 @@ pub(crate) trait AnyState: Any + Send + Sync {
     fn fresh(&self) -> Arc<dyn AnyState>;
     fn len(&self) -> usize;
     fn errors(&self) -> Vec<Arc<KeyError>>;
+    /// Add what rows, values and indexes take, from the accounts or counted anew.
+    fn memory(&self, recount: bool, memory: &mut Memory);
     fn each_row(&self, visit: &mut dyn FnMut(&dyn Debug, &dyn Debug, Revision));
     /// Every row as an addition.
     fn as_delta(&self) -> Arc<dyn AnyDelta>;
@@ -69,7 +79,14 @@ impl<K: Key, V: Value> State<K, V> {
             errors,
             unindexed: OrdMap::default(),
             same: Arc::new(|old: &V, new: &V| old == new),
+            weigh: None,
+            weight: 0,
         }
+    }
+
+    fn weight_of(&self, key: &K, value: Option<&Arc<V>>) -> usize {
+        let (Some(weigh), Some(value)) = (&self.weigh, value) else { return 0 };
+        guarded(|| weigh(key, value)).unwrap_or(0)
     }
 
     pub(crate) fn index<I: Key>(&self, slot: u32) -> Option<&IndexState<K, V, I>> {
@@ -88,6 +105,10 @@ impl<K: Key, V: Value> State<K, V> {
     /// Apply sorted changes to rows and indexes, and tell the watches.
     pub(crate) fn apply(&mut self, changes: &[Change<K, V>], watch: &mut Watch<K, V>, fired: &mut Fired<'_>) {
         for change in changes {
+            if self.weigh.is_some() {
+                self.weight += self.weight_of(&change.key, change.new.as_ref());
+                self.weight -= self.weight_of(&change.key, change.old.as_ref());
+            }
             match &change.new {
                 Some(value) => {
                     let row = Row { value: Arc::clone(value), changed_at: fired.revision };
@@ -139,6 +160,8 @@ impl<K: Key, V: Value> AnyState for State<K, V> {
             errors: self.errors.fresh(),
             unindexed: OrdMap::default(),
             same: Arc::clone(&self.same),
+            weigh: self.weigh.clone(),
+            weight: 0,
         })
     }
 
@@ -150,6 +173,18 @@ impl<K: Key, V: Value> AnyState for State<K, V> {
         let mut all = self.errors.list();
         all.extend(self.unindexed.iter().map(|(_, error)| Arc::clone(error)));
         all
+    }
+
+    fn memory(&self, recount: bool, memory: &mut Memory) {
+        let (rows, weight) = if recount {
+            let weights = self.rows.iter().map(|(key, row)| self.weight_of(key, Some(&row.value)));
+            (self.rows.iter().count(), weights.sum())
+        } else {
+            (self.rows.len(), self.weight)
+        };
+        memory.rows += rows * size_of::<(K, Row<V>)>();
+        memory.values += rows * (SHARED + size_of::<V>()) + weight;
+        memory.indexes += self.indexes.iter().map(|index| index.memory(recount)).sum::<usize>();
     }
 
     fn each_row(&self, visit: &mut dyn FnMut(&dyn Debug, &dyn Debug, Revision)) {
@@ -207,6 +242,8 @@ impl<K: Key, V: Value> AnyState for State<K, V> {
 /// One index of a collection: the rows under each value, in key order.
 pub(crate) struct IndexState<K, V, I> {
     pub(crate) groups: OrdMap<I, OrdMap<K, Arc<V>>>,
+    /// Entries in all groups.
+    pub(crate) entries: usize,
     pub(crate) extract: Extract<K, V, I>,
     /// What a selector index needs besides: the full selector of a row.
     pub(crate) selector: Option<Arc<dyn Any + Send + Sync>>,
@@ -238,6 +275,8 @@ pub(crate) trait AnyIndex<K, V>: Any + Send + Sync {
         slot: usize,
         fired: &mut Fired<'_>,
     ) -> Result<(), crate::Failure>;
+    /// Bytes of entries and groups, from the accounts or counted anew.
+    fn memory(&self, recount: bool) -> usize;
     /// Texts of both sides when they differ.
     fn compare(&self, other: &dyn AnyIndex<K, V>) -> Option<(String, String)>;
 }
@@ -250,6 +289,7 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
     fn boxed(&self) -> Box<dyn AnyIndex<K, V>> {
         Box::new(Self {
             groups: self.groups.clone(),
+            entries: self.entries,
             extract: Arc::clone(&self.extract),
             selector: self.selector.clone(),
         })
@@ -258,6 +298,7 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
     fn fresh(&self) -> Box<dyn AnyIndex<K, V>> {
         Box::new(Self {
             groups: OrdMap::default(),
+            entries: 0,
             extract: Arc::clone(&self.extract),
             selector: self.selector.clone(),
         })
@@ -280,7 +321,7 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
             if new.binary_search(value).is_err()
                 && let Some(group) = self.groups.get_mut(value)
             {
-                group.remove(&change.key);
+                self.entries -= usize::from(group.remove(&change.key).is_some());
                 if group.is_empty() {
                     self.groups.remove(value);
                 }
@@ -290,12 +331,14 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
             for value in &new {
                 match self.groups.get_mut(value) {
                     Some(group) => {
-                        group.insert(change.key.clone(), Arc::clone(row));
+                        let held = group.insert(change.key.clone(), Arc::clone(row));
+                        self.entries += usize::from(held.is_none());
                     }
                     None => {
                         let mut group = OrdMap::default();
                         group.insert(change.key.clone(), Arc::clone(row));
                         self.groups.insert(value.clone(), group);
+                        self.entries += 1;
                     }
                 }
             }
@@ -310,6 +353,15 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
             }
         }
         result
+    }
+
+    fn memory(&self, recount: bool) -> usize {
+        let (groups, entries) = if recount {
+            (self.groups.iter().count(), self.groups.iter().map(|(_, group)| group.iter().count()).sum())
+        } else {
+            (self.groups.len(), self.entries)
+        };
+        groups * size_of::<(I, OrdMap<K, Arc<V>>)>() + entries * size_of::<(K, Arc<V>)>()
     }
 
     fn compare(&self, other: &dyn AnyIndex<K, V>) -> Option<(String, String)> {

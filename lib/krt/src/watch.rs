@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use crate::memory::Memory;
 use crate::state::guarded;
 use crate::{Change, Key, Labels, Revision, Value};
 
@@ -43,10 +44,11 @@ enum Readers {
 const FEW: usize = 48;
 
 impl Readers {
-    fn insert(&mut self, reader: Reader) {
+    /// Whether it was not in yet.
+    fn insert(&mut self, reader: Reader) -> bool {
         match self {
             Self::Few(few) => {
-                let Err(at) = few.binary_search(&reader) else { return };
+                let Err(at) = few.binary_search(&reader) else { return false };
                 if few.len() < FEW {
                     few.insert(at, reader);
                 } else {
@@ -54,23 +56,17 @@ impl Readers {
                     many.insert(reader);
                     *self = Self::Many(many);
                 }
+                true
             }
-            Self::Many(many) => {
-                many.insert(reader);
-            }
+            Self::Many(many) => many.insert(reader),
         }
     }
 
-    fn remove(&mut self, reader: Reader) {
+    /// Whether it was in.
+    fn remove(&mut self, reader: Reader) -> bool {
         match self {
-            Self::Few(few) => {
-                if let Ok(at) = few.binary_search(&reader) {
-                    few.remove(at);
-                }
-            }
-            Self::Many(many) => {
-                many.remove(&reader);
-            }
+            Self::Few(few) => few.binary_search(&reader).map(|at| few.remove(at)).is_ok(),
+            Self::Many(many) => many.remove(&reader),
         }
     }
 
@@ -108,6 +104,12 @@ pub(crate) enum IndexRead<K, V> {
     Labels(Labels, Matters<K, V>),
 }
 
+impl<K, V> IndexRead<K, V> {
+    fn is_narrowed(&self) -> bool {
+        matches!(self, Self::Where(_) | Self::Labels(..))
+    }
+}
+
 /// A key without its type.
 pub(crate) trait AnyKey: Any + Debug + Send + Sync {
     fn as_any(&self) -> &dyn Any;
@@ -143,6 +145,8 @@ impl<K: Key, V: Value> Entry<K, V> {
 pub(crate) struct Entries<K, V> {
     slots: Vec<Option<Entry<K, V>>>,
     free: Vec<u32>,
+    /// Readers of all paths.
+    edges: usize,
 }
 
 impl<K: Key, V: Value> Entries<K, V> {
@@ -289,7 +293,7 @@ impl<K: Key, V: Value> Watch<K, V> {
             filtered: BTreeSet::new(),
             indexes: Vec::new(),
             index_names: Vec::new(),
-            entries: Entries { slots: Vec::new(), free: Vec::new() },
+            entries: Entries { slots: Vec::new(), free: Vec::new(), edges: 0 },
         }
     }
 
@@ -415,10 +419,14 @@ pub(crate) trait AnyWatch: Any + Send + Sync {
     fn describe(&self, path: u32) -> String;
     /// How a path reads: `key`, `index services_by_namespace`, `scan` …
     fn kind(&self, path: u32) -> String;
+    /// Whether the path may have been one of several that give the same: the narrowest at the time of the run.
+    fn is_choice(&self, path: u32) -> bool;
     /// The key whose change fired the path in this revision.
     fn fired(&self, path: u32, revision: Revision) -> Option<Arc<dyn AnyKey>>;
     /// Paths held and edges to readers.
     fn size(&self) -> (usize, usize);
+    /// Add what paths and edges take, from the accounts or counted anew.
+    fn memory(&self, recount: bool, memory: &mut Memory);
 }
 
 impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
@@ -435,13 +443,13 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
 
     fn add_reader(&mut self, path: u32, reader: Reader) {
         if let Some(entry) = &mut self.entries.slots[path as usize] {
-            entry.readers.insert(reader);
+            self.entries.edges += usize::from(entry.readers.insert(reader));
         }
     }
 
     fn remove_reader(&mut self, path: u32, reader: Reader) {
         let Some(entry) = &mut self.entries.slots[path as usize] else { return };
-        entry.readers.remove(reader);
+        self.entries.edges -= usize::from(entry.readers.remove(reader));
         if entry.readers.len() > 0 {
             return;
         }
@@ -502,18 +510,29 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
         }
     }
 
+    fn is_choice(&self, path: u32) -> bool {
+        let entry = self.entries.slots[path as usize].as_ref();
+        entry.is_some_and(|entry| matches!(&entry.path, Path::Index { kind, .. } if kind.is_narrowed()))
+    }
+
     fn fired(&self, path: u32, revision: Revision) -> Option<Arc<dyn AnyKey>> {
         let entry = self.entries.slots[path as usize].as_ref().filter(|entry| entry.fired == revision)?;
         entry.fired_key.clone().map(|key| Arc::new(key) as Arc<dyn AnyKey>)
     }
 
     fn size(&self) -> (usize, usize) {
-        let mut paths = 0;
-        let mut edges = 0;
-        for entry in self.entries.slots.iter().flatten() {
-            paths += 1;
-            edges += entry.readers.len();
-        }
-        (paths, edges)
+        (self.entries.slots.len() - self.entries.free.len(), self.entries.edges)
+    }
+
+    fn memory(&self, recount: bool, memory: &mut Memory) {
+        let (paths, edges) = if recount {
+            let entries = || self.entries.slots.iter().flatten();
+            (entries().count(), entries().map(|entry| entry.readers.len()).sum())
+        } else {
+            self.size()
+        };
+        // A path is interned once and looked up by its key; an edge is known to both its ends.
+        memory.paths += paths * (size_of::<Option<Entry<K, V>>>() + size_of::<(K, KeyPaths)>());
+        memory.edges += edges * (size_of::<Reader>() + size_of::<Read>());
     }
 }

@@ -137,6 +137,14 @@ fn c158_runs_suppressed_and_dirty_are_counted() {
     put(&mut graph, &numbers, 1, 25);
     let counters = graph.counters_of(&tens);
     assert_eq!((counters.runs, counters.suppressed, counters.dirty, counters.rows), (3, 1, 3, 1));
+    let memory: Vec<usize> = graph.memory().iter().map(|(_, memory)| memory.total()).collect();
+    let bytes: Vec<usize> = graph.counters().iter().map(|(_, counters)| counters.bytes).collect();
+    assert!(bytes == memory && bytes.iter().all(|bytes| *bytes > 0));
+    let before = graph.counters_of(&tens).bytes;
+    put(&mut graph, &numbers, 2, 20);
+    assert_eq!(graph.counters_of(&tens).bytes, 2 * before, "a second row takes as much as the first");
+    delete(&mut graph, &numbers, &2);
+    assert_eq!(graph.counters_of(&tens).bytes, before);
 }
 
 #[test]
@@ -149,6 +157,21 @@ fn c157_the_graph_in_dot() {
     {
         assert!(dot.contains(part), "{part} is not in {dot}");
     }
+}
+
+#[test]
+fn c157_the_graph_for_mermaid() {
+    let mut builder = Graph::builder();
+    let before = builder.previous::<u32, u32>("before");
+    let vms = builder.input::<u32, u32>("the \"vms\"");
+    let all = builder.derive("all", &vms, move |ctx, vm, n| Some(ctx.get(&before, vm).map_or(*n, |m| **m)));
+    builder.previous_of(&before, &all);
+    let mut graph = builder.seal().unwrap();
+    put(&mut graph, &vms, 1, 5);
+    let expected = "flowchart LR\n  n0([\"before<br>previous, 0 rows\"])\n  \
+        n1[\"the #quot;vms#quot;<br>input, 1 rows\"]\n  n2([\"all<br>derive, 1 rows\"])\n  \
+        n1 --> n2\n  n0 -. \"key\" .-> n2\n  n2 -. \"previous\" .-> n0\n";
+    assert_eq!(graph.mermaid(), expected);
 }
 
 #[test]
@@ -190,7 +213,7 @@ fn c154_deleting_all_rows_leaves_nothing_behind() {
 
 /// In CI a seeded 200,000 commits; the full 10 million are the same with another count.
 #[test]
-fn c179_c175_many_commits_leave_memory_flat() {
+fn c179_two_hundred_thousand_commits_leave_memory_flat() {
     let mut world = world();
     let text = Arc::new("shared".to_owned());
     let mut random = 88_172_645_463_325_252u64;

@@ -17,6 +17,7 @@ mod k_errors;
 mod l_lifecycle;
 mod m_introspection;
 mod n_work;
+mod o_checks;
 mod o_oracle;
 mod p_operators;
 
