@@ -172,7 +172,7 @@ LOGGED TABLE manifest_items (
     generation bigint NOT NULL,
     epoch bigint NOT NULL,
     present boolean NOT NULL,
-    body jsonb NOT NULL,
+    body json NOT NULL,
     revision bigint NOT NULL
 );
 LOGGED TABLE manifests (

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use basalt_model::{Generation, tasks::TaskState};
-use basalt_tests::{House, watch::Watch};
+use basalt_tests::{House, watch::Watch, watch_soak};
 use basalt_wire::rest::{WatchEvent, WatchKind};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -58,4 +58,14 @@ async fn t5_tasks_and_vms_are_live_over_watch_and_resume_by_cursor() -> Result<(
         ensure!(opening.first().is_some_and(|e| e.event == WatchKind::Resync), "{opening:?}");
     }
     Ok(())
+}
+
+/// In full: `cargo xtask soak --watch 1000000`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_of_watches_agree_with_a_model_and_with_lists() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let plan = watch_soak::Plan { events: 15_000, watchers: 4, writers: 3, seed: 0xba5a17 };
+    let outcome = watch_soak::run(&house, &plan).await?;
+    ensure!(outcome.events >= plan.events && outcome.resumed > 4 && outcome.lists > 20, "{outcome:?}");
+    house.sound()
 }

@@ -14,5 +14,6 @@ pub mod oracles;
 pub mod truth;
 pub mod wait;
 pub mod watch;
+pub mod watch_soak;
 
 pub use house::House;

@@ -1,15 +1,23 @@
 //! `cargo xtask soak`: what CI samples, in full. Ends with an error when anything was lost or doubled.
 //!
 //! `--creates <n>` (10,000), `--kills <n>` (200), `--seed <n>`; `--feed <rows>` instead: so many rows by eight writers
-//! beside a transaction that stays open for `--open <seconds>` (600).
+//! beside a transaction that stays open for `--open <seconds>` (600); `--watch <events>` instead: so many events of
+//! watches, checked against a model.
 
 use anyhow::{Context, Result, bail, ensure};
-use basalt_tests::{House, durable, feed_soak, truth::Truth};
+use basalt_tests::{House, durable, feed_soak, truth::Truth, watch_soak};
 use std::time::{Duration, Instant};
 
-fn plan() -> Result<(durable::Plan, Option<feed_soak::Plan>)> {
+enum Plan {
+    Durable(durable::Plan),
+    Feed(feed_soak::Plan),
+    Watch(watch_soak::Plan),
+}
+
+fn plan() -> Result<Plan> {
     let mut plan = durable::Plan { creates: 10_000, clients: 8, kills: 200, seed: 1 };
     let mut feed = feed_soak::Plan { writers: 8, rows: 0, open: Duration::from_secs(600), seed: 1 };
+    let mut watch = watch_soak::Plan { events: 0, watchers: 8, writers: 4, seed: 1 };
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
         let mut number = || given.next().with_context(|| format!("{arg} needs a number"));
@@ -19,13 +27,38 @@ fn plan() -> Result<(durable::Plan, Option<feed_soak::Plan>)> {
             "--seed" => plan.seed = number()?.parse()?,
             "--feed" => feed.rows = number()?.parse()?,
             "--open" => feed.open = Duration::from_secs(number()?.parse()?),
+            "--watch" => watch.events = number()?.parse()?,
             other => bail!(
-                "unknown argument {other:?}; --creates, --kills, --seed, --feed and --open are understood"
+                "unknown argument {other:?}; --creates, --kills, --seed, --feed, --open and --watch are understood"
             ),
         }
     }
-    feed.seed = plan.seed;
-    Ok((plan, (feed.rows > 0).then_some(feed)))
+    (feed.seed, watch.seed) = (plan.seed, plan.seed);
+    Ok(match (feed.rows, watch.events) {
+        (0, 0) => Plan::Durable(plan),
+        (_, 0) => Plan::Feed(feed),
+        (0, _) => Plan::Watch(watch),
+        _ => bail!("--feed and --watch are soaks of their own; give one"),
+    })
+}
+
+async fn watch(plan: &watch_soak::Plan) -> Result<()> {
+    let house = House::over(Truth::durable().await?, 1).await?;
+    println!(
+        "{} events of {} watchers, {} writers, seed {}",
+        plan.events, plan.watchers, plan.writers, plan.seed
+    );
+    let started = Instant::now();
+    let outcome = watch_soak::run(&house, plan).await.with_context(|| house.gateway.log())?;
+    println!(
+        "{:.0} s: {} events, resumed {} times, told to begin anew {} times, {} lists agreed",
+        started.elapsed().as_secs_f64(),
+        outcome.events,
+        outcome.resumed,
+        outcome.resyncs,
+        outcome.lists
+    );
+    Ok(())
 }
 
 async fn feed(plan: &feed_soak::Plan) -> Result<()> {
@@ -46,17 +79,21 @@ async fn feed(plan: &feed_soak::Plan) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (plan, rows) = plan()?;
-    if let Some(rows) = rows {
-        return feed(&rows).await;
+    match plan()? {
+        Plan::Durable(plan) => durable(&plan).await,
+        Plan::Feed(plan) => feed(&plan).await,
+        Plan::Watch(plan) => watch(&plan).await,
     }
+}
+
+async fn durable(plan: &durable::Plan) -> Result<()> {
     let mut house = House::over(Truth::durable().await?, 50).await?;
     println!(
         "{} creates by {} clients, the gateway killed {} times, seed {}",
         plan.creates, plan.clients, plan.kills, plan.seed
     );
     let started = Instant::now();
-    let outcome = durable::run(&mut house, &plan).await.with_context(|| house.gateway.log())?;
+    let outcome = durable::run(&mut house, plan).await.with_context(|| house.gateway.log())?;
     println!(
         "{:.0} s: {} accepted, {} without an answer, {} kills; lost {}, half-made {}, not running {}",
         started.elapsed().as_secs_f64(),

@@ -398,6 +398,67 @@ async fn p5_news_of_other_gateways_is_heard_and_again_after_the_listener_was_kil
     there.abort();
 }
 
+/// What a write pays for the feed; how much that is in time is what `cargo xtask bench --only feed` prints.
+#[tokio::test]
+async fn p16_a_write_of_many_rows_pays_one_statement_and_waits_for_no_other_writer() {
+    let h = House::new().await;
+    let mut writer = h.db.superuser().await;
+    let write = |from: u32| {
+        format!(
+            "EXPLAIN (ANALYZE, TIMING off, FORMAT json)
+             INSERT INTO tenants (id, name, labels, generation, created_at, updated_at)
+             SELECT gen_random_uuid(), 't-' || n, '{{}}', 1, now(), now() FROM generate_series({from}, {from} + 99) n"
+        )
+    };
+    writer.execute("BEGIN").await.unwrap();
+    let plan: serde_json::Value =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(write(1))).fetch_one(&mut writer).await.unwrap();
+    let triggers = plan[0]["Triggers"].as_array().unwrap();
+    let calls: Vec<_> = triggers.iter().map(|t| (t["Trigger Name"].as_str().unwrap(), &t["Calls"])).collect();
+    assert_eq!(calls, [("feed_insert", &serde_json::json!(1))], "one for a hundred rows, and no other");
+    // Its lines of the log stand there and are not committed: nobody who writes waits for them.
+    let mut another = h.db.superuser().await;
+    another.execute("SET lock_timeout = '1ms'").await.unwrap();
+    another.execute(sqlx::AssertSqlSafe(write(101))).await.unwrap();
+    let lines = "SELECT count(*) FROM change_log WHERE source = 'tenants' AND op = 'insert'";
+    let seen: i64 = sqlx::query_scalar(lines).fetch_one(&mut writer).await.unwrap();
+    assert_eq!(seen, 201, "a line for each row of both, and one for the tenant that was there");
+    writer.execute("ROLLBACK").await.unwrap();
+}
+
+/// The way from a commit to who reads the feed, without any poll; how long it takes is what
+/// `cargo xtask bench --only feed` prints.
+#[tokio::test]
+async fn p17_a_commit_is_news_when_it_returns_here_and_without_a_poll_in_another_gateway() {
+    let h = House::new().await;
+    let other = Store::connect(&h.db.url(), Options::default()).await.unwrap();
+    let exchange = |store: Store| tokio::spawn(async move { store.exchange_news(|| 0.0).await });
+    let (here, there) = (exchange(h.db.store.clone()), exchange(other.clone()));
+    let ids = testkit::ids(9);
+    heard(&h, &other, &ids).await;
+    let feed = Feed::new(&other);
+    for n in 0..20 {
+        let cursor = feed.bootstrap().await.unwrap().cursor;
+        let (mut here, mut there) = (h.db.store.changed(), other.changed());
+        here.mark_unchanged();
+        there.mark_unchanged();
+        tenant(&h, &ids, &format!("t-{n}")).await;
+        assert!(here.has_changed().unwrap(), "who reads the feed here need not wait for anything");
+        // Another commit's notification may still be on its way: what counts is that the row is there after one.
+        let read = async {
+            loop {
+                there.changed().await.unwrap();
+                if !feed.pull(&cursor).await.unwrap().changes.is_empty() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), read).await.expect("the notification comes");
+    }
+    here.abort();
+    there.abort();
+}
+
 #[tokio::test]
 async fn facts_that_say_the_same_are_no_news() {
     let h = House::new().await;
