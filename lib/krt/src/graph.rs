@@ -1,12 +1,13 @@
 //! The engine: transactions in, revisions out.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::handle::NodeId;
 use crate::logic::{Env, Logic};
 use crate::state::{AnyDelta, AnyState, State, state_of};
 use crate::stream::{Published, Subscriber};
+use crate::sync::Mutex;
 use crate::watch::AnyWatch;
 use crate::{
     Builder, Collection, Commit, Key, Revision, Snapshot, SnapshotReader, Subscribe, Subscription,

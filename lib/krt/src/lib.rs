@@ -74,6 +74,7 @@ pub mod refused;
 mod snapshot;
 mod state;
 mod stream;
+mod sync;
 mod transaction;
 mod verify;
 mod watch;

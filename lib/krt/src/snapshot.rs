@@ -1,9 +1,10 @@
 //! Immutable reads: one revision across all collections.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::map::{self, OrdMap};
 use crate::state::{AnyState, Errors, Row, State, state_of};
+use crate::sync::Mutex;
 use crate::{Collection, Index, Key, KeyError, Revision, Value};
 
 /// One revision of every collection of a graph. Cheap to clone, immutable, independent of the graph's further life.

@@ -1,10 +1,11 @@
 //! The change stream: whole revisions, in order, bounded; a reader that lags is told so and given a snapshot.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::state::{AnyDelta, Delta, ErrorChange};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Change, Collection, Key, NodeId, Revision, Snapshot, Value};
 
 /// What to subscribe to, and how much to hold for a slow reader.

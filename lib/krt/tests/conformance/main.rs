@@ -20,6 +20,8 @@ mod n_work;
 mod o_checks;
 mod o_oracle;
 mod p_operators;
+#[path = "../../examples/soak/world.rs"]
+mod soak_world;
 
 use krt::{Batch, Collection, Event, Graph, Input, Key, Subscription, Value};
 

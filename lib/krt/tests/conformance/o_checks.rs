@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use krt::{Collection, Graph, Index, Input};
 
-use crate::o_oracle::{Random, quietly, world, world_with};
+use crate::o_oracle::{Random, quietly, quietly_all, world, world_with};
+use crate::soak_world::World;
 use crate::{put, rows};
 
 /// What each user's run would see: reads with their access paths.
@@ -226,6 +227,23 @@ fn c176_a_feed_that_dies_at_any_point_converges_to_the_same_state() {
             }
         }
     }
+}
+
+/// A seeded 200,000 commits; in full it is `examples/soak`, with 10 million.
+#[test]
+fn c179_two_hundred_thousand_commits_leave_memory_flat() {
+    quietly_all(|| {
+        let mut world = World::new().unwrap();
+        (0..1_000).for_each(|_| world.commit());
+        let first = world.rest();
+        assert!(first.0.iter().all(|(_, memory)| memory.total() > 0), "there is something to pile up");
+        for lap in 0..10 {
+            (0..20_000).for_each(|_| world.commit());
+            assert_eq!(world.graph.verify_some(5, lap), []);
+            assert_eq!(world.rest(), first, "lap {lap}");
+            assert_eq!(world.graph.verify(), []);
+        }
+    });
 }
 
 #[test]

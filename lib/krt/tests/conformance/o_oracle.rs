@@ -280,14 +280,23 @@ impl World {
     }
 }
 
-/// The panics of this test are on purpose; say nothing of them.
+/// The injected panics are on purpose; say nothing of them.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    silencing("injected", work)
+}
+
+/// As [`quietly`], for the panics of the soak.
+pub fn quietly_all<T>(work: impl FnOnce() -> T) -> T {
+    silencing("an image that makes runs panic", work)
+}
+
+fn silencing<T>(expected: &'static str, work: impl FnOnce() -> T) -> T {
     static HOOK: Mutex<()> = Mutex::new(());
     let _held = HOOK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let usual = Arc::new(std::panic::take_hook());
     let kept = Arc::clone(&usual);
     std::panic::set_hook(Box::new(move |info| {
-        if info.payload().downcast_ref::<String>().is_none_or(|text| text != "injected") {
+        if info.payload_as_str().is_none_or(|text| text != expected) {
             kept(info);
         }
     }));
