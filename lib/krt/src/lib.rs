@@ -9,6 +9,8 @@
 //! The engine is synchronous and pure: it has no clock, no threads, no IO. Time is an argument ([`Work`]) or an input
 //! collection of ticks; the feed of inputs and the effects live outside.
 //!
+//! The [`guide`] goes through all of it with examples.
+//!
 //! # Worked example
 //! ```
 //! use krt::{Change, Failure, Graph};
@@ -59,6 +61,7 @@ mod ctx;
 mod error;
 mod filter;
 mod graph;
+pub mod guide;
 mod handle;
 mod input;
 mod introspect;

@@ -2,7 +2,10 @@
 //!
 //! `cargo run --release -p krt --example soak -- 10000000`
 #![allow(clippy::disallowed_macros, clippy::print_stdout, reason = "an example talks")]
-#![allow(clippy::disallowed_methods, reason = "a measurement reads the clock, its arguments and its own memory")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the clock, its arguments and its own memory"
+)]
 
 mod world;
 
@@ -24,7 +27,9 @@ fn resident_kib() -> Option<u64> {
 
 fn main() -> Result<(), String> {
     let commits = match std::env::args().nth(1) {
-        Some(text) => text.parse::<u64>().map_err(|error| format!("commits: {text} is no number: {error}"))?,
+        Some(text) => {
+            text.parse::<u64>().map_err(|error| format!("commits: {text} is no number: {error}"))?
+        }
         None => 10_000_000,
     };
     // Runs that panic are a part of the churn; everything else is to be seen.
@@ -50,10 +55,14 @@ fn main() -> Result<(), String> {
         let resident = resident_kib().unwrap_or(0);
         let (expected, resident_first) = first.get_or_insert_with(|| (held.clone(), resident));
         if *expected != held {
-            return Err(format!("after {done} commits the graph holds {held:?}, in the same state once {expected:?}"));
+            return Err(format!(
+                "after {done} commits the graph holds {held:?}, in the same state once {expected:?}"
+            ));
         }
         if resident > *resident_first + SLACK_KIB {
-            return Err(format!("after {done} commits the process has {resident} KiB, at first {resident_first}"));
+            return Err(format!(
+                "after {done} commits the process has {resident} KiB, at first {resident_first}"
+            ));
         }
         println!("{done:>10} commits  {:>8.1?}  {resident} KiB resident  0 differences", start.elapsed());
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use krt::{Collection, Failure, Filter, Graph, Input, Labels, Memory, Subscribe, Subscription, Work, WorkOptions};
+use krt::{
+    Collection, Failure, Filter, Graph, Input, Labels, Memory, Subscribe, Subscription, Work, WorkOptions,
+};
 
 /// A host's number, an image's number and a size.
 pub type Vm = (u32, u32, u64);
@@ -26,7 +28,7 @@ fn app(n: u32) -> Labels {
 }
 
 impl World {
-    /// Every kind of operator and of read, over inputs of a few dozen rows: what piles up is then no row.
+    /// Every kind of operator and of read, over inputs of a dozen rows: what piles up is then no row.
     pub fn new() -> Result<Self, krt::Error> {
         let mut builder = Graph::builder();
         let vms = builder.input::<u32, Vm>("vms");
@@ -46,10 +48,12 @@ impl World {
         let add = |sum: &mut u64, _: &u32, vm: &Vm| *sum += vm.2;
         let remove = |sum: &mut u64, _: &u32, vm: &Vm| *sum -= vm.2;
         let used = builder.reduce("used", &vms_by_host, |_| 0, add, remove, |_, sum| Some(*sum));
-        let neighbours = builder.equi_join("neighbours", &ports_by_network, &ports_by_network, |left, right| {
-            (left.0 < right.0).then_some(left.1.1)
-        });
-        let names = builder.derive_many("names", &items, |id, _, text| vec![(text.len(), *id), (*id as usize + 9, 0)]);
+        let neighbours =
+            builder.equi_join("neighbours", &ports_by_network, &ports_by_network, |left, right| {
+                (left.0 < right.0).then_some(left.1.1)
+            });
+        let names = builder
+            .derive_many("names", &items, |_, id, text| vec![(text.len(), *id), (*id as usize + 9, 0)]);
         let before = builder.previous::<u32, u64>("before");
         builder.derive("moved", &used, move |ctx, host, sum| {
             let filter = Filter::of(&vms).under(&vms_by_host, *host).matching(|_, vm| vm.2 > 5);
@@ -63,7 +67,18 @@ impl World {
         let slow = graph.subscribe(&Subscribe::all().capacity(8));
         let quick = graph.subscribe(&Subscribe::only([items.id()]).with_initial());
         let work = Work::new(&items, WorkOptions::default());
-        Ok(Self { graph, vms, images, ports, items, slow, quick, work, random: 88_172_645_463_325_252, commits: 0 })
+        Ok(Self {
+            graph,
+            vms,
+            images,
+            ports,
+            items,
+            slow,
+            quick,
+            work,
+            random: 88_172_645_463_325_252,
+            commits: 0,
+        })
     }
 
     fn below(&mut self, limit: u32) -> u32 {
@@ -76,7 +91,7 @@ impl World {
 
     /// One transaction of one change.
     pub fn commit(&mut self) {
-        let (kind, key) = (self.below(8), self.below(24));
+        let (kind, key) = (self.below(8), self.below(8));
         let (first, second, size) = (self.below(5), self.below(6), u64::from(self.below(12)));
         let mut tx = self.graph.transaction();
         match kind {
@@ -92,17 +107,17 @@ impl World {
         while let Some(event) = self.quick.try_next() {
             self.work.apply(&event, Duration::from_secs(self.commits));
         }
-        if self.commits % 64 == 0 {
+        if self.commits.is_multiple_of(64) {
             let _ = self.slow.try_next();
         }
     }
 
-    /// The same state whatever came before, and what is held in it: per collection, and by work and streams.
+    /// The same state whatever came before, and what is held in it: per collection; slots of work, whether the stream is over its bound, errors.
     pub fn rest(&mut self) -> (Vec<(String, Memory)>, [usize; 3]) {
         let mut tx = self.graph.transaction();
-        tx.reset(&self.vms, (0..20).map(|vm| (vm, (vm % 5, vm % 6, u64::from(vm)))));
+        tx.reset(&self.vms, (0..8).map(|vm| (vm, (vm % 5, vm % 6, u64::from(vm)))));
         tx.reset(&self.images, (0..6).map(|image| (image, image + 10)));
-        tx.reset(&self.ports, (0..30).map(|port| (port, (port % 20, port % 6))));
+        tx.reset(&self.ports, (0..12).map(|port| (port, (port % 8, port % 6))));
         tx.commit();
         // What is shown a revision later arrives.
         self.graph.transaction().commit();
@@ -110,7 +125,8 @@ impl World {
             self.work.apply(&event, Duration::from_secs(self.commits));
         }
         let errors = self.graph.snapshot().errors(&self.items).len();
-        let memory = self.graph.memory().into_iter().map(|(name, memory)| (name.to_owned(), memory)).collect();
-        (memory, [self.work.slots(), self.slow.backlog().min(8), errors])
+        let memory =
+            self.graph.memory().into_iter().map(|(name, memory)| (name.to_owned(), memory)).collect();
+        (memory, [self.work.slots(), usize::from(self.slow.backlog() > 8), errors])
     }
 }

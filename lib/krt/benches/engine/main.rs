@@ -1,8 +1,11 @@
-//! B1, B2, B3, B4, B7, B10 and B11 of the list of figures: each prints what it measured beside its target.
+//! B1 to B7, B10 and B11 of the list of figures: each prints what it measured beside its target. B8, B9 and what B1
+//! allocates are in the bench `memory`.
 //!
-//! `cargo bench -p krt`. Times are the best of several rounds on a quiet core; allocation is counted by the allocator.
+//! `cargo bench -p krt --bench engine`. Times are the best of several rounds; a quiet core is the caller's business.
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock; the crate does not")]
+
+mod shapes;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -211,5 +214,7 @@ fn main() {
     }
     b1_b2();
     b3_b4_b10_b11();
+    shapes::b5();
+    shapes::b6();
     b7();
 }
