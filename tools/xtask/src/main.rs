@@ -24,6 +24,7 @@ Work on it
   packages                  install the Debian packages that up and test need
   bench [args]              measure, beside the floor of the same machine
   soak [args]               run for long under faults
+  soak --krt [commits]      ten million commits on the engine alone, with memory that must stay flat
 ";
 
 fn main() -> ExitCode {
