@@ -14,10 +14,10 @@ pub struct World {
     vms: Input<u32, Vm>,
     images: Input<u32, u32>,
     ports: Input<u32, (u32, u32)>,
+    ticks: Input<(), u64>,
     items: Collection<u32, String>,
-    /// Reads one event in a while, and so lags most of the time.
-    slow: Subscription,
-    quick: Subscription,
+    /// Come and go. The first reads one event in a while, and so lags most of the time; the second feeds the work.
+    readers: Option<[Subscription; 2]>,
     work: Work<u32, String>,
     random: u64,
     commits: u64,
@@ -27,6 +27,8 @@ fn app(n: u32) -> Labels {
     Labels::from([("app".to_owned(), n.to_string())])
 }
 
+const SEED: u64 = 88_172_645_463_325_252;
+
 impl World {
     /// Every kind of operator and of read, over inputs of a dozen rows: what piles up is then no row.
     pub fn new() -> Result<Self, krt::Error> {
@@ -34,6 +36,7 @@ impl World {
         let vms = builder.input::<u32, Vm>("vms");
         let images = builder.input::<u32, u32>("images");
         let ports = builder.input::<u32, (u32, u32)>("ports");
+        let ticks = builder.input::<(), u64>("ticks");
         let ports_by_vm = builder.index("ports_by_vm", &ports, |_, port| [port.0]);
         let ports_by_network = builder.index("ports_by_network", &ports, |_, port| [port.1]);
         let vms_by_host = builder.index("vms_by_host", &vms, |_, vm| [vm.0]);
@@ -60,25 +63,36 @@ impl World {
             Some((ctx.get(&before, host).map(|then| **then), *sum, ctx.select(&filter).len()))
         });
         builder.previous_of(&before, &used);
-        builder.singleton("sizes", move |ctx| Some((ctx.scan(&names).count(), ctx.count(&vms_by_host, &1))));
+        builder.singleton("sizes", move |ctx| {
+            let _ = ctx.project(&ticks, &(), |now| now / 50);
+            Some((ctx.scan(&names).count(), ctx.count(&vms_by_host, &1)))
+        });
         builder.group("hosts", &vms_by_host, |_, _, members| Some(members.len()));
         let _ = neighbours;
-        let mut graph = builder.seal()?;
-        let slow = graph.subscribe(&Subscribe::all().capacity(8));
-        let quick = graph.subscribe(&Subscribe::only([items.id()]).with_initial());
+        let graph = builder.seal()?;
         let work = Work::new(&items, WorkOptions::default());
-        Ok(Self {
-            graph,
-            vms,
-            images,
-            ports,
-            items,
-            slow,
-            quick,
-            work,
-            random: 88_172_645_463_325_252,
-            commits: 0,
-        })
+        Ok(Self { graph, vms, images, ports, ticks, items, readers: None, work, random: SEED, commits: 0 })
+    }
+
+    /// Readers are there for an eighth of the time; without them commits change what they hold in place.
+    fn turn_readers(&mut self) {
+        match self.commits % 4_096 {
+            0 => {
+                let slow = self.graph.subscribe(&Subscribe::all().capacity(8));
+                let quick = self.graph.subscribe(&Subscribe::only([self.items.id()]));
+                self.work.reset(&self.graph.snapshot(), Duration::from_secs(self.commits));
+                self.readers = Some([slow, quick]);
+            }
+            512 => self.readers = None,
+            _ => {}
+        }
+        let Some([slow, quick]) = &mut self.readers else { return };
+        while let Some(event) = quick.try_next() {
+            self.work.apply(&event, Duration::from_secs(self.commits));
+        }
+        if self.commits.is_multiple_of(64) {
+            let _ = slow.try_next();
+        }
     }
 
     fn below(&mut self, limit: u32) -> u32 {
@@ -91,7 +105,7 @@ impl World {
 
     /// One transaction of one change.
     pub fn commit(&mut self) {
-        let (kind, key) = (self.below(8), self.below(8));
+        let (kind, key) = (self.below(24), self.below(8));
         let (first, second, size) = (self.below(5), self.below(6), u64::from(self.below(12)));
         let mut tx = self.graph.transaction();
         match kind {
@@ -100,16 +114,13 @@ impl World {
             3 | 4 => tx.put(&self.ports, key * 2 + first % 2, (key, second)),
             5 => tx.delete(&self.ports, &(key * 2 + first % 2)),
             6 => tx.delete(&self.images, &second),
-            _ => tx.put(&self.images, second, first),
+            7 => tx.put(&self.images, second, first),
+            // Most of the time only time passes, which most of the time is nobody's concern.
+            _ => tx.put(&self.ticks, (), self.commits),
         }
         tx.commit();
         self.commits += 1;
-        while let Some(event) = self.quick.try_next() {
-            self.work.apply(&event, Duration::from_secs(self.commits));
-        }
-        if self.commits.is_multiple_of(64) {
-            let _ = self.slow.try_next();
-        }
+        self.turn_readers();
     }
 
     /// The same state whatever came before, and what is held in it: per collection; slots of work, whether the stream is over its bound, errors.
@@ -118,15 +129,15 @@ impl World {
         tx.reset(&self.vms, (0..8).map(|vm| (vm, (vm % 5, vm % 6, u64::from(vm)))));
         tx.reset(&self.images, (0..6).map(|image| (image, image + 10)));
         tx.reset(&self.ports, (0..12).map(|port| (port, (port % 8, port % 6))));
+        tx.put(&self.ticks, (), 0);
         tx.commit();
         // What is shown a revision later arrives.
         self.graph.transaction().commit();
-        while let Some(event) = self.quick.try_next() {
-            self.work.apply(&event, Duration::from_secs(self.commits));
-        }
+        self.work.reset(&self.graph.snapshot(), Duration::from_secs(self.commits));
+        let backlog = self.readers.as_ref().map_or(0, |[slow, _]| usize::from(slow.backlog() > 8));
         let errors = self.graph.snapshot().errors(&self.items).len();
         let memory =
             self.graph.memory().into_iter().map(|(name, memory)| (name.to_owned(), memory)).collect();
-        (memory, [self.work.slots(), usize::from(self.slow.backlog() > 8), errors])
+        (memory, [self.work.slots(), backlog, errors])
     }
 }
