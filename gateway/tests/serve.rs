@@ -74,7 +74,15 @@ async fn s17_the_first_boot_token_is_shown_once_and_a_host_enrols_over_mutual_tl
     let made = http.post(format!("{url}/v1/hosts")).bearer_auth(bearer).json(&host).send().await.unwrap();
     let made = body(made, 201).await;
     let metrics = http.get(format!("{url}/metrics")).bearer_auth(bearer).send().await.unwrap();
-    assert!(body(metrics, 200).await.as_str().unwrap().contains("basalt_http_requests_total"));
+    let metrics = body(metrics, 200).await;
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("basalt_http_requests_total"));
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|l| l.strip_prefix(&format!("basalt_{name} ")));
+        line.unwrap_or_else(|| panic!("{name} is not there")).parse().unwrap()
+    };
+    assert!(value("graph_revision") > 0.0 && value("graph_runs_total") > 0.0);
+    assert!(value("feed_lag_seconds") < 60.0 && value("graph_differences_total") == 0.0);
     let counters =
         http.get(format!("{url}/debug/graph?about=counters")).bearer_auth(bearer).send().await.unwrap();
     assert!(body(counters, 200).await.as_str().unwrap().starts_with("revision "));

@@ -89,8 +89,11 @@ fn counters(stepper: &Stepper) -> String {
     let graph = stepper.graph();
     let mut out = format!("revision {}\n", graph.revision());
     for (name, c) in graph.counters() {
-        let (runs, same, rows, errors) = (c.runs, c.suppressed, c.rows, c.errors);
-        let _ = writeln!(out, "{name}: {rows} rows, {runs} runs, {same} without change, {errors} errors");
+        let _ = writeln!(
+            out,
+            "{name}: {} rows, {} bytes, {} runs, {} without change, {} errors, {} reads of {} paths",
+            c.rows, c.bytes, c.runs, c.suppressed, c.errors, c.edges, c.paths
+        );
     }
     for (lane, waiting) in stepper.backlog() {
         let _ = writeln!(out, "lane {lane}: {waiting} rows");

@@ -52,6 +52,8 @@ pub struct Driver {
     /// The pull that is under way, and when it began.
     pull: Option<(Duration, BoxFuture<'static, Pulled>)>,
     pull_due: Duration,
+    /// When the last pull that came through began.
+    fresh_at: Duration,
     /// No pull before this, whatever the signals say.
     pull_after: Duration,
     effects: FuturesUnordered<BoxFuture<'static, EffectEnd>>,
@@ -96,6 +98,7 @@ impl Driver {
             lease: None,
             pull: None,
             pull_due: Duration::ZERO,
+            fresh_at: Duration::ZERO,
             pull_after: Duration::ZERO,
             effects: FuturesUnordered::new(),
             sweeps: FuturesUnordered::new(),
@@ -124,6 +127,8 @@ impl Driver {
             self.start_sweeps();
             self.start_effects();
             let woken = self.wait(&drain, &mut changed).await;
+            let lag = self.now().saturating_sub(self.fresh_at);
+            self.shared().metrics.lag_seconds.set(lag.as_secs_f64());
             match woken {
                 Woken::Drain => break,
                 Woken::Pulled(began, result) => self.pulled(began, *result)?,
@@ -217,12 +222,15 @@ impl Driver {
         }
         let commit = self.stepper.take(&batch, now);
         self.cursor = Some(batch.cursor.clone());
+        self.fresh_at = began;
         let rows = u32::try_from(batch.changes.len()).unwrap_or(u32::MAX);
         self.pull_after = now + GATHERING_PER_ROW.saturating_mul(rows).min(LONGEST_GATHERING);
         let metrics = &self.shared().metrics;
         metrics.pulls.inc();
         metrics.changes.inc_by(batch.changes.len() as u64);
         metrics.runs.inc_by(commit.runs as u64);
+        let revision = self.stepper.graph().revision();
+        metrics.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
         metrics.pull_seconds.observe((self.now() - began).as_secs_f64());
         metrics.agent_conflicts.set(i64::try_from(self.stepper.agent_conflicts()).unwrap_or(i64::MAX));
         if batch.reload {
@@ -311,6 +319,8 @@ impl Driver {
             Ok(Swept::Liveness(beats)) => {
                 self.stepper.hear(&beats, at, now);
                 self.verify_always()?;
+                let bytes: usize = self.stepper.graph().counters().iter().map(|(_, c)| c.bytes).sum();
+                self.shared().metrics.graph_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
                 for (effect, waiting) in self.stepper.backlog() {
                     let labels = crate::metrics::LaneLabels { effect };
                     let gauge = self.shared().metrics.backlog.get_or_create(&labels).clone();

@@ -5,6 +5,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use std::sync::atomic::AtomicU64;
 
 /// Labels of effects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,6 +32,13 @@ pub struct Metrics {
     pub changes: Counter,
     /// Pulls that failed.
     pub pull_failures: Counter,
+    /// How old the truth is that the graph shows: seconds since the last pull that came through began. At rest it
+    /// stays below the second in which every pull comes again.
+    pub lag_seconds: Gauge<f64, AtomicU64>,
+    /// The graph's revision.
+    pub revision: Gauge,
+    /// Bytes of the graph by its own accounts, as of the last sweep.
+    pub graph_bytes: Gauge,
     /// Runs of transforms.
     pub runs: Counter,
     /// Effects carried out.
@@ -60,6 +68,9 @@ impl Default for Metrics {
             pulls: Counter::default(),
             changes: Counter::default(),
             pull_failures: Counter::default(),
+            lag_seconds: Gauge::default(),
+            revision: Gauge::default(),
+            graph_bytes: Gauge::default(),
             runs: Counter::default(),
             effects: Family::default(),
             rows: Family::default(),
@@ -82,6 +93,10 @@ impl Metrics {
         r.register("basalt_feed_changes", "Changed rows taken in", self.changes.clone());
         r.register("basalt_feed_pull_failures", "Pulls that failed", self.pull_failures.clone());
         r.register("basalt_feed_pull_seconds", "Time of a pull and of the graph", self.pull_seconds.clone());
+        let lag = "Seconds since the begin of the last pull that came through";
+        r.register("basalt_feed_lag_seconds", lag, self.lag_seconds.clone());
+        r.register("basalt_graph_revision", "Revision of the graph", self.revision.clone());
+        r.register("basalt_graph_bytes", "Bytes of the graph by its own accounts", self.graph_bytes.clone());
         r.register("basalt_graph_runs", "Runs of transforms", self.runs.clone());
         r.register(
             "basalt_graph_verifications",

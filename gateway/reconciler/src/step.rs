@@ -155,7 +155,7 @@ impl Stepper {
             }
         }
         match outcome {
-            Outcome::Placed(rows) => self.placement.done(&rows, &self.graph.snapshot(), now),
+            Outcome::Placed(rows) => self.placement.done(&rows, now),
             Outcome::Manifests(rows) => {
                 let rows = rows.into_iter().map(|w| (w.host_id, w.finish)).collect();
                 back(&mut self.manifests, rows, now);

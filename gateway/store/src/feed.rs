@@ -13,8 +13,15 @@
 
 use crate::{Result, Store, SystemTx};
 use basalt_model::{DateTime, ProjectId, TenantId};
+use futures::TryStreamExt;
 use sqlx::{Row as _, postgres::PgRow};
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub use crate::feed_rows::{Row, Table};
@@ -113,7 +120,7 @@ impl Feed {
     pub async fn bootstrap(&self) -> Result<Batch> {
         let mut tx = SystemTx::begin_snapshot(&self.store).await?;
         let cursor = position(&mut tx).await?;
-        everything(&mut tx, cursor).await
+        everything(&self.store, tx, cursor).await
     }
 
     /// What changed since a cursor, in one snapshot. When the log cannot tell any more, everything.
@@ -122,10 +129,10 @@ impl Feed {
         let News { cursor, pruned_below, log } = news(&mut tx, since).await?;
         let other_history = since.history != cursor.history;
         if other_history || since.xmax > cursor.xmax || since.xmin < pruned_below {
-            return everything(&mut tx, cursor).await;
+            return everything(&self.store, tx, cursor).await;
         }
         match log {
-            Log::Reload => everything(&mut tx, cursor).await,
+            Log::Reload => everything(&self.store, tx, cursor).await,
             Log::Lines(lines) => Ok(Batch { cursor, reload: false, changes: changed(&mut tx, lines).await? }),
         }
     }
@@ -273,16 +280,48 @@ async fn changed(tx: &mut SystemTx, lines: Vec<Line>) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-async fn everything(tx: &mut SystemTx, cursor: Cursor) -> Result<Batch> {
-    let mut changes = Vec::new();
-    for table in Table::ALL {
-        for row in sqlx::query(table.select_all()).fetch_all(tx.conn()).await? {
+/// The whole truth. Two connections share the tables, for most of the time goes into making values of rows.
+async fn everything(store: &Store, mut tx: SystemTx, cursor: Cursor) -> Result<Batch> {
+    let exported: String = sqlx::query_scalar("SELECT pg_export_snapshot()").fetch_one(tx.conn()).await?;
+    let left: Left = Arc::new(Mutex::new(Table::ALL.iter().copied().collect()));
+    let (other, theirs) = (store.clone(), Arc::clone(&left));
+    // Dropped with this future, the set ends its task.
+    let mut second = JoinSet::new();
+    second.spawn(async move {
+        // Whether there is a connection for it or not: who has one reads what is left.
+        match SystemTx::begin_same_snapshot(&other, &exported).await {
+            Ok(tx) => whole_tables(tx, theirs).await.map(|(_, read)| read),
+            Err(_) => Ok(BTreeMap::new()),
+        }
+    });
+    // The snapshot can be taken over for as long as this transaction is open.
+    let (open, mut read) = whole_tables(tx, left).await?;
+    while let Some(more) = second.join_next().await {
+        read.extend(more.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??);
+    }
+    drop(open);
+    Ok(Batch { cursor, reload: true, changes: read.into_values().flatten().collect() })
+}
+
+/// Tables that nobody reads yet.
+type Left = Arc<Mutex<VecDeque<Table>>>;
+
+/// Reads tables until none is left.
+async fn whole_tables(mut tx: SystemTx, left: Left) -> Result<(SystemTx, BTreeMap<Table, Vec<Change>>)> {
+    let mut read = BTreeMap::new();
+    loop {
+        let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let Some(table) = next else { return Ok((tx, read)) };
+        let mut changes = Vec::new();
+        let mut rows = sqlx::query(table.select_all()).fetch(tx.conn());
+        while let Some(row) = rows.try_next().await? {
             let row = table.read(&row)?;
             let (tenant_id, project_id) = row.scope();
-            changes.push(Change { table: *table, key: row.key(), tenant_id, project_id, row: Some(row) });
+            changes.push(Change { table, key: row.key(), tenant_id, project_id, row: Some(row) });
         }
+        drop(rows);
+        read.insert(table, changes);
     }
-    Ok(Batch { cursor, reload: true, changes })
 }
 
 #[cfg(test)]

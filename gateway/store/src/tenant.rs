@@ -117,11 +117,20 @@ impl SystemTx {
         Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
     }
 
-    /// One snapshot for everything that is read: what the feed pulls in. Through indexes only: the planner cannot
-    /// know how little of the log is asked for, and would guess a third of it.
+    /// One snapshot for everything that is read: what the feed pulls in.
     pub(crate) async fn begin_snapshot(store: &Store) -> Result<Self> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system; SET LOCAL enable_seqscan = off";
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system";
         Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
+    }
+
+    /// A second transaction that reads in the snapshot of another one of [`Self::begin_snapshot`], while that is open.
+    pub(crate) async fn begin_same_snapshot(store: &Store, exported: &str) -> Result<Self> {
+        // What the server gave, three numbers in hexadecimal: nothing of a caller's text gets here.
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{exported}';
+             SET LOCAL ROLE basalt_system"
+        );
+        Ok(Self { tx: begin_with(store.pool(), begin).await?, store: store.clone() })
     }
 
     /// Commits, and wakes who waits for changes in this process.

@@ -1,7 +1,8 @@
 //! Placement: VMs that are nowhere are given to hosts, many at a time.
 //!
 //! Decisions of one batch see each other, and those of batches that the feed has not brought back
-//! yet: their claims are added to the hosts as the graph shows them. The store has the last word:
+//! yet: their claims are added to the hosts as the graph shows them, for the time of a batch. Nothing
+//! of the graph is kept here. The store has the last word:
 //! its conditional claim cannot overfill a host whatever was seen here.
 //!
 //! A VM that no host takes is parked. It is looked at again when a host gained something, and once
@@ -124,8 +125,6 @@ struct Pending {
 pub struct Placement {
     lane: Lane<VmId, Request>,
     nodes: Nodes,
-    /// Hosts as the graph shows them, plus what is pending there.
-    views: BTreeMap<HostId, HostView>,
     pending: BTreeMap<VmId, Pending>,
     parked: BTreeSet<VmId>,
     next_round: Duration,
@@ -143,7 +142,6 @@ impl Placement {
         Self {
             lane: Lane::new(&nodes.requests, bounds),
             nodes: *nodes,
-            views: BTreeMap::new(),
             pending: BTreeMap::new(),
             parked: BTreeSet::new(),
             next_round: Duration::ZERO,
@@ -157,45 +155,38 @@ impl Placement {
         self.lane.apply(event, now);
         match event {
             Event::Batch(batch) => {
-                let mut touched = BTreeSet::new();
                 for change in batch.changes(&self.nodes.requests) {
                     if change.new.is_none() {
                         self.parked.remove(&change.key);
-                        touched.extend(self.pending.remove(&change.key).map(|p| p.host));
+                        // Placed: the same revision shows the claim at the host.
+                        self.pending.remove(&change.key);
                     }
                 }
-                let mut gained = false;
-                for change in batch.changes(&self.nodes.host_views) {
-                    touched.insert(change.key);
-                    gained |= gains(change.old.as_deref(), change.new.as_deref());
-                }
-                self.refresh(touched, batch.snapshot());
-                if gained {
+                let hosts = batch.changes(&self.nodes.host_views);
+                if hosts.iter().any(|change| gains(change.old.as_deref(), change.new.as_deref())) {
                     self.retry_parked(now);
                 }
             }
             Event::Lagged { snapshot, .. } => {
                 self.pending.retain(|vm, _| snapshot.get(&self.nodes.requests, vm).is_some());
                 self.parked.retain(|vm| snapshot.get(&self.nodes.requests, vm).is_some());
-                let all: Vec<_> = snapshot.rows(&self.nodes.host_views).map(|(id, _)| *id).collect();
-                self.views.clear();
-                self.refresh(all, snapshot);
                 self.retry_parked(now);
             }
         }
     }
 
-    fn refresh(&mut self, hosts: impl IntoIterator<Item = HostId>, snapshot: &Snapshot) {
-        for id in hosts {
-            let Some(view) = snapshot.get(&self.nodes.host_views, &id) else {
-                self.views.remove(&id);
-                continue;
-            };
-            let mut view = HostView::clone(view);
-            for pending in self.pending.values().filter(|p| p.host == id) {
-                claim(&mut view, pending);
-            }
-            self.views.insert(id, view);
+    /// Hosts on which something is pending, with it.
+    fn claimed(&self, snapshot: &Snapshot) -> BTreeMap<HostId, HostView> {
+        let mut claimed = BTreeMap::new();
+        for pending in self.pending.values() {
+            self.claim(&mut claimed, pending, snapshot);
+        }
+        claimed
+    }
+
+    fn claim(&self, claimed: &mut BTreeMap<HostId, HostView>, pending: &Pending, snapshot: &Snapshot) {
+        if let Some(shown) = snapshot.get(&self.nodes.host_views, &pending.host) {
+            claim(claimed.entry(pending.host).or_insert_with(|| HostView::clone(shown)), pending);
         }
     }
 
@@ -219,9 +210,12 @@ impl Placement {
                 return Vec::new();
             }
             let mut out = Vec::new();
+            let mut claimed = self.claimed(snapshot);
             for job in jobs {
-                let decision = choose(&job.value.request, self.views.values());
-                match self.decide(job.key, &job.value, decision, snapshot) {
+                let shown = snapshot.rows(&self.nodes.host_views);
+                let views = shown.map(|(id, view)| claimed.get(id).unwrap_or(view.as_ref()));
+                let decision = choose(&job.value.request, views);
+                match self.decide(job.key, &job.value, decision, &mut claimed, snapshot) {
                     Some(decided) => out.push(decided),
                     None => {
                         self.parked.insert(job.key);
@@ -243,6 +237,7 @@ impl Placement {
         vm_id: VmId,
         row: &Request,
         decision: Decision,
+        claimed: &mut BTreeMap<HostId, HostView>,
         snapshot: &Snapshot,
     ) -> Option<Decided> {
         let explanation = shorten(decision.explanation);
@@ -251,7 +246,9 @@ impl Placement {
             Verdict::Fits { host_id, pools } => {
                 let chosen = row.volumes.iter().zip(pools).filter(|((_, needs_pool), _)| *needs_pool);
                 let pools: Vec<(VolumeId, Name)> = chosen.map(|((id, _), pool)| (*id, pool)).collect();
-                self.remember(vm_id, row, host_id, &pools);
+                let pending = pending(row, host_id, &pools);
+                self.claim(claimed, &pending, snapshot);
+                self.pending.insert(vm_id, pending);
                 Some(Decided::Place(Place {
                     vm_id,
                     generation: Some(row.generation),
@@ -282,29 +279,8 @@ impl Placement {
         }
     }
 
-    fn remember(&mut self, vm_id: VmId, row: &Request, host: HostId, pools: &[(VolumeId, Name)]) {
-        let size = |id: &VolumeId| {
-            let at = row.volumes.iter().position(|(v, _)| v == id);
-            at.and_then(|i| row.request.volumes.get(i)).map_or(0, |v| v.size_bytes)
-        };
-        let pending = Pending {
-            host,
-            demand: Demand {
-                vms: 1,
-                cpus: row.request.cpus,
-                memory_bytes: row.request.memory_bytes,
-                storage_bytes: 0,
-            },
-            pools: pools.iter().map(|(id, pool)| (pool.clone(), size(id))).collect(),
-        };
-        if let Some(view) = self.views.get_mut(&host) {
-            claim(view, &pending);
-        }
-        self.pending.insert(vm_id, pending);
-    }
-
     /// How decisions ended.
-    pub fn done(&mut self, rows: &[(VmId, Ended)], snapshot: &Snapshot, now: Duration) {
+    pub fn done(&mut self, rows: &[(VmId, Ended)], now: Duration) {
         self.lane.ended();
         for (vm, ended) in rows {
             let judged_at = self.judged_at.remove(vm);
@@ -319,10 +295,8 @@ impl Placement {
                 Ended::Stale => Finish::After(STALE),
                 Ended::Full(_) | Ended::Failed => Finish::Retry,
             };
-            if *ended != Ended::Placed
-                && let Some(pending) = self.pending.remove(vm)
-            {
-                self.refresh([pending.host], snapshot);
+            if *ended != Ended::Placed {
+                self.pending.remove(vm);
             }
             self.lane.done(vm, finish, now);
         }
@@ -336,6 +310,23 @@ impl Placement {
     /// VMs that wait for a host.
     pub fn waiting(&self) -> usize {
         self.lane.waiting()
+    }
+}
+
+fn pending(row: &Request, host: HostId, pools: &[(VolumeId, Name)]) -> Pending {
+    let size = |id: &VolumeId| {
+        let at = row.volumes.iter().position(|(v, _)| v == id);
+        at.and_then(|i| row.request.volumes.get(i)).map_or(0, |v| v.size_bytes)
+    };
+    Pending {
+        host,
+        demand: Demand {
+            vms: 1,
+            cpus: row.request.cpus,
+            memory_bytes: row.request.memory_bytes,
+            storage_bytes: 0,
+        },
+        pools: pools.iter().map(|(id, pool)| (pool.clone(), size(id))).collect(),
     }
 }
 
