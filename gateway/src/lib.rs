@@ -77,10 +77,10 @@ impl Gateway {
         let holder = holder(&config.state.dir, clock.as_ref())?;
         let mut options = basalt_reconciler::Options::new(store.clone(), clock.clone(), holder);
         let hub = basalt_api::Hub::default();
-        let told = hub.clone();
-        options.on_batch = Some(Arc::new(move |batch| told.apply(batch)));
-        let told = hub.clone();
-        options.on_manifest = Some(Arc::new(move |host, revision| told.manifest_written(host, revision)));
+        let (batches, manifests) = (hub.clone(), hub.clone());
+        options.on_batch = Some(Arc::new(move |batch| batches.apply(batch)));
+        options.on_manifest =
+            Some(Arc::new(move |host, revision| manifests.manifest_written(host, revision)));
         let (reconciler, handle) = Reconciler::new(options);
         handle.metrics().register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
         let asked = handle.clone();

@@ -275,9 +275,11 @@ async fn debug(cli: &Cli) -> Result<()> {
     }
     for object in ["vm web", "vm/web", "host h1", "network lan", "image tiny"] {
         let why = cli.ok(&format!("debug explain {object}")).await?;
-        ensure!(why.contains("conditions ") && why.lines().count() > 1, "{object}: {why}");
+        ensure!(why.contains("conditions ") && why.contains("  changed at revision "), "{object}: {why}");
     }
     let why = cli.ok("debug explain vm web").await?;
     ensure!(why.contains("reads: ") && why.contains("caused by: "), "{why}");
+    let refused = cli.run("debug explain project demo").await?;
+    ensure!(refused.code == 1 && refused.err.contains("vm:<id>"), "{refused:?}");
     Ok(())
 }

@@ -59,7 +59,6 @@ async fn the_cli_refuses_with_an_exit_code_a_reason_and_a_remedy() -> Result<()>
         ("explain nosuch".into(), 3, &["nosuch"]),
         ("debug explain vm nosuch".into(), 3, &["nosuch"]),
         ("debug explain vms".into(), 2, &["name one object"]),
-        ("debug explain user admin".into(), 2, &["cannot be asked", "vm:<id>"]),
         ("console nosuch".into(), 3, &["nosuch"]),
         ("logs nosuch".into(), 3, &["nosuch"]),
         ("cancel nosuch".into(), 3, &["nosuch"]),

@@ -163,7 +163,7 @@ impl Watcher {
             }
             let mut left = if last { usize::MAX } else { self.rng.random_range(10..2000) };
             while left > 0 && (last || !self.shared.over.load(Ordering::Relaxed)) {
-                if last && self.is_at_rest().await? {
+                if last && self.is_at_rest() {
                     return self.agrees_with_get().await;
                 }
                 let (events, resync) = self.revision(&mut watch).await?;
@@ -197,8 +197,16 @@ impl Watcher {
         for (of, object) in &state {
             self.goes_on(of, object)?;
         }
-        self.gone.extend(self.now.keys().filter(|of| !state.contains_key(*of)).cloned());
-        (self.now, self.cursor) = (state, Some(cursor));
+        // Of tasks, lists have those that live.
+        let before = std::mem::replace(&mut self.now, state);
+        for (of, object) in before {
+            if has_ended(&of, &object) {
+                self.now.entry(of).or_insert(object);
+            } else if !self.now.contains_key(&of) {
+                self.gone.insert(of);
+            }
+        }
+        self.cursor = Some(cursor);
         Ok(())
     }
 
@@ -264,13 +272,14 @@ impl Watcher {
             }
         }
         self.outcome.lists += 1;
-        same(&list, &self.now).with_context(|| format!("at {at}"))
+        let now = self.now.iter().filter(|(of, object)| !has_ended(of, object));
+        same(&list, &now.map(|(of, object)| (of.clone(), object.clone())).collect())
+            .with_context(|| format!("at {at}"))
     }
 
     /// Whether nothing is going to happen any more: all VMs are gone, no task lives.
-    async fn is_at_rest(&self) -> Result<bool> {
-        let live = |o: &Value| matches!(o["state"].as_str(), Some("pending" | "executing"));
-        Ok(!self.now.iter().any(|((kind, _), o)| kind == "vm" || kind == "task" && live(o)))
+    fn is_at_rest(&self) -> bool {
+        !self.now.iter().any(|(of, o)| of.0 == "vm" || of.0 == "task" && !has_ended(of, o))
     }
 
     async fn agrees_with_get(mut self) -> Result<Outcome> {
@@ -294,6 +303,10 @@ impl Watcher {
             self.shared.over.store(true, Ordering::Relaxed);
         }
     }
+}
+
+fn has_ended(of: &Of, object: &Value) -> bool {
+    of.0 == "task" && !matches!(object["state"].as_str(), Some("pending" | "executing"))
 }
 
 fn id(object: &Value) -> Result<Uuid> {

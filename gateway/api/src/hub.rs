@@ -225,7 +225,7 @@ impl Inner {
         self.hosts = None;
         let mut told: BTreeSet<HostId> = BTreeSet::new();
         for change in &batch.changes {
-            self.rows.apply(change);
+            self.rows.apply(change, &mut BTreeSet::new());
             if let Some(Row::Manifest(r)) = &change.row {
                 self.revise(r.host_id, r.revision);
                 told.insert(r.host_id);
@@ -240,9 +240,7 @@ impl Inner {
     fn advance(&mut self, batch: &Batch) {
         let mut touched: BTreeSet<Touched> = BTreeSet::new();
         for change in &batch.changes {
-            if let Some(t) = self.rows.apply(change) {
-                touched.insert(t);
-            }
+            self.rows.apply(change, &mut touched);
             match (&change.table, &change.row) {
                 (Table::Manifest, Some(Row::Manifest(r))) => self.rise(r.host_id, r.revision),
                 (Table::Task, _) => self.wake_task(&change.key),

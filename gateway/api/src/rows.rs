@@ -228,27 +228,33 @@ macro_rules! keep {
 }
 
 impl Rows {
-    /// Takes one change; says which object looks different now.
-    pub fn apply(&mut self, change: &Change) -> Option<Touched> {
+    /// Takes one change, and notes the objects that look different now.
+    pub fn apply(&mut self, change: &Change, touched: &mut BTreeSet<Touched>) {
         let row = change.row.as_ref();
         match change.table {
-            Table::Certificate => {
-                keep!(self.certificates, change.key.clone(), row, Row::Certificate);
-                return None;
+            Table::Certificate => keep!(self.certificates, change.key.clone(), row, Row::Certificate),
+            Table::ManifestItem => self.manifest_item(&change.key, row),
+            Table::Manifest | Table::ManifestFact => {}
+            _ => {
+                let Ok(id) = Uuid::parse_str(&change.key) else { return };
+                if change.table == Table::Vm {
+                    let networks = self.count_addresses(id, row);
+                    touched.extend(networks.iter().filter_map(|n| self.touched_network(*n)));
+                }
+                let Some(noun) = self.keep_row(change.table, id, row) else { return };
+                if noun == Noun::Vm {
+                    self.vm_texts.remove(&id);
+                }
+                let (tenant_id, project_id) = (change.tenant_id, change.project_id);
+                touched.insert(Touched { noun, id, tenant_id, project_id });
             }
-            Table::ManifestItem => {
-                self.manifest_item(&change.key, row);
-                return None;
-            }
-            Table::Manifest | Table::ManifestFact => return None,
-            _ => {}
         }
-        let id = Uuid::parse_str(&change.key).ok()?;
-        let noun = self.keep_row(change.table, id, row)?;
-        if noun == Noun::Vm {
-            self.vm_texts.remove(&id);
-        }
-        Some(Touched { noun, id, tenant_id: change.tenant_id, project_id: change.project_id })
+    }
+
+    fn touched_network(&self, id: NetworkId) -> Option<Touched> {
+        let metadata = &self.networks.get(&id.0)?.metadata;
+        let (tenant_id, project_id) = (metadata.tenant_id, metadata.project_id);
+        Some(Touched { noun: Noun::Network, id: id.0, tenant_id, project_id })
     }
 
     fn keep_row(&mut self, table: Table, id: Uuid, row: Option<&Row>) -> Option<Noun> {
@@ -289,7 +295,6 @@ impl Rows {
             Table::Network => self.name(Noun::Network, id, row),
             Table::Image => self.name(Noun::Image, id, row),
             Table::Volume => self.name(Noun::Volume, id, row),
-            Table::Vm => self.count_addresses(id, row),
             Table::Task => self.forget_old_tasks(id, row),
             Table::HostFacts => match row {
                 Some(Row::HostFacts(r)) => drop(self.shared_facts.insert(id, Arc::new(r.facts.clone()))),
@@ -334,17 +339,24 @@ impl Rows {
         }
     }
 
-    fn count_addresses(&mut self, id: Uuid, row: Option<&Row>) {
+    /// Counts the addresses of a VM, while the row that it replaces is still there. Gives the networks that have another
+    /// number now.
+    fn count_addresses(&mut self, id: Uuid, row: Option<&Row>) -> Vec<NetworkId> {
+        let mut change: BTreeMap<NetworkId, i64> = BTreeMap::new();
         for nic in self.vms.get(&id).iter().flat_map(|vm| &vm.nics) {
-            if let Some(n) = self.addresses.get_mut(&nic.network_id) {
-                *n = n.saturating_sub(1);
-            }
+            *change.entry(nic.network_id).or_default() -= 1;
         }
         if let Some(Row::Vm(vm)) = row {
             for nic in &vm.nics {
-                *self.addresses.entry(nic.network_id).or_default() += 1;
+                *change.entry(nic.network_id).or_default() += 1;
             }
         }
+        change.retain(|_, by| *by != 0);
+        for (network, by) in &change {
+            let used = self.addresses.entry(*network).or_default();
+            *used = used.saturating_add_signed(*by);
+        }
+        change.into_keys().collect()
     }
 
     fn manifest_item(&mut self, key: &str, row: Option<&Row>) {

@@ -1,7 +1,7 @@
 //! Questions that an operator may ask of a running reconciler: what it knows, and why it decided so.
 
 use crate::step::Stepper;
-use basalt_model::{HostId, TaskId, VmId, VolumeId};
+use basalt_model::{HostId, ImageId, NetworkId, TaskId, VmId, VolumeId};
 use krt::Explanation;
 use std::{fmt::Write, str::FromStr};
 use uuid::Uuid;
@@ -114,13 +114,24 @@ fn explain(stepper: &Stepper, kind: Kind, id: Uuid) -> String {
         ],
         Kind::Volume => vec![graph.explain(&nodes.volume_status, &VolumeId(id))],
         Kind::Task => return text(&graph.explain(&nodes.task_moves, &TaskId(id))),
-        Kind::Network | Kind::Image => Vec::new(),
+        Kind::Network => vec![graph.explain(&nodes.inputs.networks, &NetworkId(id))],
+        Kind::Image => vec![
+            graph.explain(&nodes.inputs.images, &ImageId(id)),
+            graph.explain(&nodes.inputs.image_facts, &ImageId(id)),
+        ],
     };
     own.iter().chain([&graph.explain(&nodes.conditions, &id)]).map(text).collect()
 }
 
 fn text(e: &Explanation) -> String {
     let mut out = format!("{} {}\n", e.collection, e.key);
+    let _ = match e.changed_at {
+        Some(revision) => writeln!(out, "  changed at revision {revision}"),
+        None => writeln!(out, "  no row now"),
+    };
+    if let Some(revision) = e.ran_at {
+        let _ = writeln!(out, "  last run at revision {revision}");
+    }
     if let Some(error) = &e.error {
         let _ = writeln!(out, "  error: {error}");
     }

@@ -1,20 +1,20 @@
 //! `cargo xtask bench`: measures the figures of docs/performance.md and prints them as a table.
 //!
 //! `--quick` measures less of everything; `--only <name>` measures one group: feed, manifest, overhead,
-//! agent, fleet, creates, reads, restart, memory.
+//! agent, fleet, creates, reads, restart, memory, watchers.
 
 use anyhow::{Context, Result, bail};
 use basalt_tests::{
     House,
     figures::{
         Figure, Size, Table, creates, feed, fleet, http::Target, manifest, memory, reads, restart,
-        surroundings,
+        surroundings, watchers,
     },
     truth::Truth,
 };
 
-const GROUPS: [&str; 9] =
-    ["feed", "manifest", "overhead", "agent", "fleet", "creates", "reads", "restart", "memory"];
+const GROUPS: [&str; 10] =
+    ["feed", "manifest", "overhead", "agent", "fleet", "creates", "reads", "restart", "memory", "watchers"];
 
 struct Args {
     size: Size,
@@ -62,9 +62,10 @@ async fn main() -> Result<()> {
         eprintln!("measuring {group} …");
         let measured = match group {
             "feed" => match feed::measure(house.owner_url(), &size) {
-                Ok(writes) => feed::latency(&house, &size).await.map(|l| [writes, l].concat()),
+                Ok(writes) => latencies(&house, &size).await.map(|l| [writes, l].concat()),
                 Err(e) => Err(e),
             },
+            "watchers" => watchers::measure(&house, &target, &size).await,
             // Those that bring hosts have houses of their own: their VMs would go to the others' hosts.
             "manifest" | "overhead" | "agent" | "fleet" => hosted(group, &size).await,
             "creates" => creates::measure(&house, &target, &size).await,
@@ -83,6 +84,10 @@ async fn main() -> Result<()> {
     figures.push(Figure::new("load average after", surroundings::load_average()?));
     println!("{}", Table(&figures));
     Ok(())
+}
+
+async fn latencies(house: &House, size: &Size) -> Result<Vec<Figure>> {
+    Ok([feed::latency(house, size).await?, feed::backlog(house, size).await?].concat())
 }
 
 async fn memories(house: &House) -> Result<Vec<Figure>> {

@@ -2,7 +2,7 @@
 
 use super::{Figure, Latencies, Size, floor::pgbench, median};
 use crate::{House, oracles::psql};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use basalt_daemon::{Clock, SystemClock};
 use basalt_model::{Labels, Name, tasks::Actor};
 use basalt_store::{Change, Feed, Ids, Options, Store, feed::Cursor, tenants};
@@ -26,11 +26,11 @@ pub async fn latency(house: &House, size: &Size) -> Result<Vec<Figure>> {
     let (mut own, mut others) = (vec![], vec![]);
     let mut cursors =
         [Feed::new(&here).bootstrap().await?.cursor, Feed::new(&there).bootstrap().await?.cursor];
-    for n in 0..size.samples {
+    for _ in 0..size.samples {
         let (mut changed, mut heard) = (here.changed(), there.changed());
         changed.mark_unchanged();
         heard.mark_unchanged();
-        let id = commit(&here, n).await?;
+        let id = commit(&here).await?;
         let began = Instant::now();
         let (a, b) = tokio::join!(
             arrives(&here, &mut changed, cursors[0].clone(), &id, began),
@@ -54,11 +54,12 @@ pub async fn latency(house: &House, size: &Size) -> Result<Vec<Figure>> {
         .collect())
 }
 
-async fn commit(store: &Store, n: usize) -> Result<String> {
+/// Makes a tenant, and gives its id: one row on the feed.
+pub async fn commit(store: &Store) -> Result<String> {
     let clock = SystemClock;
     let ids: Ids = Arc::new(|| SystemClock.new_id());
     let change = Change { actor: Actor::system("bench"), request_id: None, now: clock.now(), ids };
-    let name = Name::new(format!("bench-{n}-{}", &clock.new_id().simple().to_string()[20..]))?;
+    let name = Name::new(format!("bench-{}", clock.new_id().simple()))?;
     let mut tx = store.system().await?;
     let tenant = tenants::insert(&mut tx, &change, &name, &Labels::default()).await?;
     tx.commit().await?;
@@ -86,6 +87,29 @@ async fn arrives(
         }
     }
     None.context("the row did not come")
+}
+
+/// A backlog that a reader finds when it comes back: rows of one transaction, pulled whole.
+pub async fn backlog(house: &House, size: &Size) -> Result<Vec<Figure>> {
+    let store =
+        Store::connect(&house.truth.url, Options { max_connections: 4, ..Options::default() }).await?;
+    let feed = Feed::new(&store);
+    let cursor = feed.bootstrap().await?.cursor;
+    let rows = size.rows * 10;
+    let write = format!(
+        "INSERT INTO tenants (id, name, labels, generation, created_at, updated_at)
+         SELECT gen_random_uuid(), 'backlog-' || n, '{{}}', 1, now(), now() FROM generate_series(1, {rows}) n"
+    );
+    psql(house.owner_url(), &write.replace('\n', " "))?;
+    let began = Instant::now();
+    let pulled = feed.pull(&cursor).await?.changes.len();
+    let took = began.elapsed();
+    psql(house.owner_url(), "DELETE FROM tenants WHERE name LIKE 'backlog-%'")?;
+    ensure!(pulled >= rows, "{pulled} of {rows} rows came");
+    Ok(vec![Figure::new(
+        format!("a backlog of {rows} rows, pulled"),
+        format!("{:.0} ms, {:.1} µs a row", took.as_secs_f64() * 1e3, took.as_secs_f64() * 1e6 / rows as f64),
+    )])
 }
 
 /// Inserts of rows like a VM's into tables like the VMs', with the feed's triggers and without, in turns.

@@ -84,6 +84,24 @@ impl Connection {
         Ok((status, &self.buffer[head..end]))
     }
 
+    /// Sends a request whose answer does not end, and reads until it begins.
+    pub async fn begin(&mut self, request: &[u8]) -> Result<()> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        while find(&self.buffer, b"\r\n\r\n").is_none() {
+            self.fill().await?;
+        }
+        anyhow::ensure!(self.buffer.get(9..12) == Some(b"200"), "{}", String::from_utf8_lossy(&self.buffer));
+        Ok(())
+    }
+
+    /// What came next of it, as it came.
+    pub async fn some(&mut self) -> Result<&[u8]> {
+        self.buffer.clear();
+        self.fill().await?;
+        Ok(&self.buffer)
+    }
+
     async fn fill(&mut self) -> Result<()> {
         if self.stream.read_buf(&mut self.buffer).await? == 0 {
             bail!("the connection was closed");

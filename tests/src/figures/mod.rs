@@ -11,6 +11,7 @@ pub mod memory;
 pub mod reads;
 pub mod restart;
 pub mod surroundings;
+pub mod watchers;
 
 use std::{fmt, time::Duration};
 
@@ -27,13 +28,17 @@ pub struct Size {
     pub fleet: (usize, usize),
     /// Repetitions where single latencies are measured.
     pub samples: usize,
+    /// Open watches.
+    pub watchers: usize,
 }
 
 impl Size {
     /// What the issue asks for.
-    pub const FULL: Size = Size { runs: 5, seconds: 4, rows: 10_000, fleet: (100, 1000), samples: 300 };
+    pub const FULL: Size =
+        Size { runs: 5, seconds: 4, rows: 10_000, fleet: (100, 1000), samples: 300, watchers: 1000 };
     /// Enough to see that everything works.
-    pub const QUICK: Size = Size { runs: 1, seconds: 2, rows: 1000, fleet: (10, 100), samples: 50 };
+    pub const QUICK: Size =
+        Size { runs: 1, seconds: 2, rows: 1000, fleet: (10, 100), samples: 50, watchers: 100 };
 }
 
 /// One line of the table.
