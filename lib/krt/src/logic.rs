@@ -335,6 +335,8 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         let mut reads = ctx.into_reads();
         reads.sort_unstable();
         reads.dedup();
+        // They stay until the next run.
+        reads.shrink_to_fit();
         let slot = self.slot(source_key, env);
         self.replace_reads(slot, reads, env);
         let (ran, panicked) = match ran {

@@ -144,6 +144,7 @@ fn insert_into<K: Ord + Clone, V: Clone>(
         Node::Leaf(rows) => match rows.binary_search_by(|(probe, _)| probe.cmp(&key)) {
             Ok(at) => (Some(std::mem::replace(&mut rows[at].1, value)), None),
             Err(at) => {
+                make_room(rows);
                 rows.insert(at, (key, value));
                 if rows.len() <= WIDTH {
                     return (None, None);
@@ -157,6 +158,7 @@ fn insert_into<K: Ord + Clone, V: Clone>(
             let at = child_of(children, &key);
             let (old, split) = insert_into(&mut children[at].1, key, value);
             let Some(new) = split else { return (old, None) };
+            make_room(children);
             children.insert(at + 1, new);
             if children.len() <= WIDTH {
                 return (old, None);
@@ -164,6 +166,14 @@ fn insert_into<K: Ord + Clone, V: Clone>(
             let right = children.split_off(if at + 1 == WIDTH { WIDTH } else { WIDTH / 2 });
             (old, Some((right[0].0.clone(), Arc::new(Node::Branch(right)))))
         }
+    }
+}
+
+/// Room for one more entry. A vector left to itself would double beyond what a node can ever hold, and stay so.
+fn make_room<T>(entries: &mut Vec<T>) {
+    if entries.len() == entries.capacity() {
+        let wanted = (entries.len() * 2).clamp(4, WIDTH + 1).max(entries.len() + 1);
+        entries.reserve_exact(wanted - entries.len());
     }
 }
 

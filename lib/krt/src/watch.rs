@@ -35,8 +35,10 @@ pub(crate) struct Fired<'a> {
 /// Does a change matter to a read that looked through a predicate or a projection?
 pub(crate) type Matters<K, V> = Arc<dyn Fn(&K, Option<&V>, Option<&V>) -> bool + Send + Sync>;
 
-/// A set that is a short vector until it grows.
+/// A set that is nothing, then one reader, then a short vector, until it grows: most paths have one reader.
 enum Readers {
+    None,
+    One(Reader),
     Few(Vec<Reader>),
     Many(BTreeSet<Reader>),
 }
@@ -47,6 +49,15 @@ impl Readers {
     /// Whether it was not in yet.
     fn insert(&mut self, reader: Reader) -> bool {
         match self {
+            Self::None => {
+                *self = Self::One(reader);
+                true
+            }
+            Self::One(held) if *held == reader => false,
+            Self::One(held) => {
+                *self = Self::Few(vec![(*held).min(reader), (*held).max(reader)]);
+                true
+            }
             Self::Few(few) => {
                 let Err(at) = few.binary_search(&reader) else { return false };
                 if few.len() < FEW {
@@ -65,6 +76,11 @@ impl Readers {
     /// Whether it was in.
     fn remove(&mut self, reader: Reader) -> bool {
         match self {
+            Self::One(held) if *held == reader => {
+                *self = Self::None;
+                true
+            }
+            Self::None | Self::One(_) => false,
             Self::Few(few) => few.binary_search(&reader).map(|at| few.remove(at)).is_ok(),
             Self::Many(many) => many.remove(&reader),
         }
@@ -72,6 +88,8 @@ impl Readers {
 
     fn len(&self) -> usize {
         match self {
+            Self::None => 0,
+            Self::One(_) => 1,
             Self::Few(few) => few.len(),
             Self::Many(many) => many.len(),
         }
@@ -80,6 +98,8 @@ impl Readers {
     fn mark(&self, dirty: &mut [Vec<u32>]) {
         let mut push = |reader: &Reader| dirty[reader.node as usize].push(reader.slot);
         match self {
+            Self::None => {}
+            Self::One(reader) => push(reader),
             Self::Few(few) => few.iter().for_each(&mut push),
             Self::Many(many) => many.iter().for_each(&mut push),
         }
@@ -93,7 +113,14 @@ pub(crate) enum Path<K, V> {
     Project(K, Matters<K, V>),
     Scan,
     ScanWhere(Matters<K, V>),
-    Index { index: u32, value: Box<dyn AnyKey>, kind: IndexRead<K, V> },
+    /// Boxed: it is the largest by far, and most paths are keys.
+    Index(Box<IndexPath<K, V>>),
+}
+
+pub(crate) struct IndexPath<K, V> {
+    index: u32,
+    value: Box<dyn AnyKey>,
+    kind: IndexRead<K, V>,
 }
 
 pub(crate) enum IndexRead<K, V> {
@@ -151,7 +178,7 @@ pub(crate) struct Entries<K, V> {
 
 impl<K: Key, V: Value> Entries<K, V> {
     fn insert(&mut self, path: Path<K, V>) -> u32 {
-        let entry = Entry { readers: Readers::Few(Vec::new()), fired: Revision::MAX, fired_key: None, path };
+        let entry = Entry { readers: Readers::None, fired: Revision::MAX, fired_key: None, path };
         match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = Some(entry);
@@ -172,11 +199,13 @@ impl<K: Key, V: Value> Entries<K, V> {
 
     fn fire_if(&mut self, slot: u32, change: &Change<K, V>, fired: &mut Fired<'_>) {
         let Some(entry) = &mut self.slots[slot as usize] else { return };
-        let (Path::Project(_, matters)
-        | Path::ScanWhere(matters)
-        | Path::Index { kind: IndexRead::Where(matters) | IndexRead::Labels(_, matters), .. }) = &entry.path
-        else {
-            return;
+        let matters = match &entry.path {
+            Path::Project(_, matters) | Path::ScanWhere(matters) => matters,
+            Path::Index(path) => match &path.kind {
+                IndexRead::Where(matters) | IndexRead::Labels(_, matters) => matters,
+                IndexRead::Rows | IndexRead::Count => return,
+            },
+            Path::Key(_) | Path::Exists(_) | Path::Scan => return,
         };
         // A predicate that panics decides nothing: run, and let the run report it.
         let matters =
@@ -191,7 +220,9 @@ impl<K: Key, V: Value> Entries<K, V> {
 struct KeyPaths {
     value: Option<u32>,
     exists: Option<u32>,
-    projections: BTreeSet<u32>,
+    /// Boxed when there are any, which is seldom.
+    #[expect(clippy::box_collection, reason = "two thirds of every other key's entry would be an empty set")]
+    projections: Option<Box<BTreeSet<u32>>>,
 }
 
 #[derive(Default)]
@@ -317,7 +348,7 @@ impl<K: Key, V: Value> Watch<K, V> {
             if let Some(slot) = paths.exists.filter(|_| change.old.is_none() != change.new.is_none()) {
                 self.entries.fire(slot, &change.key, fired);
             }
-            for slot in &paths.projections {
+            for slot in paths.projections.iter().flat_map(|slots| slots.iter()) {
                 self.entries.fire_if(*slot, change, fired);
             }
         }
@@ -349,7 +380,7 @@ impl<K: Key, V: Value> Watch<K, V> {
 
     pub(crate) fn read_projection(&mut self, key: &K, matters: Matters<K, V>) -> u32 {
         let slot = self.entries.insert(Path::Project(key.clone(), matters));
-        self.keys.entry(key.clone()).or_default().projections.insert(slot);
+        self.keys.entry(key.clone()).or_default().projections.get_or_insert_default().insert(slot);
         slot
     }
 
@@ -383,8 +414,13 @@ impl<K: Key, V: Value> Watch<K, V> {
             return slot;
         }
         let paths = watch.values.entry(value.clone()).or_default();
-        let mut insert =
-            |kind| self.entries.insert(Path::Index { index, value: Box::new(value.clone()), kind });
+        let mut insert = |kind| {
+            self.entries.insert(Path::Index(Box::new(IndexPath {
+                index,
+                value: Box::new(value.clone()),
+                kind,
+            })))
+        };
         match kind {
             IndexRead::Rows => *paths.rows.insert(insert(kind)),
             IndexRead::Count => *paths.count.insert(insert(kind)),
@@ -460,8 +496,11 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
                 let Some(paths) = self.keys.get_mut(key) else { return };
                 paths.value = paths.value.filter(|held| *held != path);
                 paths.exists = paths.exists.filter(|held| *held != path);
-                paths.projections.remove(&path);
-                if paths.value.is_none() && paths.exists.is_none() && paths.projections.is_empty() {
+                if let Some(slots) = &mut paths.projections {
+                    slots.remove(&path);
+                    paths.projections = paths.projections.take().filter(|slots| !slots.is_empty());
+                }
+                if paths.value.is_none() && paths.exists.is_none() && paths.projections.is_none() {
                     self.keys.remove(key);
                 }
             }
@@ -469,12 +508,12 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
             Path::ScanWhere(_) => {
                 self.filtered.remove(&path);
             }
-            Path::Index { index, value, kind } => {
-                let labels = match kind {
+            Path::Index(held) => {
+                let labels = match &held.kind {
                     IndexRead::Labels(labels, _) => Some(labels),
                     _ => None,
                 };
-                self.indexes[*index as usize].release(value.as_ref().as_any(), path, labels);
+                self.indexes[held.index as usize].release(held.value.as_ref().as_any(), path, labels);
             }
         }
     }
@@ -487,7 +526,7 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
             Path::Project(key, _) => format!("part of {key:?}"),
             Path::Scan => "scan".to_owned(),
             Path::ScanWhere(_) => "scan where".to_owned(),
-            Path::Index { value, .. } => format!("{} = {value:?}", self.kind(path)),
+            Path::Index(held) => format!("{} = {:?}", self.kind(path), held.value),
         }
     }
 
@@ -499,9 +538,9 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
             Path::Project(..) => "part".to_owned(),
             Path::Scan => "scan".to_owned(),
             Path::ScanWhere(_) => "scan where".to_owned(),
-            Path::Index { index, kind, .. } => {
-                let name = &self.index_names[*index as usize];
-                match kind {
+            Path::Index(held) => {
+                let name = &self.index_names[held.index as usize];
+                match held.kind {
                     IndexRead::Rows => format!("index {name}"),
                     IndexRead::Count => format!("count {name}"),
                     IndexRead::Where(_) | IndexRead::Labels(..) => format!("index {name} where"),
@@ -512,7 +551,7 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
 
     fn is_choice(&self, path: u32) -> bool {
         let entry = self.entries.slots[path as usize].as_ref();
-        entry.is_some_and(|entry| matches!(&entry.path, Path::Index { kind, .. } if kind.is_narrowed()))
+        entry.is_some_and(|entry| matches!(&entry.path, Path::Index(path) if path.kind.is_narrowed()))
     }
 
     fn fired(&self, path: u32, revision: Revision) -> Option<Arc<dyn AnyKey>> {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock; the crate does not")]
 
+mod peers;
 mod shapes;
 
 use std::hint::black_box;
@@ -76,8 +77,7 @@ fn report(line: &str, what: &str, took: Duration, target: Duration) {
     println!("{line:<4} {what:<64} {took:>12.2?}  target {target:>10.2?}  {verdict}");
 }
 
-fn updates(round: u32, world: &World) -> Vec<(u32, Pod)> {
-    let _ = world;
+fn updates(round: u32) -> Vec<(u32, Pod)> {
     (0..1_000)
         .map(|number| {
             let mut row = pod(number, round + 1);
@@ -87,12 +87,13 @@ fn updates(round: u32, world: &World) -> Vec<(u32, Pod)> {
         .collect()
 }
 
-fn b1_b2() {
+/// Gives the times of B1 and B2.
+fn b1_b2() -> (Duration, Duration) {
     let mut each = world(1_000, 50, 25);
     let mut round = 0;
     let one_by_one = best(20, || {
         round += 1;
-        let rows = updates(round, &each);
+        let rows = updates(round);
         let start = Instant::now();
         for (key, row) in rows {
             let mut tx = each.graph.transaction();
@@ -111,7 +112,7 @@ fn b1_b2() {
     let reader = held.graph.reader();
     let published = best(20, || {
         round += 1;
-        let rows = updates(round, &held);
+        let rows = updates(round);
         let start = Instant::now();
         for (key, row) in rows {
             let mut tx = held.graph.transaction();
@@ -130,7 +131,7 @@ fn b1_b2() {
     let mut all = world(1_000, 50, 25);
     let at_once = best(20, || {
         round += 1;
-        let rows = updates(round, &all);
+        let rows = updates(round);
         let start = Instant::now();
         let mut tx = all.graph.transaction();
         for (key, row) in rows {
@@ -143,9 +144,11 @@ fn b1_b2() {
     });
     report("B2", "B1 as one transaction", at_once, Duration::from_micros(1_500));
     assert!(each.graph.verify().is_empty());
+    (one_by_one, at_once)
 }
 
-fn b3_b4_b10_b11() {
+/// Gives the time of B3.
+fn b3_b4_b10_b11() -> Duration {
     let start = Instant::now();
     let mut big = world(100_000, 1_000, 500);
     report(
@@ -184,6 +187,7 @@ fn b3_b4_b10_b11() {
     let start = Instant::now();
     assert!(big.graph.verify().is_empty());
     report("B11", "the oracle over 100k rows", start.elapsed(), Duration::from_secs(1));
+    took
 }
 
 fn b7() {
@@ -212,8 +216,9 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    b1_b2();
-    b3_b4_b10_b11();
+    let (b1, b2) = b1_b2();
+    let b3 = b3_b4_b10_b11();
+    peers::peers(b1, b2, b3);
     shapes::b5();
     shapes::b6();
     b7();
