@@ -164,12 +164,13 @@ impl<'a> Ctx<'a> {
             return self.lookup(index, &rarest).collect();
         }
         let extract = Arc::clone(&state.extract);
-        let contains = move |key: &K, row: &V| {
+        let contains = Arc::new(move |key: &K, row: &V| {
             let mut labels = Vec::new();
             extract(key, row, &mut labels);
             wanted.iter().all(|pair| labels.contains(pair))
-        };
-        self.lookup_labels(index, &rarest, query, contains)
+        });
+        let kept = Arc::clone(&contains);
+        self.lookup_labels(index, &rarest, query, contains.as_ref(), || either(kept))
     }
 
     /// Rows in `scope` whose selector is satisfied by `labels`. A row with an empty selector selects everything, a row
@@ -190,14 +191,16 @@ impl<'a> Ctx<'a> {
         let mut found: Picked<'a, K, V> = self.lookup(index, &whole(scope)).collect();
         // A row stands under one pair of its selector only, so the pairs of `labels` meet it at most once.
         for pair in pairs(scope, labels) {
-            let (labels_of_reader, selector) = (labels.clone(), selector.clone());
-            let selects = move |key: &K, row: &V| {
-                let wanted = selector.as_ref().and_then(|selector| selector(key, row).1);
-                wanted.is_some_and(|wanted| {
-                    wanted.iter().all(|(name, value)| labels_of_reader.get(name) == Some(value))
-                })
+            let of_row = selector.as_ref();
+            let matches = |key: &K, row: &V| of_row.is_some_and(|of_row| selects(of_row, labels, key, row));
+            // Labels are copied only for a path that nobody reads yet.
+            let keep = || {
+                let (of_row, labels) = (of_row.cloned(), labels.clone());
+                either(Arc::new(move |key: &K, row: &V| {
+                    of_row.as_ref().is_some_and(|of_row| selects(of_row, &labels, key, row))
+                }))
             };
-            found.append(&mut self.lookup_labels(index, &pair, labels, selects));
+            found.append(&mut self.lookup_labels(index, &pair, labels, &matches, keep));
         }
         found.sort_by(|left, right| left.0.cmp(right.0));
         found
@@ -209,13 +212,13 @@ impl<'a> Ctx<'a> {
         index: &Index<K, V, I>,
         value: &I,
         labels: &Labels,
-        matches: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+        matches: &dyn Fn(&K, &V) -> bool,
+        keep: impl FnOnce() -> Matters<K, V>,
     ) -> Picked<'a, K, V> {
         let found = Rows::group(self.group(index, value)).filter(|(key, row)| matches(key, row)).collect();
         self.record(&index.source, |watch| {
             watch.known_labels(index.slot, value, labels).unwrap_or_else(|| {
-                let matters = either(Arc::new(matches));
-                watch.read_index(index.slot, value, IndexRead::Labels(labels.clone(), matters))
+                watch.read_index(index.slot, value, IndexRead::Labels(labels.clone(), keep()))
             })
         });
         found
@@ -297,6 +300,12 @@ pub(crate) fn whole<S: Key>(scope: &S) -> (S, String, String) {
 /// The index values of labels inside a scope.
 pub(crate) fn pairs<S: Key>(scope: &S, labels: &Labels) -> Vec<(S, String, String)> {
     labels.iter().map(|(name, value)| (scope.clone(), name.clone(), value.clone())).collect()
+}
+
+/// Whether a row's selector is satisfied by labels.
+fn selects<K, V, S>(of_row: &Selector<K, V, S>, labels: &Labels, key: &K, row: &V) -> bool {
+    let wanted = of_row(key, row).1;
+    wanted.is_some_and(|wanted| wanted.iter().all(|(name, value)| labels.get(name) == Some(value)))
 }
 
 pub(crate) fn either<K: Key, V: Value>(

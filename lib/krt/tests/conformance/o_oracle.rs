@@ -45,8 +45,10 @@ fn grow(builder: &mut Builder, random: &mut Random, nodes: &[Rows], injected: bo
     let (source, other) = (random.pick(nodes), random.pick(nodes));
     let salt = random.below(7);
     match random.below(20) {
+        kind @ (8 | 9) => reading(builder, kind, &name, [source, other], salt),
         kind @ 0..12 => plain(builder, kind, &name, [source, other], salt, injected),
-        kind => delta_and_filtered(builder, kind, &name, [source, other], salt, injected),
+        kind @ 12..17 => deltas(builder, kind, &name, [source, other], salt, injected),
+        kind => filtered(builder, kind, &name, [source, other], salt),
     }
 }
 
@@ -60,8 +62,8 @@ fn labels_of(key: u16, n: u64) -> Labels {
         .collect()
 }
 
-/// The operators that work on changes, and reads through several conditions at once.
-fn delta_and_filtered(
+/// The operators that work on changes.
+fn deltas(
     builder: &mut Builder,
     kind: u64,
     name: &str,
@@ -100,7 +102,7 @@ fn delta_and_filtered(
                 });
             builder.derive_many(name, &pairs, |_, (l, r), n| vec![((l * 7 + r) % 40, *n)])
         }
-        16 => {
+        _ => {
             let members = builder.derive_many(&format!("members of {name}"), &source, move |_, key, n| {
                 (0..n % 3).map(|part| ((part, *key), n + part)).collect::<Vec<_>>()
             });
@@ -114,6 +116,12 @@ fn delta_and_filtered(
                 },
             )
         }
+    }
+}
+
+/// Reads by labels, by selectors, and through several conditions at once.
+fn filtered(builder: &mut Builder, kind: u64, name: &str, [source, other]: [Rows; 2], salt: u64) -> Rows {
+    match kind {
         17 => {
             let labels =
                 builder.labels(&format!("labels of {name}"), &other, |key, n| (key % 2, labels_of(*key, *n)));
@@ -146,6 +154,29 @@ fn delta_and_filtered(
                 Some(ctx.select(&filter).iter().map(|(_, m)| ***m).sum::<u64>() % 50)
             })
         }
+    }
+}
+
+/// Several reads of another collection in one run.
+fn reading(builder: &mut Builder, kind: u64, name: &str, [source, other]: [Rows; 2], salt: u64) -> Rows {
+    match kind {
+        8 => {
+            let index =
+                builder.index(&format!("index of {name}"), &other, |key, n| [u64::from(key % 4), n % 5]);
+            builder.derive(name, &source, move |ctx, key, n| {
+                let value = n % 5;
+                // Which index value is read depends on what was read before.
+                let first = ctx.lookup(&index, &value).map(|(_, m)| **m).sum::<u64>();
+                let second =
+                    ctx.lookup_where(&index, &(first % 5), move |_, m| m % 2 == salt % 2).len() as u64;
+                Some((first + second + u64::from(ctx.exists(&other, &(key + 2)))) % 50)
+            })
+        }
+        _ => builder.derive(name, &source, move |ctx, key, n| {
+            let part = ctx.project(&other, &(key % 10), |m| m / 10).unwrap_or(9);
+            let big = ctx.scan_where(&other, move |_, m| *m > 40 + part).len() as u64;
+            Some((n + part + big) % 50)
+        }),
     }
 }
 
@@ -190,23 +221,6 @@ fn plain(
                 Ok::<_, Failure>(Some((sum + others) % 50))
             })
         }
-        8 => {
-            let index =
-                builder.index(&format!("index of {name}"), &other, |key, n| [u64::from(key % 4), n % 5]);
-            builder.derive(name, &source, move |ctx, key, n| {
-                let value = n % 5;
-                // Which index value is read depends on what was read before.
-                let first = ctx.lookup(&index, &value).map(|(_, m)| **m).sum::<u64>();
-                let second =
-                    ctx.lookup_where(&index, &(first % 5), move |_, m| m % 2 == salt % 2).len() as u64;
-                Some((first + second + u64::from(ctx.exists(&other, &(key + 2)))) % 50)
-            })
-        }
-        9 => builder.derive(name, &source, move |ctx, key, n| {
-            let part = ctx.project(&other, &(key % 10), |m| m / 10).unwrap_or(9);
-            let big = ctx.scan_where(&other, move |_, m| *m > 40 + part).len() as u64;
-            Some((n + part + big) % 50)
-        }),
         10 => builder.generate(name, move |ctx| {
             let total = ctx.scan(&source).map(|(_, n)| **n).sum::<u64>();
             trouble(injected, total)?;
