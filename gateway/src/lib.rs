@@ -77,10 +77,7 @@ impl Gateway {
         let holder = holder(&config.state.dir, clock.as_ref())?;
         let mut options = basalt_reconciler::Options::new(store.clone(), clock.clone(), holder);
         let hub = basalt_api::Hub::default();
-        let (batches, manifests) = (hub.clone(), hub.clone());
-        options.on_batch = Some(Arc::new(move |batch| batches.apply(batch)));
-        options.on_manifest =
-            Some(Arc::new(move |host, revision| manifests.manifest_written(host, revision)));
+        tell(&mut options, &hub);
         let (reconciler, handle) = Reconciler::new(options);
         handle.metrics().register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
         let asked = handle.clone();
@@ -229,6 +226,13 @@ fn read_keys(path: &Path) -> anyhow::Result<Keyring> {
 
 fn address(sockets: &[TcpListener]) -> anyhow::Result<SocketAddr> {
     Ok(sockets.first().context("a door without a socket")?.local_addr()?)
+}
+
+/// What the reconciler tells the door: the feed that it pulls, and manifests that it wrote.
+fn tell(options: &mut basalt_reconciler::Options, hub: &basalt_api::Hub) {
+    let (batches, manifests) = (hub.clone(), hub.clone());
+    options.on_batch = Some(Arc::new(move |batch| batches.apply(batch)));
+    options.on_manifest = Some(Arc::new(move |host, revision| manifests.manifest_written(host, revision)));
 }
 
 /// Passes operators' questions on to the reconciler.
