@@ -91,8 +91,8 @@ fn counters(stepper: &Stepper) -> String {
     for (name, c) in graph.counters() {
         let _ = writeln!(
             out,
-            "{name}: {} rows, {} bytes, {} runs, {} without change, {} errors, {} reads of {} paths",
-            c.rows, c.bytes, c.runs, c.suppressed, c.errors, c.edges, c.paths
+            "{name}: {} rows, {} bytes, {} runs, {} without change, {} errors, {} reads of {} paths, changed at {}",
+            c.rows, c.bytes, c.runs, c.suppressed, c.errors, c.edges, c.paths, c.changed_at
         );
     }
     for (lane, waiting) in stepper.backlog() {

@@ -27,6 +27,8 @@ pub struct Graph {
     pub(crate) feeds: Vec<(u32, u32)>,
     dirty: Vec<Vec<u32>>,
     deltas: Vec<Option<Arc<dyn AnyDelta>>>,
+    /// When each collection last changed.
+    changed_at: Vec<Revision>,
     unsynced: BTreeSet<u32>,
     pub(crate) synced: Arc<[bool]>,
     subscribers: Vec<Subscriber>,
@@ -52,6 +54,8 @@ pub struct Counters {
     pub edges: usize,
     /// Bytes by the accounts: [`Memory::total`](crate::Memory::total).
     pub bytes: usize,
+    /// The revision that last changed a row; 0 when none did since the graph was sealed.
+    pub changed_at: Revision,
 }
 
 /// The parts a builder hands over.
@@ -83,6 +87,7 @@ impl Graph {
             feeds: parts.feeds,
             dirty: vec![Vec::new(); nodes],
             deltas: (0..nodes).map(|_| None).collect(),
+            changed_at: vec![0; nodes],
             unsynced: parts.unsynced,
             synced: Arc::from(vec![true; nodes]),
             subscribers: Vec::new(),
@@ -154,6 +159,7 @@ impl Graph {
             paths,
             edges,
             bytes: self.memory_at(node, false).total(),
+            changed_at: self.changed_at[node],
             ..self.logics[node].counters()
         }
     }
@@ -252,6 +258,9 @@ impl Graph {
             let delta = logic.process(env);
             changed += delta.as_ref().map_or(0, |delta| delta.len());
             runs += usize::try_from(logic.counters().runs - before).unwrap_or(usize::MAX);
+            if delta.is_some() {
+                self.changed_at[node] = revision;
+            }
             self.deltas[node] = delta;
         }
         for (past, present) in &self.feeds {

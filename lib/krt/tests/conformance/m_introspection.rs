@@ -137,6 +137,9 @@ fn c158_runs_suppressed_and_dirty_are_counted() {
     put(&mut graph, &numbers, 1, 25);
     let counters = graph.counters_of(&tens);
     assert_eq!((counters.runs, counters.suppressed, counters.dirty, counters.rows), (3, 1, 3, 1));
+    assert_eq!((counters.changed_at, graph.counters_of(&numbers).changed_at), (3, 3));
+    put(&mut graph, &numbers, 1, 26);
+    assert_eq!((graph.counters_of(&tens).changed_at, graph.revision()), (3, 4), "an equal row is no change");
     let memory: Vec<usize> = graph.memory().iter().map(|(_, memory)| memory.total()).collect();
     let bytes: Vec<usize> = graph.counters().iter().map(|(_, counters)| counters.bytes).collect();
     assert!(bytes == memory && bytes.iter().all(|bytes| *bytes > 0));
