@@ -16,8 +16,10 @@ use chrono::TimeDelta;
 use sqlx::{Connection, Executor};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     time::Duration,
 };
+use tokio::task::JoinSet;
 
 async fn tenant(h: &House, ids: &Ids, text: &str) {
     let mut tx = h.db.store.system().await.unwrap();
@@ -367,12 +369,20 @@ async fn heard(h: &House, by: &Store, ids: &Ids) {
     panic!("it was never heard");
 }
 
+/// Another gateway's store; the two exchange news for as long as the second value lives.
+async fn another_gateway(h: &House) -> (Store, JoinSet<Infallible>) {
+    let other = Store::connect(&h.db.url(), Options::default()).await.unwrap();
+    let mut exchanging = JoinSet::new();
+    for store in [h.db.store.clone(), other.clone()] {
+        exchanging.spawn(async move { store.exchange_news(|| 0.0).await });
+    }
+    (other, exchanging)
+}
+
 #[tokio::test]
 async fn p5_news_of_other_gateways_is_heard_and_again_after_the_listener_was_killed() {
     let h = House::new().await;
-    let other = Store::connect(&h.db.url(), Options::default()).await.unwrap();
-    let exchange = |store: Store| tokio::spawn(async move { store.exchange_news(|| 0.0).await });
-    let (here, there) = (exchange(h.db.store.clone()), exchange(other.clone()));
+    let (other, _exchanging) = another_gateway(&h).await;
     let ids = testkit::ids(9);
     // The first may be the news of being connected, the second is not.
     heard(&h, &other, &ids).await;
@@ -394,8 +404,6 @@ async fn p5_news_of_other_gateways_is_heard_and_again_after_the_listener_was_kil
     heard(&h, &other, &ids).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     heard(&h, &other, &ids).await;
-    here.abort();
-    there.abort();
 }
 
 /// What a write pays for the feed; how much that is in time is what `cargo xtask bench --only feed` prints.
@@ -431,9 +439,7 @@ async fn p16_a_write_of_many_rows_pays_one_statement_and_waits_for_no_other_writ
 #[tokio::test]
 async fn p17_a_commit_is_news_when_it_returns_here_and_without_a_poll_in_another_gateway() {
     let h = House::new().await;
-    let other = Store::connect(&h.db.url(), Options::default()).await.unwrap();
-    let exchange = |store: Store| tokio::spawn(async move { store.exchange_news(|| 0.0).await });
-    let (here, there) = (exchange(h.db.store.clone()), exchange(other.clone()));
+    let (other, _exchanging) = another_gateway(&h).await;
     let ids = testkit::ids(9);
     heard(&h, &other, &ids).await;
     let feed = Feed::new(&other);
@@ -455,8 +461,6 @@ async fn p17_a_commit_is_news_when_it_returns_here_and_without_a_poll_in_another
         };
         tokio::time::timeout(Duration::from_secs(10), read).await.expect("the notification comes");
     }
-    here.abort();
-    there.abort();
 }
 
 #[tokio::test]
