@@ -12,7 +12,11 @@ async fn r1_accepted_creates_survive_kill_nine_at_random_moments() -> Result<()>
     ensure!(outcome.accepted >= plan.creates, "{outcome:?}");
     ensure!(outcome.kills >= 3, "{outcome:?}");
     ensure!(outcome.lost.is_empty() && outcome.half_made.is_empty(), "{outcome:?}");
-    ensure!(outcome.not_running.is_empty(), "{outcome:?}");
+    ensure!(
+        outcome.not_running.is_empty(),
+        "{outcome:?}; the gateway's log ends with\n{}",
+        house.gateway.log()
+    );
     Ok(())
 }
 
