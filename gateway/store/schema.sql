@@ -1263,28 +1263,32 @@ CREATE OR REPLACE FUNCTION public.schema_version()
  LANGUAGE sql
  STABLE SECURITY DEFINER
 AS $function$ SELECT coalesce(max(version), 0) FROM public._sqlx_migrations WHERE success $function$;
-CREATE OR REPLACE FUNCTION public.vm_stamp(tenant uuid, project uuid, vm uuid, vm_name text)
- RETURNS TABLE(id uuid, generation bigint)
+CREATE OR REPLACE FUNCTION public.vm_page_stamps(tenant uuid, project uuid, behind uuid, how_many bigint)
+ RETURNS TABLE(ids uuid[], generations bigint[])
  LANGUAGE plpgsql
  SECURITY DEFINER
 AS $function$
 BEGIN
     PERFORM pg_catalog.set_config('app.tenant', tenant::text, true);
-    IF vm IS NOT NULL THEN
-        RETURN QUERY SELECT x.id, x.generation FROM public.vms x WHERE x.id = vm AND x.project_id = project;
-    ELSE
-        RETURN QUERY SELECT x.id, x.generation FROM public.vms x WHERE x.project_id = project AND x.name = vm_name;
-    END IF;
+    RETURN QUERY SELECT pg_catalog.array_agg(p.id), pg_catalog.array_agg(p.generation) FROM (
+        SELECT x.id, x.generation FROM public.vms x WHERE x.project_id = project AND x.id > behind
+        ORDER BY x.id LIMIT how_many) p;
 END $function$;
-CREATE OR REPLACE FUNCTION public.vm_stamps(tenant uuid, project uuid, behind uuid, how_many bigint)
- RETURNS TABLE(id uuid, generation bigint)
+CREATE OR REPLACE FUNCTION public.vm_stamps(tenant uuid, project uuid, ids_wanted uuid[], names_wanted text[])
+ RETURNS TABLE(id uuid, name text, generation bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
 AS $function$
 BEGIN
     PERFORM pg_catalog.set_config('app.tenant', tenant::text, true);
-    RETURN QUERY SELECT x.id, x.generation FROM public.vms x WHERE x.project_id = project AND x.id > behind
-        ORDER BY x.id LIMIT how_many;
+    IF pg_catalog.cardinality(ids_wanted) > 0 THEN
+        RETURN QUERY SELECT x.id, x.name, x.generation FROM public.vms x
+            WHERE x.id = ANY (ids_wanted) AND x.project_id = project;
+    END IF;
+    IF pg_catalog.cardinality(names_wanted) > 0 THEN
+        RETURN QUERY SELECT x.id, x.name, x.generation FROM public.vms x
+            WHERE x.project_id = project AND x.name = ANY (names_wanted);
+    END IF;
 END $function$;
 
 -- triggers

@@ -71,6 +71,16 @@ impl Line {
 }
 
 impl Intent {
+    /// Whether it may be written in one transaction with others: it is meant, and nobody will ask again for its answer.
+    pub fn may_be_shared(&self) -> bool {
+        !self.line.dry_run && self.line.key.is_none()
+    }
+
+    /// The change in the caller's name.
+    pub fn change(&self, app: &App) -> Change {
+        self.line.permit.change(app)
+    }
+
     /// Opens the transaction. When the idempotency key was seen before, its first answer comes as
     /// [`Error::Answered`].
     pub async fn begin(self, app: &App, body: &[u8]) -> Result<Writing, Error> {
@@ -167,14 +177,25 @@ impl Writing {
             }
             self.tx.commit().await?;
         }
-        let mut response =
-            (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes)
-                .into_response();
-        if let Some(value) = location.and_then(|l| HeaderValue::try_from(l).ok()) {
-            response.headers_mut().insert(header::LOCATION, value);
-        }
-        Ok(response)
+        Ok(located(status, location, bytes))
     }
+}
+
+/// Answers 202 for what is committed.
+pub fn accepted<T: Serialize>(object: T, task: Task) -> Result<Response, Error> {
+    let location = Some(format!("/v1/tasks/{}", task.id));
+    let bytes = serde_json::to_vec(&Accepted { object, task: Some(task) })
+        .map_err(|e| Error::internal("writing an answer", e))?;
+    Ok(located(StatusCode::ACCEPTED, location, bytes))
+}
+
+fn located(status: StatusCode, location: Option<String>, json: Vec<u8>) -> Response {
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = (status, [kind], json).into_response();
+    if let Some(value) = location.and_then(|l| HeaderValue::try_from(l).ok()) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
 }
 
 /// An object with its generation as `ETag`.

@@ -60,14 +60,25 @@ pub async fn create_vm(
 ) -> Result<Response, Error> {
     body::check_create(&value)?;
     explain::refuse_impossible(&app, intent.project, &value)?;
-    let mut writing = intent.begin(&app, &bytes).await?;
-    let room = explain::refuse_full_pools(&app, writing.project, &value);
+    let room = explain::refuse_full_pools(&app, intent.project, &value);
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
+    if room.is_ok() && intent.may_be_shared() {
+        let (project, change) = (intent.project, intent.change(&app));
+        let made = vms::declare(&app.store, project.tenant_id, project.id, change, new.clone()).await?;
+        if let Some(made) = made {
+            return intent::accepted(view(fresh(made.object)), made.task);
+        }
+    }
+    let mut writing = intent.begin(&app, &bytes).await?;
     let made = vms::insert(&mut writing.tx, &writing.change, writing.project.id, &new).await?;
     // Last: who repeats a request, or has something else wrong, is told of that.
     room?;
-    let fresh = VmView { vm: made.object, placement: None, facts: None, conditions: Vec::new() };
-    writing.accept(view(fresh), made.task).await
+    writing.accept(view(fresh(made.object)), made.task).await
+}
+
+/// A VM of which nothing was seen yet.
+fn fresh(vm: vms::Vm) -> VmView {
+    VmView { vm, placement: None, facts: None, conditions: Vec::new() }
 }
 
 /// Shows a VM.

@@ -242,6 +242,23 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl Error {
+    /// The same, for another one whom it befell: who shared a transaction or a statement.
+    pub(crate) fn shared(&self) -> Self {
+        let copy = |e: &sqlx::Error| match e {
+            sqlx::Error::PoolTimedOut => sqlx::Error::PoolTimedOut,
+            sqlx::Error::PoolClosed => sqlx::Error::PoolClosed,
+            e => sqlx::Error::Protocol(e.to_string()),
+        };
+        match self {
+            Self::Unavailable(e) => Self::Unavailable(copy(e)),
+            Self::Conflict(e) => Self::Conflict(copy(e)),
+            Self::Database(e) => Self::Database(copy(e)),
+            e => Self::Database(sqlx::Error::Protocol(e.to_string())),
+        }
+    }
+}
+
 impl From<sqlx::migrate::MigrateError> for Error {
     fn from(e: sqlx::migrate::MigrateError) -> Self {
         match e {

@@ -15,6 +15,7 @@ pub mod conditions;
 mod error;
 pub mod feed;
 mod feed_rows;
+mod gather;
 pub mod host_identity;
 pub mod hosts;
 pub mod idempotency;
@@ -41,6 +42,8 @@ pub mod testkit;
 pub mod users;
 mod vm_changes;
 mod vm_insert;
+mod vm_stamps;
+mod vm_write;
 pub mod vms;
 pub mod volumes;
 

@@ -1,6 +1,10 @@
 //! The handle on the database: a bounded pool of connections, and the signal after each commit.
 
-use crate::{Error, Result, SystemTx, TenantTx, migrate};
+use crate::{
+    Error, Result, SystemTx, TenantTx, migrate,
+    vm_insert::{self, Declarations},
+    vm_stamps::Stamps,
+};
 use basalt_model::{ProjectId, TenantId};
 use sqlx::{
     PgPool, Row,
@@ -55,11 +59,13 @@ pub(crate) type Turn = OwnedSemaphorePermit;
 
 /// How many write to one project at once: one that has its row locks, and one that waits for them at the server with its
 /// statement begun, so that nothing lies between the commit of the one and the claims of the other.
-const AT_ONCE: usize = 2;
+pub(crate) const AT_ONCE: usize = 2;
 
 struct Inner {
     pool: PgPool,
     turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+    stamps: Stamps,
+    declarations: Arc<Declarations>,
     /// Moves after every commit of this process.
     committed: watch::Sender<u64>,
     /// Moves after those, and when another gateway said that it committed.
@@ -103,6 +109,8 @@ impl Store {
             inner: Arc::new(Inner {
                 pool,
                 turns: Mutex::default(),
+                stamps: Stamps::default(),
+                declarations: vm_insert::declarations(),
                 committed: watch::Sender::new(0),
                 changed: watch::Sender::new(0),
             }),
@@ -169,6 +177,14 @@ impl Store {
         };
         // Nobody closes it.
         queue.acquire_owned().await.map_err(|_| Error::Database(sqlx::Error::PoolClosed))
+    }
+
+    pub(crate) fn stamps(&self) -> &Stamps {
+        &self.inner.stamps
+    }
+
+    pub(crate) fn declarations(&self) -> &Arc<Declarations> {
+        &self.inner.declarations
     }
 
     pub(crate) fn committed(&self) -> watch::Receiver<u64> {

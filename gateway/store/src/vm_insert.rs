@@ -1,30 +1,29 @@
-//! Declaring a VM: one statement resolves the names in its spec, one writes everything that follows from it.
+//! Declaring VMs: one statement resolves the names in their specs, one writes everything that follows from them.
 //!
 //! The second claims quota first; everything else hangs on that claim, so a refused one writes nothing. The
-//! quota row's lock also orders the creates of a project, so no two of them wait for each other.
+//! quota row's lock also orders the creates of a project. Those that wait for it are declared together, by the same two
+//! statements in one transaction ([`declare`]).
 
 use crate::{
-    Accepted, Change, Error, Key, New, Result, TenantTx,
-    error::refused,
+    Accepted, Change, Error, New, Result, Store, TenantTx,
+    gather::Gather,
     images::{self, Usable},
-    quotas::{self, Delta},
-    row::{self, bigint, uuids},
+    row,
+    store::AT_ONCE,
     tasks,
+    vm_write::write,
     vms::Vm,
 };
 use basalt_model::{
-    Generation, ImageId, Labels, MIB, Metadata, Name, NetworkId, PortId, ProjectId, TenantId, VmId, VolumeId,
+    Generation, ImageId, MIB, Metadata, Name, NetworkId, PortId, ProjectId, TenantId, VmId, VolumeId,
     networks::NetworkSpec,
     tasks::{Task, TaskKind},
-    vms::{DiskSource, DiskSpec, VmDisk, VmNic, VmSpec},
+    vms::{DiskSource, DiskSpec, VmDisk, VmSpec},
     volumes::{VolumeSource, VolumeSpec},
 };
 use serde::Deserialize;
-use sqlx::{PgConnection, Row, types::Json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use sqlx::PgConnection;
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use uuid::Uuid;
 
 /// Declares a VM with its volumes, ports and claims; its task ends when it is as declared.
@@ -34,34 +33,133 @@ pub async fn insert(
     project: ProjectId,
     new: &New<VmSpec>,
 ) -> Result<Accepted<Vm>> {
-    let tenant = tx.tenant();
-    let id: VmId = change.id();
-    let found = resolve(tx.conn(), project, &new.spec).await?;
-    let disks = plan_disks(change, &new.name, &new.spec, found.images, &found.volumes)?;
-    let nics = plan_nics(change, &new.spec, &found.networks)?;
-    let metadata = Metadata {
-        id: id.0,
-        tenant_id: Some(tenant),
-        project_id: Some(project),
-        name: new.name.clone(),
-        labels: new.labels.clone(),
-        generation: Generation::FIRST,
-        created_at: change.now,
-        updated_at: change.now,
-        deletion_requested_at: None,
-    };
-    let mut vm = Vm {
-        metadata,
-        spec: new.spec.clone(),
-        incarnation: 0,
-        operation: None,
-        nics: Vec::new(),
-        disks: disks.disks.clone(),
-    };
-    let task = tasks::new(change, tenant, project, TaskKind::VmCreate, vm.subject(), Generation::FIRST);
+    let found = resolve(tx.conn(), project, [&new.spec].into_iter()).await?;
+    let mut draft = [Draft::new(change, tx.tenant(), project, new, &found)?];
     tx.take_turn(project).await?;
-    vm.nics = write(tx.conn(), change, &vm, &task, &disks, &nics).await?;
-    Ok(Accepted { object: vm, task })
+    write(tx.conn(), project, &mut draft).await?;
+    let [draft] = draft;
+    Ok(draft.accepted())
+}
+
+/// Those who wait to be declared in a project.
+pub(crate) type Declarations = Gather<(TenantId, ProjectId), (Change, New<VmSpec>), Declared>;
+type Declared = Result<Option<Accepted<Vm>>>;
+
+/// VMs of one transaction.
+const MOST: usize = 16;
+
+pub(crate) fn declarations() -> Arc<Declarations> {
+    Gather::new(AT_ONCE, MOST)
+}
+
+/// Declares a VM, durably, in one transaction with others that wait to be declared in the same project. `None`: nothing
+/// was written, because something about it or one of the others was refused; [`insert`] it alone, to know.
+pub async fn declare(
+    store: &Store,
+    tenant: TenantId,
+    project: ProjectId,
+    change: Change,
+    new: New<VmSpec>,
+) -> Declared {
+    let asked = store.clone();
+    let answer = move |(tenant, project), asked_for: Vec<(Change, New<VmSpec>)>| {
+        let store = asked.clone();
+        async move { together(&store, tenant, project, &asked_for).await }
+    };
+    store.declarations().ask((tenant, project), (change, new), answer).await.unwrap_or(Ok(None))
+}
+
+async fn together(
+    store: &Store,
+    tenant: TenantId,
+    project: ProjectId,
+    asked_for: &[(Change, New<VmSpec>)],
+) -> Vec<Declared> {
+    let mut answers: Vec<Declared> = asked_for.iter().map(|_| Ok(None)).collect();
+    match write_together(store, tenant, project, asked_for).await {
+        Ok(None) => {}
+        // Alone they would only wait for the same once more.
+        Err(e @ Error::Unavailable(_)) => answers.iter_mut().for_each(|a| *a = Err(e.shared())),
+        Err(e) => tracing::debug!(%project, vms = asked_for.len(), error = %e, "declared one by one"),
+        Ok(Some((tx, drafts))) => match tx.commit().await {
+            Ok(()) => drafts.into_iter().for_each(|(i, draft)| answers[i] = Ok(Some(draft.accepted()))),
+            // It may have been committed: who declares it again would be told that the name is taken.
+            Err(e) => drafts.iter().for_each(|(i, _)| answers[*i] = Err(e.shared())),
+        },
+    }
+    answers
+}
+
+/// Writes all that can be written, each with its place. Not committed yet.
+async fn write_together<'a>(
+    store: &Store,
+    tenant: TenantId,
+    project: ProjectId,
+    asked_for: &'a [(Change, New<VmSpec>)],
+) -> Result<Option<(TenantTx, Vec<(usize, Draft<'a>)>)>> {
+    let mut tx = store.tenant(tenant).await?;
+    let found = resolve(tx.conn(), project, asked_for.iter().map(|(_, new)| &new.spec)).await?;
+    let draft = |(change, new): &'a (Change, New<VmSpec>)| Draft::new(change, tenant, project, new, &found);
+    let (places, mut drafts): (Vec<usize>, Vec<Draft<'_>>) =
+        asked_for.iter().enumerate().filter_map(|(i, asked)| Some((i, draft(asked).ok()?))).unzip();
+    if drafts.is_empty() {
+        return Ok(None);
+    }
+    tx.take_turn(project).await?;
+    write(tx.conn(), project, &mut drafts).await?;
+    Ok(Some((tx, places.into_iter().zip(drafts).collect())))
+}
+
+/// A VM that is about to be written.
+pub(crate) struct Draft<'a> {
+    pub(crate) change: &'a Change,
+    pub(crate) vm: Vm,
+    pub(crate) task: Task,
+    pub(crate) disks: Disks,
+    pub(crate) nics: Vec<NewNic>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        change: &'a Change,
+        tenant: TenantId,
+        project: ProjectId,
+        new: &New<VmSpec>,
+        found: &Found,
+    ) -> Result<Self> {
+        let id: VmId = change.id();
+        let disks = plan_disks(change, &new.name, &new.spec, &found.images, &found.volumes)?;
+        let nics = plan_nics(change, &new.spec, &found.networks)?;
+        let metadata = Metadata {
+            id: id.0,
+            tenant_id: Some(tenant),
+            project_id: Some(project),
+            name: new.name.clone(),
+            labels: new.labels.clone(),
+            generation: Generation::FIRST,
+            created_at: change.now,
+            updated_at: change.now,
+            deletion_requested_at: None,
+        };
+        let vm = Vm {
+            metadata,
+            spec: new.spec.clone(),
+            incarnation: 0,
+            operation: None,
+            nics: Vec::new(),
+            disks: disks.disks.clone(),
+        };
+        let task = tasks::new(change, tenant, project, TaskKind::VmCreate, vm.subject(), Generation::FIRST);
+        Ok(Self { change, vm, task, disks, nics })
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.vm.metadata.id
+    }
+
+    fn accepted(self) -> Accepted<Vm> {
+        Accepted { object: self.vm, task: self.task }
+    }
 }
 
 #[derive(Deserialize)]
@@ -86,18 +184,24 @@ struct Found {
     volumes: Vec<FoundVolume>,
 }
 
-/// Everything that the spec names, in one round trip. Volumes one by one: asked for all names at once, the server may
+/// Everything that the specs name, in one round trip. Volumes one by one: asked for all names at once, the server may
 /// look through all volumes of the project.
-async fn resolve(conn: &mut PgConnection, project: ProjectId, spec: &VmSpec) -> Result<Found> {
-    let (mut images, mut volumes) = (BTreeSet::new(), BTreeSet::new());
-    for disk in &spec.disks {
-        match &disk.source {
-            DiskSource::Image { image } | DiskSource::Iso { image } => images.insert(image.as_str()),
-            DiskSource::Volume { volume } => volumes.insert(volume.as_str()),
-            DiskSource::Blank {} => false,
-        };
+async fn resolve<'a>(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    specs: impl Iterator<Item = &'a VmSpec>,
+) -> Result<Found> {
+    let (mut images, mut volumes, mut networks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for spec in specs {
+        for disk in &spec.disks {
+            match &disk.source {
+                DiskSource::Image { image } | DiskSource::Iso { image } => images.insert(image.as_str()),
+                DiskSource::Volume { volume } => volumes.insert(volume.as_str()),
+                DiskSource::Blank {} => false,
+            };
+        }
+        networks.extend(spec.nics.iter().map(|n| n.network.as_str()));
     }
-    let networks: BTreeSet<&str> = spec.nics.iter().map(|n| n.network.as_str()).collect();
     let row = sqlx::query(
         "SELECT
             (SELECT jsonb_agg(jsonb_build_object('id', i.id, 'name', i.name, 'format', i.spec -> 'format',
@@ -126,24 +230,24 @@ async fn resolve(conn: &mut PgConnection, project: ProjectId, spec: &VmSpec) -> 
     })
 }
 
-struct NewVolume {
-    id: VolumeId,
-    name: Name,
-    spec: VolumeSpec,
-    image_id: Option<ImageId>,
+pub(crate) struct NewVolume {
+    pub(crate) id: VolumeId,
+    pub(crate) name: Name,
+    pub(crate) spec: VolumeSpec,
+    pub(crate) image_id: Option<ImageId>,
 }
 
 #[derive(Default)]
-struct Disks {
-    disks: Vec<VmDisk>,
-    new: Vec<NewVolume>,
-    attached: Vec<VolumeId>,
+pub(crate) struct Disks {
+    pub(crate) disks: Vec<VmDisk>,
+    pub(crate) new: Vec<NewVolume>,
+    pub(crate) attached: Vec<VolumeId>,
     /// Images that must stay: under a new volume, or as an optical disc.
-    held: Vec<ImageId>,
+    pub(crate) held: Vec<ImageId>,
 }
 
 impl Disks {
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.new.iter().fold(0, |sum, v| sum.saturating_add(v.spec.size_bytes))
     }
 }
@@ -152,16 +256,14 @@ fn plan_disks(
     change: &Change,
     vm: &Name,
     spec: &VmSpec,
-    images: Vec<Usable>,
+    images: &[Usable],
     volumes: &[FoundVolume],
 ) -> Result<Disks> {
     // The project's own image goes before one that its tenant shares under the same name.
-    let mut by_name: BTreeMap<Name, Usable> = BTreeMap::new();
-    for image in images {
-        if image.own || !by_name.contains_key(&image.name) {
-            by_name.insert(image.name.clone(), image);
-        }
-    }
+    let named = |name: &Name| {
+        let mut found = images.iter().filter(|i| i.name == *name);
+        found.clone().find(|i| i.own).or_else(|| found.next()).cloned()
+    };
     let mut out = Disks::default();
     for (i, disk) in spec.disks.iter().enumerate() {
         let at = format!("spec.disks[{i}]");
@@ -174,7 +276,7 @@ fn plan_disks(
         match &disk.source {
             DiskSource::Image { image } => {
                 let field = format!("{at}.source.image");
-                let found = images::check(by_name.get(image).cloned(), image, false, &field)?;
+                let found = images::check(named(image), image, false, &field)?;
                 let size_bytes = disk_size(disk, &found, &at)?;
                 let source = VolumeSource::Image { image: image.clone() };
                 resolved.volume_id = Some(out.add(change, vm, disk, source, size_bytes, Some(found.id)));
@@ -186,7 +288,7 @@ fn plan_disks(
             }
             DiskSource::Iso { image } => {
                 let field = format!("{at}.source.image");
-                let found = images::check(by_name.get(image).cloned(), image, true, &field)?;
+                let found = images::check(named(image), image, true, &field)?;
                 resolved.iso_image_id = Some(found.id);
                 out.held.push(found.id);
             }
@@ -251,12 +353,12 @@ fn volume_name(vm: &Name, disk: &Name, id: VolumeId) -> Name {
         .unwrap_or_else(|_| disk.clone())
 }
 
-struct NewNic {
-    port_id: PortId,
-    network_id: NetworkId,
-    network: Name,
-    mac: String,
-    wanted: Option<Ipv4Addr>,
+pub(crate) struct NewNic {
+    pub(crate) port_id: PortId,
+    pub(crate) network_id: NetworkId,
+    pub(crate) network: Name,
+    pub(crate) mac: String,
+    pub(crate) wanted: Option<Ipv4Addr>,
 }
 
 fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Result<Vec<NewNic>> {
@@ -298,162 +400,6 @@ fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Resul
 pub(crate) fn mac(port: PortId) -> String {
     let b = port.0.into_bytes();
     format!("02:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", b[11], b[12], b[13], b[14], b[15])
-}
-
-const WRITE: &str = "
-WITH claim AS (
-    UPDATE quotas SET used_vms = used_vms + 1, used_cpus = used_cpus + $1, used_memory_bytes = used_memory_bytes + $2,
-        used_storage_bytes = used_storage_bytes + $3
-    WHERE project_id = $4 AND used_vms + 1 <= max_vms AND used_cpus + $1 <= max_cpus
-        AND used_memory_bytes + $2 <= max_memory_bytes AND used_storage_bytes + $3 <= max_storage_bytes
-    RETURNING tenant_id, project_id
-), held AS (
-    SELECT hold_image(i.id) AS id FROM claim, unnest($5::uuid[]) i(id)
-), nic AS (
-    SELECT n.ord, n.port_id, n.network_id, n.network, n.mac,
-        claim_address(n.network_id, n.wanted::inet, $11::text[]::inet[]) AS address
-    FROM claim, unnest($6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::text[])
-        WITH ORDINALITY n(port_id, network_id, network, mac, wanted, ord)
-), vm AS (
-    INSERT INTO vms (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, incarnation,
-        nics, disks)
-    SELECT $12, c.tenant_id, c.project_id, $13, $14, 1, $15, $15, $16, 0,
-        coalesce((SELECT jsonb_agg(jsonb_build_object('port_id', n.port_id, 'network_id', n.network_id,
-            'network', n.network, 'mac', n.mac, 'address', host(n.address)) ORDER BY n.ord) FROM nic n), '[]'), $17
-    FROM claim c WHERE (SELECT count(h.id) FROM held h) >= 0
-    RETURNING nics
-), port AS (
-    INSERT INTO ports (id, tenant_id, project_id, network_id, vm_id, nic_index, mac, address)
-    SELECT n.port_id, c.tenant_id, c.project_id, n.network_id, $12, n.ord - 1, n.mac, n.address FROM nic n, claim c
-), volume AS (
-    INSERT INTO volumes (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, size_bytes,
-        image_id, vm_id, owned, incarnation)
-    SELECT v.id, c.tenant_id, c.project_id, v.name, '{}', 1, $15, $15, v.spec, v.size_bytes, v.image_id, $12, true, 0
-    FROM claim c, unnest($18::uuid[], $19::text[], $20::jsonb[], $21::bigint[], $22::uuid[])
-        v(id, name, spec, size_bytes, image_id)
-), attached AS (
-    UPDATE volumes SET vm_id = $12
-    WHERE id = ANY($23) AND num_nonnulls(vm_id, deletion_requested_at) = 0 AND EXISTS (SELECT FROM claim)
-    RETURNING id
-), task AS (
-    INSERT INTO tasks (id, tenant_id, project_id, kind, subject_kind, subject_id, subject_name, generation, state,
-        progress, stage, depends_on, deadline, attempt, actor, created_at)
-    SELECT $24, c.tenant_id, c.project_id, 'vm_create', 'vm', $12, $13, 1, 'pending', 0, '', '{}', $25, 1, $26, $15
-    FROM claim c
-), audit AS (
-    INSERT INTO audit_events (id, at, tenant_id, project_id, actor_kind, actor_id, actor_name, action, subject_kind,
-        subject_id, subject_name, request_id)
-    SELECT $27, $15, c.tenant_id, c.project_id, $28, $29, $30, 'vm.create', 'vm', $12, $13, $31 FROM claim c
-)
-SELECT vm.nics, (SELECT count(*) FROM attached) AS attached FROM vm";
-
-async fn write(
-    conn: &mut PgConnection,
-    change: &Change,
-    vm: &Vm,
-    task: &Task,
-    disks: &Disks,
-    nics: &[NewNic],
-) -> Result<Vec<VmNic>> {
-    let (project, tenant) = scope(vm)?;
-    let demand = vm.spec.demand(disks.bytes());
-    let wanted = |n: &NewNic| n.wanted.map(|a| a.to_string());
-    let row = sqlx::query(WRITE)
-        .bind(i64::from(demand.cpus))
-        .bind(bigint(demand.memory_bytes))
-        .bind(bigint(demand.storage_bytes))
-        .bind(project)
-        .bind(uuids(&disks.held))
-        .bind(nics.iter().map(|n| n.port_id.0).collect::<Vec<_>>())
-        .bind(nics.iter().map(|n| n.network_id.0).collect::<Vec<_>>())
-        .bind(nics.iter().map(|n| n.network.as_str()).collect::<Vec<_>>())
-        .bind(nics.iter().map(|n| n.mac.as_str()).collect::<Vec<_>>())
-        .bind(nics.iter().map(wanted).collect::<Vec<_>>())
-        .bind(nics.iter().filter_map(wanted).collect::<Vec<_>>())
-        .bind(vm.metadata.id)
-        .bind(&vm.metadata.name)
-        .bind(Json::<&Labels>(&vm.metadata.labels))
-        .bind(change.now)
-        .bind(Json(&vm.spec))
-        .bind(Json(&vm.disks))
-        .bind(disks.new.iter().map(|v| v.id.0).collect::<Vec<_>>())
-        .bind(disks.new.iter().map(|v| v.name.as_str()).collect::<Vec<_>>())
-        .bind(disks.new.iter().map(|v| Json(&v.spec)).collect::<Vec<_>>())
-        .bind(disks.new.iter().map(|v| bigint(v.spec.size_bytes)).collect::<Vec<_>>())
-        .bind(disks.new.iter().map(|v| v.image_id.map(Uuid::from)).collect::<Vec<_>>())
-        .bind(uuids(&disks.attached))
-        .bind(task.id)
-        .bind(task.deadline)
-        .bind(Json(&task.actor))
-        .bind((change.ids)())
-        .bind(&change.actor.kind)
-        .bind(change.actor.id)
-        .bind(&change.actor.name)
-        .bind(&change.request_id)
-        .fetch_optional(&mut *conn)
-        .await
-        .map_err(|e| words(e, vm, disks, nics))?;
-    let Some(row) = row else {
-        let asked = Delta {
-            vms: 1,
-            cpus: demand.cpus.into(),
-            memory_bytes: bigint(demand.memory_bytes),
-            storage_bytes: bigint(demand.storage_bytes),
-        };
-        return Err(quotas::exceeded(conn, project, asked).await?);
-    };
-    let attached: i64 = row.try_get("attached")?;
-    if usize::try_from(attached).ok() != Some(disks.attached.len()) {
-        // Somebody took a volume between the two statements. The caller rolls back.
-        let name = vm.metadata.name.to_string();
-        tracing::debug!(%tenant, vm = %name, "a volume was taken while the VM was declared");
-        return Err(Error::Conflict(sqlx::Error::RowNotFound));
-    }
-    Ok(row::json(&row, "nics")?)
-}
-
-fn scope(vm: &Vm) -> Result<(ProjectId, TenantId)> {
-    match (vm.metadata.project_id, vm.metadata.tenant_id) {
-        (Some(project), Some(tenant)) => Ok((project, tenant)),
-        _ => Err(Key::Id(vm.metadata.id).missing("project")),
-    }
-}
-
-/// What the database refused, in the words of the spec.
-fn words(e: sqlx::Error, vm: &Vm, disks: &Disks, nics: &[NewNic]) -> Error {
-    let Some((constraint, details)) = refused(&e) else { return e.into() };
-    let about = details.detail().and_then(|d| Uuid::parse_str(d).ok());
-    let nic = |of: &dyn Fn(&NewNic) -> bool| nics.iter().position(of).map(|i| (i, &nics[i]));
-    let error = match constraint {
-        "vms_name" => Some(Error::NameTaken { kind: "vm", name: vm.metadata.name.to_string() }),
-        "volumes_name" => Some(Error::NameTaken {
-            kind: "volume",
-            name: disks.new.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(" or "),
-        }),
-        "vms_project" => vm.metadata.project_id.map(|p| Key::from(p).missing("project")),
-        "subnet_exhausted" => nic(&|n| Some(n.network_id.0) == about && n.wanted.is_none()).map(|(i, n)| {
-            Error::SubnetExhausted { network: n.network.clone(), field: format!("spec.nics[{i}].network") }
-        }),
-        "network_closed" => nic(&|n| Some(n.network_id.0) == about)
-            .map(|(_, n)| Error::Deleting { kind: "network", name: n.network.to_string() }),
-        "image_going" => about.map(|id| Error::Deleting { kind: "image", name: id.to_string() }),
-        // Free addresses are found under the network's lock, so only a wanted one can be taken.
-        "ports_address" => nic(&|n| n.wanted.is_some()).map(|(i, _)| {
-            let all: Vec<&NewNic> = nics.iter().filter(|n| n.wanted.is_some()).collect();
-            Error::AddressTaken {
-                address: all
-                    .iter()
-                    .filter_map(|n| n.wanted)
-                    .map(|a| a.to_string())
-                    .collect::<Vec<_>>()
-                    .join(" or "),
-                network: all.iter().map(|n| n.network.as_str()).collect::<Vec<_>>().join(" or "),
-                field: format!("spec.nics[{i}].address"),
-            }
-        }),
-        _ => None,
-    };
-    error.unwrap_or_else(|| e.into())
 }
 
 #[cfg(test)]

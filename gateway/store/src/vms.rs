@@ -4,13 +4,11 @@
 //! `placements.rs`.
 
 use crate::{
-    Finalized, Handle, Key, List, Page, Result, Store, SystemTx, manifests,
+    Finalized, Handle, Key, List, Page, Result, SystemTx, manifests,
     placements::Placement,
     quotas::{self, Delta},
     row::{self, Selected, bigint},
-    tasks,
-    tenant::is_dead,
-    volumes,
+    tasks, volumes,
 };
 use basalt_model::{
     Condition, DateTime, Epoch, Generation, HostId, Metadata, ProjectId, TenantId, VmId, VolumeId,
@@ -22,7 +20,8 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 
 pub use crate::{
     vm_changes::{PowerVerb, delete, operate, redeploy, set_power, update},
-    vm_insert::insert,
+    vm_insert::{declare, insert},
+    vm_stamps::{Stamp, stamp, stamps},
 };
 
 /// A VM as declared, with everything resolved.
@@ -243,49 +242,6 @@ pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Resu
         .await?
     };
     Ok(page.cut(views, |v: &VmView| v.vm.metadata.id))
-}
-
-/// A VM's id and the generation it is at: enough for a reader who keeps what it read of it before. One round trip,
-/// under the same row level security as a transaction of the tenant. `None` says no more than that a transaction must
-/// be asked.
-pub async fn stamp(
-    store: &Store,
-    tenant: TenantId,
-    project: ProjectId,
-    key: &Key,
-) -> Result<Option<(VmId, Generation)>> {
-    let stamp = sqlx::query_as("SELECT id, generation FROM vm_stamp($1, $2, $3, $4)")
-        .bind(tenant)
-        .bind(project)
-        .bind(key.id())
-        .bind(key.name())
-        .fetch_optional(store.pool());
-    Ok(unless_dead(stamp.await)?.flatten())
-}
-
-/// The stamps of the VMs that [`list`] would give (without its selector). `None`: ask a transaction.
-pub async fn stamps(
-    store: &Store,
-    tenant: TenantId,
-    project: ProjectId,
-    page: &Page,
-) -> Result<Option<List<(VmId, Generation)>>> {
-    let stamps = sqlx::query_as("SELECT id, generation FROM vm_stamps($1, $2, $3, $4)")
-        .bind(tenant)
-        .bind(project)
-        .bind(page.after())
-        .bind(page.fetch())
-        .fetch_all(store.pool());
-    let stamps = unless_dead(stamps.await)?;
-    Ok(stamps.map(|stamps| page.cut(stamps, |(id, _): &(VmId, Generation)| id.0)))
-}
-
-/// A pooled connection that died while nobody used it is found out by its first use; a transaction tries another.
-fn unless_dead<T>(read: sqlx::Result<T>) -> Result<Option<T>> {
-    match read {
-        Err(e) if is_dead(&e) => Ok(None),
-        other => Ok(Some(other?)),
-    }
 }
 
 /// VMs of everything the transaction sees, oldest first.

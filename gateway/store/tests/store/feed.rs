@@ -17,6 +17,7 @@ use sqlx::{Connection, Executor};
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    task::Poll,
     time::Duration,
 };
 use tokio::task::JoinSet;
@@ -222,7 +223,8 @@ async fn p3_p10_a_transaction_of_ten_thousand_rows_is_one_batch() {
     assert_eq!((batch.changes.len(), all.len()), (10_000, 10_000));
 }
 
-/// A pull that dies at any point has moved nothing: the same cursor brings the same again.
+/// A pull that dies at any point has moved nothing: the same cursor brings the same again. It dies when it is woken for
+/// the n-th time, which is between two of its round trips on a machine of any speed.
 #[tokio::test]
 async fn p7_a_gateway_killed_in_the_middle_of_a_pull_is_told_everything_by_the_next() {
     let h = House::new().await;
@@ -230,15 +232,18 @@ async fn p7_a_gateway_killed_in_the_middle_of_a_pull_is_told_everything_by_the_n
     let cursor = feed.bootstrap().await.unwrap().cursor;
     let mut made: Vec<String> = Vec::new();
     let mut unfinished = 0;
-    for n in 0..24u32 {
+    for n in 0..16u32 {
         made.push(h.vm(&format!("vm-{n}")).await.object.id().to_string());
         let mut pull = Box::pin(feed.pull(&cursor));
-        let mut polls = 0;
-        while polls < n && futures::poll!(&mut pull).is_pending() {
-            polls += 1;
-            tokio::time::sleep(Duration::from_micros(300)).await;
-        }
-        unfinished += u32::from(polls == n);
+        let mut left = n;
+        let finished = std::future::poll_fn(|cx| match left {
+            0 => Poll::Ready(false),
+            _ => {
+                left -= 1;
+                pull.as_mut().poll(cx).map(|_| true)
+            }
+        });
+        unfinished += u32::from(!finished.await);
         drop(pull);
         let batch = feed.pull(&cursor).await.unwrap();
         assert!(!batch.reload);
@@ -247,7 +252,7 @@ async fn p7_a_gateway_killed_in_the_middle_of_a_pull_is_told_everything_by_the_n
             made.iter().cloned().collect()
         );
     }
-    assert!(unfinished > 3, "some died on the way");
+    assert!(unfinished > 3, "{unfinished} died on the way");
 }
 
 #[tokio::test]

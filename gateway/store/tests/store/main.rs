@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adoption;
+mod declarations;
 mod feed;
 mod fixture;
 mod isolation;
