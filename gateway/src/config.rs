@@ -29,7 +29,7 @@ pub struct Database {
     /// The role that owns the schema. With it, migrations run at the start.
     #[serde(default)]
     pub owner_url: Option<String>,
-    /// Connections to keep at most.
+    /// Connections to keep at most; up to 4 more read manifests for agents.
     #[serde(default = "default_connections")]
     pub max_connections: u32,
 }

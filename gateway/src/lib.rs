@@ -118,6 +118,11 @@ impl Gateway {
             until.or(news.exchange_news(|| clock.jitter())).await;
             Ok(())
         });
+        let (begun, until) = (running.store.clone(), drain.clone());
+        running.parts.spawn(async move {
+            until.or(begun.keep_begun()).await;
+            Ok(())
+        });
         let until = drain.clone();
         running.parts.spawn(async move { reconciler.run(until).await.context("the reconciler") });
         running.parts.spawn(async move {

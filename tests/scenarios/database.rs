@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use basalt_store::Feed;
-use basalt_tests::{House, api::vm_id, truth::Truth, wait};
+use basalt_tests::{House, api::vm_id, oracles::psql, truth::Truth, wait};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,5 +30,27 @@ async fn f11_after_a_crash_of_the_database_the_feed_begins_anew_and_what_runs_go
     let touched: Vec<_> =
         touched.filter(|((r, _), _)| *r == basalt_plan::host::Resource::Vm(vm_id(&vm))).collect();
     ensure!(touched.is_empty(), "{touched:?}");
+    house.sound()
+}
+
+/// The log of changes is not in the write-ahead log: when the server restarts itself after the death of one backend,
+/// the log is empty, and no reader may take that for "nothing happened".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_the_crash_of_one_backend_empties_the_log_and_every_reader_begins_anew() -> Result<()> {
+    let house = House::over(Truth::durable().await?, 1).await?;
+    house.api.running_vm("web").await?;
+    let feed = Feed::new(&house.truth.store);
+    let before = feed.bootstrap().await?.cursor;
+    let backend = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1";
+    let pid = psql(house.owner_url(), backend)?.concat();
+    ensure!(std::process::Command::new("kill").args(["-9", pid.trim()]).status()?.success());
+    let told = || async {
+        let batch = feed.pull(&before).await;
+        Ok(batch.ok().filter(|batch| batch.reload))
+    };
+    let batch = wait::until("a cursor from before the crash is not believed", told).await?;
+    ensure!(!feed.pull(&batch.cursor).await?.reload, "one crash is told once");
+    wait::until("the API is back", || async { Ok(house.api.vm("web").await.ok()) }).await?;
+    house.api.running_vm("second").await?;
     house.sound()
 }

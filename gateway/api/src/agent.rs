@@ -97,9 +97,7 @@ pub async fn read_manifest(
         }
         check_start(&app, host, &headers).await?;
     }
-    let mut tx = app.store.system_read().await?;
-    let manifest: manifests::Manifest<Box<RawValue>> = manifests::get(&mut tx, host).await?;
-    drop(tx);
+    let manifest: manifests::Manifest<Box<RawValue>> = manifests::read(&app.store, host).await?;
     if have == Some(manifest.revision) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(manifest.revision)?)]).into_response());
     }
@@ -189,9 +187,7 @@ pub async fn report(
             Ok(Answer(ReportAnswer { send_full: applied.send_full }))
         }
         // This gateway knew nothing of the start; the store remembers that another one followed it.
-        Ok(_) if order == Order::NewStart => {
-            Err(fence(&app, host, boot, app.links.give_up(host, boot)).await?)
-        }
+        Ok(applied) if applied.followed => Err(fence(&app, host, boot, app.links.give_up(host, boot)).await?),
         Ok(_) => Err(late(sequence)),
         Err(e) => {
             app.links.unsee(host, boot, sequence);

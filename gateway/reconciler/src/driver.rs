@@ -25,9 +25,9 @@ use tokio::time::Instant;
 const FLOOR: Duration = Duration::from_secs(1);
 /// Under load the next pull waits a moment, so that it brings more: so long for each row that the last one brought,
 /// and at most [`LONGEST_GATHERING`].
-const GATHERING_PER_ROW: Duration = Duration::from_micros(50);
+const GATHERING_PER_ROW: Duration = Duration::from_micros(100);
 /// See [`GATHERING_PER_ROW`].
-const LONGEST_GATHERING: Duration = Duration::from_millis(5);
+const LONGEST_GATHERING: Duration = Duration::from_millis(10);
 /// The wait after a pull that failed.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Effects in flight get so long to end when the drain begins.
@@ -256,9 +256,10 @@ impl Driver {
             let Some(effect) = self.stepper.step(now) else { break };
             let options = &self.reconciler.options;
             let (store, at) = (options.store.clone(), options.clock.now());
+            let on_manifest = options.on_manifest.clone();
             let run = async move {
                 let (name, rows) = (effect.name(), effect.len());
-                let (outcome, done) = handlers::perform(&store, effect, at).await;
+                let (outcome, done) = handlers::perform(&store, effect, at, on_manifest.as_ref()).await;
                 (outcome, name, rows, done, now)
             };
             self.effects.push(run.boxed());
@@ -268,11 +269,6 @@ impl Driver {
     fn effect_ended(&mut self, (outcome, name, rows, done, began): EffectEnd) {
         let now = self.now();
         self.shared().metrics.effect(name, rows, done, now.saturating_sub(began).as_secs_f64());
-        if let (Outcome::Manifests(written), Some(tell)) = (&outcome, &self.reconciler.options.on_manifest) {
-            for of in written {
-                of.revision.inspect(|revision| tell(of.host_id, *revision));
-            }
-        }
         self.stepper.done(outcome, now);
     }
 

@@ -9,7 +9,7 @@ pub mod manifests;
 pub mod placement;
 pub mod tasks;
 
-use crate::graph::Removal;
+use crate::{OnManifest, graph::Removal};
 use basalt_model::{DateTime, HostId, TaskId, VmId, tasks::TaskMove};
 use basalt_plan::manifest::Edit;
 use basalt_store::{Store, conditions::Conditions};
@@ -94,10 +94,17 @@ pub enum Outcome {
 }
 
 /// Carries out an effect in one transaction. A failure is told to the log here and comes back as "again".
-pub async fn perform(store: &Store, effect: Effect, now: DateTime) -> (Outcome, bool) {
+pub async fn perform(
+    store: &Store,
+    effect: Effect,
+    now: DateTime,
+    on_manifest: Option<&OnManifest>,
+) -> (Outcome, bool) {
     let done = match &effect {
         Effect::Place(rows) => placement::perform(store, rows, now).await.map(Outcome::Placed),
-        Effect::Manifests(rows) => manifests::perform(store, rows, now).await.map(Outcome::Manifests),
+        Effect::Manifests(rows) => {
+            manifests::perform(store, rows, now, on_manifest).await.map(Outcome::Manifests)
+        }
         Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
         Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),
         Effect::Finalise(rows) => finalise::perform(store, rows, now).await.map(Outcome::Finalised),

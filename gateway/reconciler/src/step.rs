@@ -62,7 +62,8 @@ impl Stepper {
             placement: Placement::new(&nodes),
             manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
-            tasks: Lane::new(&nodes.task_moves, bounds(256, 1, 2)),
+            // Nobody acts on a stage; a moment later, one move takes several of them.
+            tasks: Lane::new(&nodes.task_moves, bounds(256, 1, 10)),
             conditions: Lane::new(&nodes.conditions, bounds(256, 1, 100)),
             graph,
             nodes,

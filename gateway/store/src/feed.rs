@@ -133,7 +133,11 @@ impl Feed {
         }
         match log {
             Log::Reload => everything(&self.store, tx, cursor).await,
-            Log::Lines(lines) => Ok(Batch { cursor, reload: false, changes: changed(&mut tx, lines).await? }),
+            Log::Lines(lines) => {
+                let changes = changed(&mut tx, lines).await?;
+                tx.end();
+                Ok(Batch { cursor, reload: false, changes })
+            }
         }
     }
 

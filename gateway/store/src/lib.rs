@@ -10,6 +10,7 @@
 pub mod adoption;
 pub mod agent_conflicts;
 pub mod audit_events;
+mod begun;
 mod change;
 pub mod conditions;
 mod error;
@@ -51,4 +52,4 @@ pub use change::{Accepted, Change, Finalized, Ids, Key, List, New, Page, Update}
 pub use error::{Error, Result};
 pub use feed::Feed;
 pub use store::{Options, Store};
-pub use tenant::{Handle, SystemTx, TenantTx};
+pub use tenant::{Handle, Single, SystemHandle, SystemTx, TenantTx};

@@ -6,7 +6,7 @@
 //! ```
 //! Removing is refused before the host reported the item gone: absence from the manifest never deletes.
 
-use crate::{Result, SystemTx, row};
+use crate::{Error, Result, Store, SystemHandle, SystemTx, row, tenant::is_dead};
 use basalt_model::{DateTime, Epoch, Generation, HostId};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -125,8 +125,17 @@ impl FromRow<'_, PgRow> for Fact {
     }
 }
 
+/// The manifest as it stands, in one round trip: its agent waits for it.
+pub async fn read<B: DeserializeOwned>(store: &Store, host: HostId) -> Result<Manifest<B>> {
+    match get(&mut store.single().await?, host).await {
+        // A pooled connection that died while nobody used it; a transaction tries another.
+        Err(Error::Unavailable(e)) if is_dead(&e) => get(&mut store.system_read().await?, host).await,
+        other => other,
+    }
+}
+
 /// The whole manifest of a host, consistent in itself: one statement reads revision and items.
-pub async fn get<B: DeserializeOwned>(tx: &mut SystemTx, host: HostId) -> Result<Manifest<B>> {
+pub async fn get<B: DeserializeOwned>(tx: &mut impl SystemHandle, host: HostId) -> Result<Manifest<B>> {
     let rows = sqlx::query(
         "SELECT m.revision, i.kind, i.id, i.generation, i.epoch, i.present, i.body
          FROM manifests m LEFT JOIN manifest_items i ON i.host_id = m.host_id WHERE m.host_id = $1
@@ -186,16 +195,14 @@ pub struct Put {
 }
 
 /// Writes items of several hosts' manifests; what became of each is in the order of `writes`. A revision moves only
-/// when a row of its manifest did, and then by one. Three statements, however many hosts there are, and three more for each that has
+/// when a row of its manifest did, and then by one. Two statements, however many hosts there are, and three more for each that has
 /// something to remove.
 pub async fn put(tx: &mut SystemTx, writes: &[Write], now: DateTime) -> Result<Vec<Put>> {
     let conn = tx.conn();
     let mut revisions = lock(conn, writes, now).await?;
-    let mut refused = refused_upserts(conn, writes).await?;
-    let accepted: Vec<(HostId, &Item)> = pairs(writes)
-        .filter(|(host, i)| refused.get(host).is_none_or(|r| !r.contains(&(i.kind.clone(), i.id))))
-        .collect();
-    let mut written = upsert(conn, &accepted, &revisions, now).await?;
+    let items: Vec<(HostId, &Item)> =
+        writes.iter().flat_map(|w| w.upserts.iter().map(|i| (w.host_id, i))).collect();
+    let (mut written, mut refused) = upsert(conn, &items, &revisions, now).await?;
     let risen: BTreeSet<HostId> = written.keys().copied().collect();
     for write in writes.iter().filter(|w| !w.removes.is_empty()) {
         let (removed, kept) = remove(conn, write.host_id, &write.removes).await?;
@@ -222,10 +229,6 @@ pub async fn put(tx: &mut SystemTx, writes: &[Write], now: DateTime) -> Result<V
     Ok(writes.iter().map(|w| put(&w.host_id)).collect())
 }
 
-fn pairs(writes: &[Write]) -> impl Iterator<Item = (HostId, &Item)> {
-    writes.iter().flat_map(|w| w.upserts.iter().map(|i| (w.host_id, i)))
-}
-
 /// Locks the manifests, which orders all their writers, and gives their revisions. Those that are not there yet are made.
 async fn lock(conn: &mut PgConnection, writes: &[Write], now: DateTime) -> Result<BTreeMap<HostId, i64>> {
     let hosts: BTreeSet<Uuid> = writes.iter().map(|w| w.host_id.0).collect();
@@ -250,17 +253,28 @@ async fn lock(conn: &mut PgConnection, writes: &[Write], now: DateTime) -> Resul
 
 type Refused = BTreeMap<HostId, BTreeSet<(String, Uuid)>>;
 
-/// Items that are older than what stands there, and present items of objects that are gone. The objects stay
+/// Writes items under the revision that their manifest then has. Says how many rows of each host changed, and what was
+/// refused: items that are older than what stands there, and present items of objects that are gone. The objects stay
 /// locked against removal until this transaction ends, so that none can go unnoticed while its item is written.
-async fn refused_upserts(conn: &mut PgConnection, writes: &[Write]) -> Result<Refused> {
-    let items: Vec<(HostId, &Item)> = pairs(writes).collect();
+///
+/// What a host reported gone and must have again is not gone any more, whatever it said before. The agent reports
+/// changes only, so it is asked to say everything again. (Found by key and deleted by place: joined, the server may
+/// read all facts.)
+async fn upsert(
+    conn: &mut PgConnection,
+    items: &[(HostId, &Item)],
+    revisions: &BTreeMap<HostId, i64>,
+    now: DateTime,
+) -> Result<(BTreeMap<HostId, u64>, Refused)> {
+    let (mut written, mut refused) = (BTreeMap::new(), Refused::new());
     if items.is_empty() {
-        return Ok(Refused::new());
+        return Ok((written, refused));
     }
-    let rows: Vec<(HostId, String, Uuid)> = sqlx::query_as(
+    let next = |host: &HostId| revisions.get(host).copied().unwrap_or_default() + 1;
+    let rows: Vec<(HostId, String, Uuid, bool)> = sqlx::query_as(
         "WITH n AS (
-            SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[])
-                n(host_id, kind, id, generation, epoch, present)
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[],
+                $8::bigint[]) n(host_id, kind, id, generation, epoch, present, body, revision)
          ), vm AS (
             SELECT id FROM vms WHERE id IN (SELECT id FROM n WHERE present AND kind = 'vm') ORDER BY id FOR KEY SHARE
          ), volume AS (
@@ -275,48 +289,14 @@ async fn refused_upserts(conn: &mut PgConnection, writes: &[Write]) -> Result<Re
          ), there AS (
             SELECT id FROM vm UNION ALL SELECT id FROM volume UNION ALL SELECT id FROM image
             UNION ALL SELECT id FROM network
-         )
-         SELECT n.host_id, n.kind, n.id FROM n JOIN manifest_items m USING (host_id, kind, id)
-         WHERE (m.epoch, m.generation) > (n.epoch, n.generation)
-         UNION
-         SELECT host_id, kind, id FROM n WHERE present AND id NOT IN (SELECT id FROM there)",
-    )
-    .bind(items.iter().map(|(host, _)| host.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.kind.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.id).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.generation.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.epoch.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.present).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await?;
-    let mut refused = Refused::new();
-    for (host, kind, id) in rows {
-        refused.entry(host).or_default().insert((kind, id));
-    }
-    Ok(refused)
-}
-
-/// Writes items under the revision that their manifest then has, and says how many rows of each host changed.
-///
-/// What a host reported gone and must have again is not gone any more, whatever it said before. The agent reports
-/// changes only, so it is asked to say everything again. (Found by key and deleted by place: joined, the server may
-/// read all facts.)
-async fn upsert(
-    conn: &mut PgConnection,
-    items: &[(HostId, &Item)],
-    revisions: &BTreeMap<HostId, i64>,
-    now: DateTime,
-) -> Result<BTreeMap<HostId, u64>> {
-    let mut written = BTreeMap::new();
-    if items.is_empty() {
-        return Ok(written);
-    }
-    let next = |host: &HostId| revisions.get(host).copied().unwrap_or_default() + 1;
-    let hosts: Vec<HostId> = sqlx::query_scalar(
-        "WITH written AS (
+         ), refused AS (
+            SELECT n.host_id, n.kind, n.id FROM n JOIN manifest_items m USING (host_id, kind, id)
+            WHERE (m.epoch, m.generation) > (n.epoch, n.generation)
+            UNION
+            SELECT host_id, kind, id FROM n WHERE present AND id NOT IN (SELECT id FROM there)
+         ), written AS (
             INSERT INTO manifest_items AS m (host_id, kind, id, generation, epoch, present, body, revision)
-            SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[],
-                $8::bigint[])
+            SELECT * FROM n WHERE (host_id, kind, id) NOT IN (SELECT host_id, kind, id FROM refused)
             ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
                 present = excluded.present, body = excluded.body, revision = excluded.revision
             WHERE (m.generation, m.epoch, m.present, m.body::text)
@@ -335,7 +315,8 @@ async fn upsert(
             UPDATE manifests SET revision = revision + 1, updated_at = $9
             WHERE host_id = ANY (ARRAY(SELECT DISTINCT host_id FROM written))
          )
-         SELECT host_id FROM written",
+         SELECT host_id, kind, id, true AS written FROM written
+         UNION ALL SELECT host_id, kind, id, false FROM refused",
     )
     .bind(items.iter().map(|(host, _)| host.0).collect::<Vec<_>>())
     .bind(items.iter().map(|(_, i)| i.kind.as_str()).collect::<Vec<_>>())
@@ -348,10 +329,14 @@ async fn upsert(
     .bind(now)
     .fetch_all(conn)
     .await?;
-    for host in hosts {
-        *written.entry(host).or_default() += 1;
+    for (host, kind, id, is_written) in rows {
+        if is_written {
+            *written.entry(host).or_default() += 1;
+        } else {
+            refused.entry(host).or_default().insert((kind, id));
+        }
     }
-    Ok(written)
+    Ok((written, refused))
 }
 
 /// Removes absent items that were reported gone, with their facts. Returns how many, and which stayed.

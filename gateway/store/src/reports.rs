@@ -78,6 +78,8 @@ pub enum Seen {
 pub struct Applied {
     /// `false`: it came too late and was dropped.
     pub accepted: bool,
+    /// It was dropped because another start of the agent followed the one that sent it.
+    pub followed: bool,
     /// The agent must say everything again.
     pub send_full: bool,
 }
@@ -107,7 +109,7 @@ pub async fn apply(
         write_vms(conn, host, &items, now).await?;
         write_volumes(conn, host, &items, now).await?;
     }
-    Ok(Applied { accepted: true, send_full: applied.send_full || !late.is_empty() })
+    Ok(Applied { accepted: true, followed: false, send_full: applied.send_full || !late.is_empty() })
 }
 
 /// Decides whether the report is news: of one start they count up, and a start that was followed by another
@@ -125,8 +127,9 @@ async fn link(conn: &mut PgConnection, host: HostId, report: &Report) -> Result<
     if let Some(row) = row {
         let same = row.try_get::<Uuid, _>("agent_boot")? == report.agent_boot;
         let late = same && report.sequence <= row.try_get::<i64, _>("sequence")?;
-        if late || !same && row.try_get::<bool, _>("former")? {
-            return Ok(Applied { accepted: false, send_full: false });
+        let followed = !same && row.try_get::<bool, _>("former")?;
+        if late || followed {
+            return Ok(Applied { accepted: false, followed, send_full: false });
         }
         if same {
             send_full = row.try_get("send_full")?;
@@ -147,7 +150,7 @@ async fn link(conn: &mut PgConnection, host: HostId, report: &Report) -> Result<
     .bind(report.manifest_refused.as_ref().map(Json))
     .execute(conn)
     .await?;
-    Ok(Applied { accepted: true, send_full })
+    Ok(Applied { accepted: true, followed: false, send_full })
 }
 
 async fn write_facts(conn: &mut PgConnection, host: HostId, facts: &HostFacts, now: DateTime) -> Result<()> {

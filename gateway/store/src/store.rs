@@ -1,7 +1,9 @@
 //! The handle on the database: a bounded pool of connections, and the signal after each commit.
 
 use crate::{
-    Error, Result, SystemTx, TenantTx, migrate,
+    Error, Result, Single, SystemTx, TenantTx,
+    begun::Begun,
+    migrate,
     vm_insert::{self, Declarations},
     vm_stamps::Stamps,
 };
@@ -61,9 +63,15 @@ pub(crate) type Turn = OwnedSemaphorePermit;
 /// statement begun, so that nothing lies between the commit of the one and the claims of the other.
 pub(crate) const AT_ONCE: usize = 2;
 
+/// Connections for reads of the system that are one statement.
+const SYSTEM_CONNECTIONS: u32 = 4;
+
 struct Inner {
     pool: PgPool,
+    /// Connections that are the system's from their beginning.
+    system: PgPool,
     turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+    begun: Begun,
     stamps: Stamps,
     declarations: Arc<Declarations>,
     /// Moves after every commit of this process.
@@ -90,12 +98,17 @@ impl Store {
                 ("enable_hashjoin", "off".to_string()),
                 ("enable_mergejoin", "off".to_string()),
             ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
+        let of = |most| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(options.acquire_timeout)
+                // A dead connection is found out by its BEGIN, which is tried again; a ping would cost every request.
+                .test_before_acquire(false)
+        };
+        let system =
+            of(SYSTEM_CONNECTIONS).connect_lazy_with(connect.clone().options([("role", "basalt_system")]));
+        let pool = of(options.max_connections)
             .min_connections(options.min_connections)
-            .acquire_timeout(options.acquire_timeout)
-            // A dead connection is found out by its BEGIN, which is tried again; a ping would cost every request.
-            .test_before_acquire(false)
             .connect_with(connect)
             .await?;
         let row =
@@ -108,7 +121,9 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
+                system,
                 turns: Mutex::default(),
+                begun: Begun::default(),
                 stamps: Stamps::default(),
                 declarations: vm_insert::declarations(),
                 committed: watch::Sender::new(0),
@@ -155,6 +170,11 @@ impl Store {
         SystemTx::begin(self, true).await
     }
 
+    /// One statement that reads as the system.
+    pub async fn single(&self) -> Result<Single> {
+        Single::begin(self).await
+    }
+
     /// Moves after every commit of this process, and of others as far as they are heard of
     /// ([`Store::exchange_news`]); several commits may be one move.
     pub fn changed(&self) -> watch::Receiver<u64> {
@@ -163,7 +183,7 @@ impl Store {
 
     /// Closes all connections once they are free.
     pub async fn close(&self) {
-        self.inner.pool.close().await;
+        tokio::join!(self.inner.pool.close(), self.inner.system.close());
     }
 
     /// Waits in line with all who declare something in a project. They would wait for each other at the row of its
@@ -177,6 +197,10 @@ impl Store {
         };
         // Nobody closes it.
         queue.acquire_owned().await.map_err(|_| Error::Database(sqlx::Error::PoolClosed))
+    }
+
+    pub(crate) fn begun(&self) -> &Begun {
+        &self.inner.begun
     }
 
     pub(crate) fn stamps(&self) -> &Stamps {
@@ -198,6 +222,10 @@ impl Store {
 
     pub(crate) fn wake(&self) {
         self.inner.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    pub(crate) fn system_pool(&self) -> &PgPool {
+        &self.inner.system
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

@@ -8,10 +8,10 @@
 //! its connection inside an open transaction (its depth is counted only afterwards, so no rollback is sent).
 //! Here such a connection is closed.
 
-use crate::{Result, Store, store::Turn};
+use crate::{Result, Store, begun::Kind, store::Turn};
 use basalt_model::{ProjectId, TenantId};
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection,
+    AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, pool::PoolConnection,
     postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager;
@@ -40,6 +40,8 @@ pub struct TenantTx {
 pub struct SystemTx {
     tx: Tx,
     store: Store,
+    /// Whether its connection goes back to those that are kept begun.
+    kept: bool,
 }
 
 impl TenantTx {
@@ -51,7 +53,7 @@ impl TenantTx {
         // A UUID formatted by its own type: nothing of a caller's text gets here.
         let of = tenant.0;
         let begin = format!("BEGIN{mode}; SET LOCAL ROLE basalt_tenant; SET LOCAL app.tenant = '{of}'{wait}");
-        Ok(Self { tx: begin_with(store.pool(), begin).await?, tenant, store: store.clone(), turn: None })
+        Ok(Self { tx: Tx::open(store.pool(), begin).await?, tenant, store: store.clone(), turn: None })
     }
 
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
@@ -105,22 +107,40 @@ impl SystemTx {
     }
 
     pub(crate) async fn begin(store: &Store, read_only: bool) -> Result<Self> {
-        let mode = if read_only { " READ ONLY" } else { "" };
-        let begin = format!("BEGIN{mode}; SET LOCAL ROLE basalt_system");
-        Ok(Self { tx: begin_with(store.pool(), begin).await?, store: store.clone() })
+        if read_only {
+            let begin = "BEGIN READ ONLY; SET LOCAL ROLE basalt_system".to_string();
+            return Self::open(store, begin).await;
+        }
+        Self::begin_kind(store, Kind::System).await
+    }
+
+    async fn begin_kind(store: &Store, kind: Kind) -> Result<Self> {
+        match store.begun().take(kind) {
+            Some(tx) => Ok(Self { tx, store: store.clone(), kept: true }),
+            None => Self::open(store, kind.begin().to_string()).await,
+        }
+    }
+
+    async fn open(store: &Store, begin: String) -> Result<Self> {
+        Ok(Self { tx: Tx::open(store.pool(), begin).await?, store: store.clone(), kept: false })
+    }
+
+    /// Ends what was only read.
+    pub(crate) fn end(self) {
+        if self.kept {
+            self.store.begun().give_back(self.tx);
+        }
     }
 
     /// Its commit is not waited for on disk. For what is derived: whoever acts on it commits after it, and so
     /// flushes it too; what a crash takes away nobody acted on, and is derived again.
     pub(crate) async fn begin_derived(store: &Store) -> Result<Self> {
-        let begin = "BEGIN; SET LOCAL ROLE basalt_system; SET LOCAL synchronous_commit = off";
-        Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
+        Self::begin_kind(store, Kind::Derived).await
     }
 
     /// One snapshot for everything that is read: what the feed pulls in.
     pub(crate) async fn begin_snapshot(store: &Store) -> Result<Self> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE basalt_system";
-        Ok(Self { tx: begin_with(store.pool(), begin.to_string()).await?, store: store.clone() })
+        Self::begin_kind(store, Kind::Snapshot).await
     }
 
     /// A second transaction that reads in the snapshot of another one of [`Self::begin_snapshot`], while that is open.
@@ -130,13 +150,20 @@ impl SystemTx {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{exported}';
              SET LOCAL ROLE basalt_system"
         );
-        Ok(Self { tx: begin_with(store.pool(), begin).await?, store: store.clone() })
+        Self::open(store, begin).await
     }
 
     /// Commits, and wakes who waits for changes in this process.
-    pub async fn commit(mut self) -> Result<()> {
+    pub async fn commit(self) -> Result<()> {
+        self.commit_telling(|| ()).await
+    }
+
+    /// Commits, tells who waits for just this, and then wakes who waits for any change.
+    pub async fn commit_telling(mut self, tell: impl FnOnce()) -> Result<()> {
         self.tx.commit().await?;
+        tell();
         self.store.signal();
+        self.end();
         Ok(())
     }
 }
@@ -154,28 +181,73 @@ impl sealed::Sealed for SystemTx {
 impl Handle for TenantTx {}
 impl Handle for SystemTx {}
 
-/// An open transaction on a pooled connection. Dropped, it queues a rollback, which the connection sends before
-/// anybody else gets it.
-struct Tx {
+/// What sees everything: a [`SystemTx`], or one statement ([`Single`]).
+pub trait SystemHandle: Handle {}
+impl SystemHandle for SystemTx {}
+
+/// A connection that is the system's for one statement, which is a transaction of its own: one round trip instead of
+/// three.
+pub struct Single(PoolConnection<Postgres>);
+
+impl Single {
+    pub(crate) async fn begin(store: &Store) -> Result<Self> {
+        Ok(Self(store.system_pool().acquire().await?))
+    }
+}
+
+impl sealed::Sealed for Single {
+    fn conn(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+impl Handle for Single {}
+impl SystemHandle for Single {}
+
+/// A transaction on a pooled connection. Dropped while it is open, it queues a rollback, which the connection sends
+/// before anybody else gets it; dropped while its `BEGIN` is under way, it closes the connection, because nobody can
+/// say what that is inside of.
+pub(crate) struct Tx {
     conn: PoolConnection<Postgres>,
-    open: bool,
+    at: At,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Beginning,
+    Open,
+    Ended,
 }
 
 impl Tx {
-    async fn begin(pool: &PgPool, statement: SqlStr) -> sqlx::Result<Self> {
-        let mut beginning = Beginning(Some(pool.acquire().await?));
-        if let Some(conn) = &mut beginning.0 {
-            PgTransactionManager::begin(conn, Some(statement)).await?;
+    /// Begins on a pooled connection. Connections that died while they were idle (a restart of the server)
+    /// fail at their first use and leave the pool, so one more than the pool holds are tried.
+    pub(crate) async fn open(pool: &PgPool, statement: String) -> Result<Self> {
+        let mut left = pool.options().get_max_connections() + 1;
+        loop {
+            left -= 1;
+            let mut tx = Self { conn: pool.acquire().await?, at: At::Ended };
+            match tx.again(statement.clone()).await {
+                Err(e) if left > 0 && is_dead(&e) => continue,
+                Err(e) => return Err(e.into()),
+                Ok(()) => return Ok(tx),
+            }
         }
-        match beginning.0.take() {
-            Some(conn) => Ok(Self { conn, open: true }),
-            None => Err(sqlx::Error::BeginFailed),
+    }
+
+    /// Begins anew on the same connection. A rollback that is still to be sent goes with the `BEGIN`.
+    pub(crate) async fn again(&mut self, statement: String) -> sqlx::Result<()> {
+        if self.at == At::Open {
+            PgTransactionManager::start_rollback(&mut self.conn);
         }
+        self.at = At::Beginning;
+        PgTransactionManager::begin(&mut self.conn, Some(AssertSqlSafe(statement).into_sql_str())).await?;
+        self.at = At::Open;
+        Ok(())
     }
 
     async fn commit(&mut self) -> sqlx::Result<()> {
         PgTransactionManager::commit(&mut self.conn).await?;
-        self.open = false;
+        self.at = At::Ended;
         Ok(())
     }
 
@@ -189,32 +261,10 @@ impl Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        if self.open {
-            PgTransactionManager::start_rollback(&mut self.conn);
-        }
-    }
-}
-
-/// A connection whose BEGIN was sent and not answered. Nobody can say what it is inside of.
-struct Beginning(Option<PoolConnection<Postgres>>);
-
-impl Drop for Beginning {
-    fn drop(&mut self) {
-        if let Some(conn) = &mut self.0 {
-            conn.close_on_drop();
-        }
-    }
-}
-
-/// Begins on a pooled connection. Connections that died while they were idle (a restart of the server)
-/// fail at their first use and leave the pool, so one more than the pool holds are tried.
-async fn begin_with(pool: &PgPool, statement: String) -> Result<Tx> {
-    let mut left = pool.options().get_max_connections() + 1;
-    loop {
-        left -= 1;
-        match Tx::begin(pool, AssertSqlSafe(statement.clone()).into_sql_str()).await {
-            Err(e) if left > 0 && is_dead(&e) => continue,
-            other => return Ok(other?),
+        match self.at {
+            At::Beginning => self.conn.close_on_drop(),
+            At::Open => PgTransactionManager::start_rollback(&mut self.conn),
+            At::Ended => {}
         }
     }
 }

@@ -46,7 +46,7 @@ pub(crate) type Declarations = Gather<(TenantId, ProjectId), (Change, New<VmSpec
 type Declared = Result<Option<Accepted<Vm>>>;
 
 /// VMs of one transaction.
-const MOST: usize = 16;
+const MOST: usize = 8;
 
 pub(crate) fn declarations() -> Arc<Declarations> {
     Gather::new(AT_ONCE, MOST)

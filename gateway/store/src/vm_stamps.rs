@@ -20,14 +20,16 @@ pub(crate) struct Stamps {
     pages: Arc<Gather<Bounds, (), Result<Option<Vec<Stamp>>>>>,
 }
 
-/// Statements of one project at once: one that the server works on, and one on its way there.
+/// Statements for VMs of one project at once: one that the server works on, and one on its way there.
 const AT_ONCE: usize = 2;
+/// Statements for one page: a page is long, and who asks for the same one meanwhile gets it with the next.
+const PAGES_AT_ONCE: usize = 1;
 /// Askers of one statement.
 const MOST: usize = 64;
 
 impl Default for Stamps {
     fn default() -> Self {
-        Self { one: Gather::new(AT_ONCE, MOST), pages: Gather::new(AT_ONCE, MOST) }
+        Self { one: Gather::new(AT_ONCE, MOST), pages: Gather::new(PAGES_AT_ONCE, MOST) }
     }
 }
 

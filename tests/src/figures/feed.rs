@@ -12,6 +12,8 @@ use std::{
 };
 
 const CONNECTIONS: usize = 32;
+/// Projects that the written VMs are of: as many as let writers seldom meet at one.
+const PROJECTS: usize = 256;
 
 /// From the answer of a commit until its row is read from the feed: in the gateway that committed, and in another one
 /// that hears of it by the notifier.
@@ -112,28 +114,46 @@ pub async fn backlog(house: &House, size: &Size) -> Result<Vec<Figure>> {
     )])
 }
 
-/// Inserts of rows like a VM's into tables like the VMs', with the feed's triggers and without, in turns.
+/// Inserts of a VM's row into tables like the VMs', indexes, constraints and reference to the project included, with
+/// the feed's triggers and without, in turns.
 pub fn measure(owner_url: &str, size: &Size) -> Result<Vec<Figure>> {
+    let like = |table: &str, of: &str| {
+        format!(
+            "DROP TABLE IF EXISTS {table} CASCADE; CREATE TABLE {table} (LIKE public.{of} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES);"
+        )
+    };
+    psql(owner_url, &like("bench_projects", "projects"))?;
+    psql(
+        owner_url,
+        &format!(
+            "ALTER TABLE bench_projects ADD COLUMN n int; CREATE UNIQUE INDEX ON bench_projects (n);
+             INSERT INTO bench_projects SELECT r.*, n FROM generate_series(1, {PROJECTS}) n CROSS JOIN LATERAL
+                (SELECT * FROM public.projects LIMIT 1) p CROSS JOIN LATERAL
+                jsonb_populate_record(p::public.projects, jsonb_build_object('id', gen_random_uuid(), 'name', 'p' || n)) r"
+        )
+        .replace('\n', " "),
+    )?;
     for name in ["plain_rows", "watched_rows"] {
-        let make = "(LIKE public.vms INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)";
-        psql(owner_url, &format!("DROP TABLE IF EXISTS {name} CASCADE; CREATE TABLE {name} {make}"))?;
+        psql(owner_url, &like(name, "vms"))?;
+        let reference = "FOREIGN KEY (project_id, tenant_id) REFERENCES bench_projects (id, tenant_id)";
+        psql(owner_url, &format!("ALTER TABLE {name} ADD {reference}"))?;
     }
     psql(owner_url, "SELECT feed_watch('watched_rows', 'r.id', 'r.tenant_id', 'r.project_id')")?;
     let spec = crate::api::vm("web", serde_json::json!({}))["spec"].to_string();
     let script = |table: &str| {
-        format!(
+        let insert = format!(
             "INSERT INTO {table} (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, incarnation, nics, disks)
-             SELECT gen_random_uuid(), '00000000-0000-7000-8000-000000000001', '00000000-0000-7000-8000-000000000002',
-                gen_random_uuid()::text, '{{}}', 1, now(), now(), '{spec}', 0, '[]', '[]';\n"
-        )
-        .replace("\n    ", " ")
+             SELECT gen_random_uuid(), p.tenant_id, p.id, gen_random_uuid()::text, '{{}}', 1, now(), now(), '{spec}', 0, '[]', '[]'
+             FROM bench_projects p WHERE p.n = :n;"
+        );
+        format!("\\set n random(1, {PROJECTS})\n{}\n", insert.replace('\n', " "))
     };
     let (mut plain, mut watched) = (vec![], vec![]);
     for _ in 0..size.runs.max(3) {
         plain.push(pgbench(owner_url, &script("plain_rows"), CONNECTIONS, size.seconds)?.rate);
         watched.push(pgbench(owner_url, &script("watched_rows"), CONNECTIONS, size.seconds)?.rate);
     }
-    for table in ["plain_rows", "watched_rows"] {
+    for table in ["plain_rows", "watched_rows", "bench_projects"] {
         psql(owner_url, &format!("DROP TABLE {table} CASCADE"))?;
     }
     psql(owner_url, "DELETE FROM change_log WHERE source = 'watched_rows'")?;

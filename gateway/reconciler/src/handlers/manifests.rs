@@ -1,6 +1,7 @@
 //! Rows of manifests: put, withdrawn, and removed once the host reported them gone.
 
 use crate::{
+    OnManifest,
     lane::{RECHECK, STALE},
     rows::ItemRow,
 };
@@ -17,35 +18,35 @@ use krt::Finish;
 pub struct Written {
     /// The host.
     pub host_id: HostId,
-    /// The newest revision of its manifest, once it is durable.
-    pub revision: Option<i64>,
     /// How the run ended.
     pub finish: Finish,
 }
 
 impl Written {
     pub(super) fn failed(host_id: HostId) -> Self {
-        Self { host_id, revision: None, finish: Finish::Retry }
+        Self { host_id, finish: Finish::Retry }
     }
 }
 
-/// Writes the edits of several hosts in one transaction.
+/// Writes the edits of several hosts in one transaction. Their agents wait for it, so they are told first.
 pub async fn perform(
     store: &Store,
     hosts: &[(HostId, Vec<Edit>)],
     now: DateTime,
+    tell: Option<&OnManifest>,
 ) -> Result<Vec<Written>, Error> {
     let writes: Vec<Write> = hosts.iter().map(|(host, edits)| write(*host, edits)).collect();
     let mut tx = store.system().await?;
     let puts = manifests::put(&mut tx, &writes, now).await?;
-    tx.commit().await?;
-    let wait = |put: &Put| Finish::After(if put.refused.is_empty() { RECHECK } else { STALE });
-    let written = |((host_id, _), put): (&(HostId, _), &Put)| Written {
-        host_id: *host_id,
-        revision: Some(put.revision),
-        finish: wait(put),
+    let tell_all = || {
+        for (write, put) in writes.iter().zip(&puts) {
+            tell.inspect(|tell| tell(write.host_id, put.revision));
+        }
     };
-    Ok(hosts.iter().zip(&puts).map(written).collect())
+    tx.commit_telling(tell_all).await?;
+    let wait = |put: &Put| Finish::After(if put.refused.is_empty() { RECHECK } else { STALE });
+    let written = |(write, put): (&Write, &Put)| Written { host_id: write.host_id, finish: wait(put) };
+    Ok(writes.iter().zip(&puts).map(written).collect())
 }
 
 fn write(host: HostId, edits: &[Edit]) -> Write {

@@ -1,4 +1,7 @@
 //! Moves of tasks. The store refuses what may not follow, so a task that ended meanwhile stays ended.
+//!
+//! That a task ended is durable before anybody can read it. How far it is on its way is derived, like a condition: what a
+//! crash takes away is found again.
 
 use crate::lane::RECHECK;
 use basalt_model::{DateTime, TaskId, tasks::TaskMove};
@@ -11,7 +14,8 @@ pub async fn perform(
     moves: &[TaskMove],
     now: DateTime,
 ) -> Result<Vec<(TaskId, Finish)>, Error> {
-    let mut tx = store.system().await?;
+    let ends = moves.iter().any(|m| m.state.is_terminal());
+    let mut tx = if ends { store.system().await? } else { store.derived().await? };
     tasks::advance(&mut tx, moves, now).await?;
     tx.commit().await?;
     Ok(moves.iter().map(|m| (m.id, Finish::After(RECHECK))).collect())

@@ -3,7 +3,7 @@
 use crate::fixture::{House, small};
 use basalt_model::{Labels, ProjectId, TenantId};
 use basalt_store::{
-    Error, Key, New, Options, Page, TenantTx, Update, tasks,
+    Error, Feed, Key, New, Options, Page, TenantTx, Update, tasks, tenants,
     testkit::{self, Database},
     vms::{self, PowerVerb},
 };
@@ -180,6 +180,49 @@ async fn s19_role_and_tenant_end_with_the_transaction() {
     assert_eq!(db.left_behind().await, nobodys, "after a rollback");
     drop(db.store.system().await.unwrap());
     assert_eq!(db.left_behind().await, nobodys, "after the system");
+}
+
+/// Waits until so many transactions of the system are begun and have no snapshot.
+async fn begun(admin: &mut PgConnection, wanted: i64) {
+    let idle =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xmin IS NULL
+        AND state = 'idle in transaction' AND query LIKE 'BEGIN%basalt_system%'";
+    let mut seen = -1;
+    for _ in 0..200 {
+        seen = sqlx::query_scalar(idle).fetch_one(&mut *admin).await.unwrap();
+        if seen == wanted {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{seen} are begun, not {wanted}");
+}
+
+#[tokio::test]
+async fn s19_a_transaction_begun_ahead_sees_what_came_after_its_beginning_and_is_given_back() {
+    let h = House::new().await;
+    let (store, mut admin) = (h.db.store.clone(), h.db.superuser().await);
+    let keeper = tokio::spawn({
+        let store = store.clone();
+        async move { store.keep_begun().await }
+    });
+    let feed = Feed::new(&store);
+    let mut cursor = feed.bootstrap().await.unwrap().cursor;
+    for n in 0..5 {
+        begun(&mut admin, 3).await;
+        let vm = h.vm(&format!("vm-{n}")).await.object;
+        let batch = feed.pull(&cursor).await.unwrap();
+        assert!(batch.changes.iter().any(|c| c.key == vm.id().to_string()), "the newest is seen");
+        cursor = batch.cursor;
+    }
+    begun(&mut admin, 3).await;
+    let mut tx = store.system().await.unwrap();
+    tenants::insert(&mut tx, &h.change(), &testkit::name("beside"), &Labels::default()).await.unwrap();
+    tx.commit().await.unwrap();
+    let all = tenants::list(&mut store.system_read().await.unwrap(), &Page::default()).await.unwrap();
+    assert!(all.items.iter().any(|t| t.metadata.name.as_str() == "beside"), "it writes as the system");
+    keeper.abort();
+    begun(&mut admin, 0).await;
 }
 
 #[tokio::test]

@@ -178,17 +178,20 @@ async fn late_reports_are_dropped_and_an_unknown_start_is_asked_for_everything()
     let p = placed().await;
     p.put(&[item(p.vm, 1, 1, true)], &[]).await;
     let power = |power| Seen::Vm(Box::new(VmObserved { power, ..VmObserved::default() }));
-    assert_eq!(p.report(5, 1, 1, vec![]).await, Applied { accepted: true, send_full: false });
+    assert_eq!(
+        p.report(5, 1, 1, vec![]).await,
+        Applied { accepted: true, followed: false, send_full: false }
+    );
     assert_eq!(
         p.report(5, 3, 1, p.seen(1, 1, running())).await,
-        Applied { accepted: true, send_full: false }
+        Applied { accepted: true, followed: false, send_full: false }
     );
     let late = p.report(5, 2, 1, p.seen(1, 1, power(ObservedPower::Stopped))).await;
     assert!(!late.accepted);
     assert_eq!(p.view().await.facts.unwrap().observed.power, ObservedPower::Running);
     assert_eq!(
         p.report(4, 7, 1, vec![]).await,
-        Applied { accepted: true, send_full: true },
+        Applied { accepted: true, followed: false, send_full: true },
         "a start we know nothing of"
     );
     assert!(
