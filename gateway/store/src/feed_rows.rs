@@ -111,7 +111,10 @@ tables! {
     /// VMs.
     Vm(Vm) = "vms", Vm::from_row, concat!("SELECT ", vms::columns!(), " FROM vms x"), " WHERE x.id = ANY($1::uuid[])";
     /// Where VMs run.
-    Placement(Placement) = "placements", Placement::from_row, "SELECT * FROM placements x",
+    // Why a VM is where it is, hosts and their reasons, is long, and needed by nobody who follows the feed.
+    Placement(Placement) = "placements", Placement::from_row, "SELECT x.vm_id, x.tenant_id, x.project_id, x.host_id, x.host,
+        x.epoch, x.generation, x.decided_at, CASE WHEN x.host_id IS NULL THEN x.explanation ELSE 'null' END AS explanation
+        FROM placements x",
         " WHERE x.vm_id = ANY($1::uuid[])";
     /// Facts of VMs.
     VmFacts(VmFacts) = "vm_observed", VmFacts::from_row, "SELECT * FROM vm_observed x",

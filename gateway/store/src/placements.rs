@@ -31,7 +31,7 @@ pub struct Placement {
     pub epoch: Epoch,
     /// The VM's generation that was judged.
     pub generation: Generation,
-    /// Why there, and why not elsewhere.
+    /// Why there, and why not elsewhere. On the feed only of a VM that is nowhere.
     pub explanation: Value,
     /// When it was decided.
     pub decided_at: DateTime,
