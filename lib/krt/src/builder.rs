@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ctx::{Selector, pairs, whole};
+use crate::ctx::Selector;
+use crate::few::Few;
 use crate::graph::Parts;
 use crate::input::InputLogic;
 use crate::logic::{Always, Derived, Driver, IndexDriver, Logic, Plan, Ran, RowDriver, Run};
 use crate::map::OrdMap;
+use crate::pair::Pair;
 use crate::state::{AnyErrors, AnyState, Errors, Extract, IndexState, State, state_mut};
 use crate::watch::{AnyWatch, Watch};
 use crate::{
@@ -103,10 +105,10 @@ impl Builder {
         source: &Collection<K, V>,
         extract: impl Fn(&K, &V) -> (S, Labels) + Send + Sync + 'static,
     ) -> LabelIndex<K, V, S> {
-        let extract: Extract<K, V, (S, String, String)> = Arc::new(move |key, row, out| {
+        let extract: Extract<K, V, Pair<S>> = Arc::new(move |key, row, out| {
             let (scope, labels) = extract(key, row);
-            out.push(whole(&scope));
-            out.append(&mut pairs(&scope, &labels));
+            out.push(Pair::whole(&scope));
+            out.extend(Pair::all(&scope, &labels));
         });
         LabelIndex(self.add_index(name, source, extract, None))
     }
@@ -120,11 +122,15 @@ impl Builder {
     ) -> SelectorIndex<K, V, S> {
         let selector: Selector<K, V, S> = Arc::new(extract);
         let of_row = Arc::clone(&selector);
-        // One pair of the selector is enough to be found by every set of labels that satisfies it.
-        let extract: Extract<K, V, (S, String, String)> = Arc::new(move |key, row, out| {
+        // One pair of the selector is enough to be found by every set of labels that satisfies it; a second one says
+        // that there is more to look at than the first.
+        let extract: Extract<K, V, Pair<S>> = Arc::new(move |key, row, out| {
             let (scope, selector) = of_row(key, row);
             let Some(selector) = selector else { return };
-            out.push(pairs(&scope, &selector).into_iter().next().unwrap_or_else(|| whole(&scope)));
+            if selector.is_empty() {
+                out.push(Pair::whole(&scope));
+            }
+            out.extend(Pair::all(&scope, &selector).take(2));
         });
         SelectorIndex(self.add_index(name, source, extract, Some(Arc::new(selector))))
     }
@@ -189,7 +195,7 @@ impl Builder {
     ) -> Collection<K, O> {
         let of = *source;
         let run: Run<K, K, O> = Arc::new(move |ctx, key| match ctx.state(&of).get(key) {
-            Some(row) => Ran::Rows(vec![(key.clone(), Arc::new(map(key, row)))]),
+            Some(row) => Ran::Rows(Few::One((key.clone(), Arc::new(map(key, row))))),
             None => Ran::Gone,
         });
         self.add_derived(name, "map", RowDriver::<K, V>::new(vec![of.id.node]), run, &[of.id], false)
@@ -204,8 +210,8 @@ impl Builder {
     ) -> Collection<K, V> {
         let of = *source;
         let run: Run<K, K, V> = Arc::new(move |ctx, key| match ctx.state(&of).get(key) {
-            Some(row) if predicate(key, row) => Ran::Rows(vec![(key.clone(), Arc::clone(row))]),
-            Some(_) => Ran::Rows(Vec::new()),
+            Some(row) if predicate(key, row) => Ran::Rows(Few::One((key.clone(), Arc::clone(row)))),
+            Some(_) => Ran::Rows(Few::default()),
             None => Ran::Gone,
         });
         self.add_derived(name, "filter", RowDriver::<K, V>::new(vec![of.id.node]), run, &[of.id], false)
@@ -259,7 +265,7 @@ impl Builder {
         let of = members.to_vec();
         let run: Run<K, K, V> =
             Arc::new(move |ctx, key| match of.iter().find_map(|member| ctx.state(member).get(key)) {
-                Some(row) => Ran::Rows(vec![(key.clone(), Arc::clone(row))]),
+                Some(row) => Ran::Rows(Few::One((key.clone(), Arc::clone(row)))),
                 None => Ran::Gone,
             });
         self.add_members(name, "union", members, run)
@@ -276,7 +282,7 @@ impl Builder {
             let rows: Vec<&Arc<V>> = of.iter().filter_map(|member| ctx.state(member).get(key)).collect();
             match rows.as_slice() {
                 [] => Ran::Gone,
-                [row] => Ran::Rows(vec![(key.clone(), Arc::clone(row))]),
+                [row] => Ran::Rows(Few::One((key.clone(), Arc::clone(row)))),
                 more => Ran::Failed(Failure::err(format!(
                     "key {key:?} is in {} members of a disjoint union",
                     more.len()
@@ -381,7 +387,7 @@ impl Builder {
         }
         let Some(state) = self.state(source, name) else { return Index::new(*source, 0) };
         let slot = u32::try_from(state.indexes.len()).expect("a collection has fewer than 2^32 indexes");
-        state.indexes.push(Box::new(IndexState { groups: OrdMap::default(), entries: 0, extract, selector }));
+        state.indexes.push(Box::new(IndexState::new(extract, selector)));
         if let Some(watch) = self.watches[source.id.node as usize].as_any_mut().downcast_mut::<Watch<K, V>>()
         {
             watch.add_index::<I>(name);
@@ -413,14 +419,17 @@ impl Builder {
 
 pub(crate) fn one<K: Key, O: One>(key: &K, result: O) -> Ran<K, O::Value> {
     match result.into_one() {
-        Ok(row) => Ran::Rows(row.map(|row| (key.clone(), Arc::new(row))).into_iter().collect()),
+        Ok(row) => Ran::Rows(row.map(|row| (key.clone(), Arc::new(row))).into()),
         Err(failure) => Ran::Failed(failure),
     }
 }
 
 fn many<O: Many>(result: O) -> Ran<O::Key, O::Value> {
     match result.into_many() {
-        Ok(rows) => Ran::Rows(rows.into_iter().map(|(key, row)| (key, Arc::new(row))).collect()),
+        Ok(rows) => {
+            let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, Arc::new(row))).collect();
+            Ran::Rows(rows.into())
+        }
         Err(failure) => Ran::Failed(failure),
     }
 }

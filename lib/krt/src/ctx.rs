@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::handle::NodeId;
 use crate::map::OrdMap;
+use crate::pair::{LabelSet, Pair, Probe, Sought, digest};
 use crate::state::{AnyState, IndexState, State, state_of};
 use crate::watch::{AnyWatch, IndexRead, Matters, Read, Watch};
 use crate::{Collection, Failure, Index, Key, LabelIndex, Labels, Rows, SelectorIndex, Value};
@@ -61,9 +62,7 @@ impl<'a> Ctx<'a> {
 
     /// The rows an index holds under `value`, in key order. Reruns when a row enters, leaves or changes under it.
     pub fn lookup<K: Key, V: Value, I: Key>(&self, index: &Index<K, V, I>, value: &I) -> Rows<'a, K, V> {
-        let group = self.group(index, value);
-        self.record(&index.source, |watch| watch.read_index(index.slot, value, IndexRead::Rows));
-        Rows::group(group)
+        self.lookup_by(index, value)
     }
 
     /// [`Ctx::lookup`], narrowed: reruns only when a row that passes `predicate` before or after the change is touched.
@@ -155,13 +154,15 @@ impl<'a> Ctx<'a> {
         query: &Labels,
     ) -> Picked<'a, K, V> {
         let index = &index.0;
-        let wanted = pairs(scope, query);
+        let wanted: Vec<Pair<S>> = Pair::all(scope, query).collect();
         let state = self.index_state(index);
         // Any pair of the query finds every match; the rarest one leaves the least to check.
         let rarest = wanted.iter().min_by_key(|pair| state.groups.get(pair).map_or(0, OrdMap::len));
-        let Some(rarest) = rarest.cloned() else { return self.lookup(index, &whole(scope)).collect() };
+        let Some(rarest) = rarest.cloned() else {
+            return self.lookup_by(index, &Probe::whole(scope)).collect();
+        };
         if wanted.len() == 1 {
-            return self.lookup(index, &rarest).collect();
+            return self.lookup_by(index, &rarest).collect();
         }
         let extract = Arc::clone(&state.extract);
         let contains = Arc::new(move |key: &K, row: &V| {
@@ -170,7 +171,10 @@ impl<'a> Ctx<'a> {
             wanted.iter().all(|pair| labels.contains(pair))
         });
         let kept = Arc::clone(&contains);
-        self.lookup_labels(index, &rarest, query, contains.as_ref(), || either(kept))
+        let labels = (digest(query), query);
+        let mut found = Picked::new();
+        self.lookup_labels(index, &rarest, labels, (contains.as_ref(), || either(kept)), &mut found);
+        found
     }
 
     /// Rows in `scope` whose selector is satisfied by `labels`. A row with an empty selector selects everything, a row
@@ -183,16 +187,16 @@ impl<'a> Ctx<'a> {
     ) -> Picked<'a, K, V> {
         let index = &index.0;
         let state = self.index_state(index);
-        let selector = state
-            .selector
-            .as_ref()
-            .and_then(|selector| selector.downcast_ref::<Selector<K, V, S>>())
-            .cloned();
-        let mut found: Picked<'a, K, V> = self.lookup(index, &whole(scope)).collect();
+        let of_row =
+            state.selector.as_ref().and_then(|selector| selector.downcast_ref::<Selector<K, V, S>>());
+        let mut found: Picked<'a, K, V> = self.lookup_by(index, &Probe::whole(scope)).collect();
+        // A selector of one label is satisfied by whoever finds it; of more, the others are still to be looked at.
+        let matches = |key: &K, row: &V| {
+            !state.has_more(key) || of_row.is_some_and(|of_row| selects(of_row, labels, key, row))
+        };
+        let digest = digest(labels);
         // A row stands under one pair of its selector only, so the pairs of `labels` meet it at most once.
-        for pair in pairs(scope, labels) {
-            let of_row = selector.as_ref();
-            let matches = |key: &K, row: &V| of_row.is_some_and(|of_row| selects(of_row, labels, key, row));
+        for pair in Probe::all(scope, labels) {
             // Labels are copied only for a path that nobody reads yet.
             let keep = || {
                 let (of_row, labels) = (of_row.cloned(), labels.clone());
@@ -200,28 +204,39 @@ impl<'a> Ctx<'a> {
                     of_row.as_ref().is_some_and(|of_row| selects(of_row, &labels, key, row))
                 }))
             };
-            found.append(&mut self.lookup_labels(index, &pair, labels, &matches, keep));
+            self.lookup_labels(index, &pair, (digest, labels), (&matches, keep), &mut found);
         }
         found.sort_by(|left, right| left.0.cmp(right.0));
         found
     }
 
-    /// The rows under an index value that match labels. Readers with equal labels share one path.
+    /// Adds the rows under an index value that match labels, which come with their digest. Readers with equal labels
+    /// share one path.
     fn lookup_labels<K: Key, V: Value, I: Key>(
         &self,
         index: &Index<K, V, I>,
-        value: &I,
-        labels: &Labels,
-        matches: &dyn Fn(&K, &V) -> bool,
-        keep: impl FnOnce() -> Matters<K, V>,
-    ) -> Picked<'a, K, V> {
-        let found = Rows::group(self.group(index, value)).filter(|(key, row)| matches(key, row)).collect();
+        value: &impl Sought<I>,
+        (digest, labels): (u64, &Labels),
+        (matches, keep): (&dyn Fn(&K, &V) -> bool, impl FnOnce() -> Matters<K, V>),
+        found: &mut Picked<'a, K, V>,
+    ) {
+        let group = self.group(index, value);
         self.record(&index.source, |watch| {
-            watch.known_labels(index.slot, value, labels).unwrap_or_else(|| {
-                watch.read_index(index.slot, value, IndexRead::Labels(labels.clone(), keep()))
+            watch.known_labels(index.slot, value, digest, labels).unwrap_or_else(|| {
+                watch.read_index(index.slot, value, IndexRead::Labels(LabelSet::new(labels), keep()))
             })
         });
-        found
+        found.extend(Rows::group(group).filter(|(key, row)| matches(key, row)));
+    }
+
+    fn lookup_by<K: Key, V: Value, I: Key>(
+        &self,
+        index: &Index<K, V, I>,
+        value: &impl Sought<I>,
+    ) -> Rows<'a, K, V> {
+        let group = self.group(index, value);
+        self.record(&index.source, |watch| watch.read_index(index.slot, value, IndexRead::Rows));
+        Rows::group(group)
     }
 
     /// The rows under an index value that pass, read as `read` says.
@@ -267,9 +282,9 @@ impl<'a> Ctx<'a> {
     fn group<K: Key, V: Value, I: Key>(
         &self,
         index: &Index<K, V, I>,
-        value: &I,
+        value: &impl Sought<I>,
     ) -> Option<&'a OrdMap<K, Arc<V>>> {
-        self.index_state(index).groups.get(value)
+        self.index_state(index).groups.find(|held| value.order(held)).map(|(_, group)| group)
     }
 
     fn check(&self, id: NodeId) {
@@ -290,16 +305,6 @@ impl<'a> Ctx<'a> {
         let path = read(watch.expect("a handle's types are those its collection was declared with"));
         recorder.reads.push(Read { node: source.id.node, path });
     }
-}
-
-/// The index value that stands for a whole scope. No label has an empty name.
-pub(crate) fn whole<S: Key>(scope: &S) -> (S, String, String) {
-    (scope.clone(), String::new(), String::new())
-}
-
-/// The index values of labels inside a scope.
-pub(crate) fn pairs<S: Key>(scope: &S, labels: &Labels) -> Vec<(S, String, String)> {
-    labels.iter().map(|(name, value)| (scope.clone(), name.clone(), value.clone())).collect()
 }
 
 /// Whether a row's selector is satisfied by labels.

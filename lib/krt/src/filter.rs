@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::ctx::{Picked, Selector, either, pairs, whole};
+use crate::ctx::{Picked, Selector, either};
+use crate::pair::Pair;
 use crate::watch::{IndexRead, Matters};
 use crate::{Collection, Ctx, Index, Key, LabelIndex, Labels, SelectorIndex, Value};
 
@@ -60,9 +61,9 @@ impl<K: Key, V: Value> Filter<K, V> {
     #[must_use]
     pub fn labelled<S: Key>(mut self, index: &LabelIndex<K, V, S>, scope: S, query: &Labels) -> Self {
         if query.is_empty() {
-            return self.under(&index.0, whole(&scope));
+            return self.under(&index.0, Pair::whole(&scope));
         }
-        for value in pairs(&scope, query) {
+        for value in Pair::all(&scope, query) {
             self = self.under(&index.0, value);
         }
         self
@@ -129,10 +130,8 @@ struct Selecting<K, V, S> {
 
 impl<K: Key, V: Value, S: Key> Selecting<K, V, S> {
     /// A row stands under one pair of its selector, or under its whole scope.
-    fn values(&self) -> Vec<(S, String, String)> {
-        let mut values = vec![whole(&self.scope)];
-        values.append(&mut pairs(&self.scope, &self.labels));
-        values
+    fn values(&self) -> impl Iterator<Item = Pair<S>> {
+        std::iter::once(Pair::whole(&self.scope)).chain(Pair::all(&self.scope, &self.labels))
     }
 }
 
@@ -143,7 +142,7 @@ impl<K: Key, V: Value, S: Key> Through<K, V> for Selecting<K, V, S> {
 
     fn offers(&self, ctx: &Ctx<'_>) -> usize {
         let groups = &ctx.index_state(&self.index.0).groups;
-        self.values().iter().map(|value| groups.get(value).map_or(0, crate::map::OrdMap::len)).sum()
+        self.values().map(|value| groups.get(&value).map_or(0, crate::map::OrdMap::len)).sum()
     }
 
     fn test(&self, ctx: &Ctx<'_>) -> Test<K, V> {

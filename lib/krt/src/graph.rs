@@ -110,7 +110,7 @@ impl Graph {
 
     /// Begin a transaction over any inputs.
     pub fn transaction(&mut self) -> Transaction<'_> {
-        Transaction { graph: self, touched: BTreeSet::new(), synced: BTreeSet::new() }
+        Transaction { graph: self, touched: Vec::new(), synced: BTreeSet::new() }
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -198,7 +198,7 @@ impl Graph {
         self.logics[node as usize].abort();
     }
 
-    pub(crate) fn commit(&mut self, touched: &BTreeSet<u32>, synced: &BTreeSet<u32>) -> Commit {
+    pub(crate) fn commit(&mut self, touched: &[u32], synced: &BTreeSet<u32>) -> Commit {
         let newly = synced.iter().filter(|node| self.unsynced.remove(node)).count() > 0;
         if touched.is_empty() && !newly && !self.has_past_to_show() {
             return Commit { revision: self.revision, changed: 0, runs: 0 };

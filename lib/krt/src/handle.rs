@@ -4,6 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
+use crate::pair::Pair;
+
 /// A collection without its types: what [`Subscribe::only`](crate::Subscribe::only) and dumps name it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId {
@@ -57,10 +59,10 @@ impl<K, V, I> Index<K, V, I> {
 }
 
 /// Rows of a collection by their labels, inside a scope `S` (a namespace, a project, or `()`).
-pub struct LabelIndex<K, V, S>(pub(crate) Index<K, V, (S, String, String)>);
+pub struct LabelIndex<K, V, S>(pub(crate) Index<K, V, Pair<S>>);
 
 /// Rows of a collection by the labels they select, inside a scope `S`.
-pub struct SelectorIndex<K, V, S>(pub(crate) Index<K, V, (S, String, String)>);
+pub struct SelectorIndex<K, V, S>(pub(crate) Index<K, V, Pair<S>>);
 
 macro_rules! copyable {
     ($($name:ident<$($parameter:ident),+>),+) => {$(

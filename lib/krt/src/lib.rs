@@ -59,6 +59,7 @@
 mod builder;
 mod ctx;
 mod error;
+mod few;
 mod filter;
 mod graph;
 pub mod guide;
@@ -70,7 +71,9 @@ mod map;
 mod memory;
 mod operators;
 mod output;
+mod pair;
 mod previous;
+mod readers;
 mod reduce;
 #[cfg(doctest)]
 pub mod refused;

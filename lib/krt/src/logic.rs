@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ctx::Ctx;
+use crate::few::Few;
+use crate::map::OrdMap;
 use crate::state::{AnyDelta, AnyState, Delta, ErrorChange, Errors, State, guarded, state_mut, state_of};
 use crate::verify::Recheck;
 use crate::watch::{AnyKey, AnyWatch, Fired, Read, Reader, Watch};
@@ -208,7 +210,7 @@ impl Driver<()> for Always {
 pub(crate) enum Ran<K, V> {
     /// The source key is gone, and its rows with it.
     Gone,
-    Rows(Vec<(K, Arc<V>)>),
+    Rows(Few<(K, Arc<V>)>),
     Failed(Failure),
 }
 
@@ -228,23 +230,26 @@ pub(crate) struct Plan<S, K, V> {
 struct Entry<S, K, V> {
     source_key: S,
     /// Sorted by key.
-    rows: Vec<(K, Arc<V>)>,
+    rows: Few<(K, Arc<V>)>,
     /// Sorted.
-    reads: Vec<Read>,
+    reads: Few<Read>,
     error: Option<Arc<KeyError>>,
     ran_at: Revision,
-    former_causes: Vec<Cause>,
+    former_causes: Box<[Cause]>,
 }
 
 pub(crate) struct Derived<S, K, V> {
     plan: Arc<Plan<S, K, V>>,
-    slots: BTreeMap<S, u32>,
+    slots: OrdMap<S, u32>,
     entries: Vec<Option<Entry<S, K, V>>>,
     free: Vec<u32>,
     /// Of a `many` plan: the source keys that give each key; the first one's row is shown.
     owners: BTreeMap<K, BTreeSet<S>>,
     started: bool,
-    read_nodes: BTreeSet<u32>,
+    /// Sorted.
+    read_nodes: Vec<u32>,
+    /// Room for what a run reads, so that not every run takes its own.
+    reading: Vec<Read>,
     runs: u64,
     suppressed: u64,
     dirty: u64,
@@ -252,8 +257,13 @@ pub(crate) struct Derived<S, K, V> {
     held: usize,
 }
 
+/// How many reads there stays room for.
+const READING: usize = 1024;
+
 /// What the runs of one commit have changed so far.
-struct Outcome<K, V> {
+struct Outcome<S, K, V> {
+    /// Source keys that have got a slot, in order; they are taken in together at the end.
+    new: Vec<(S, u32)>,
     changes: Vec<Change<K, V>>,
     errors: Vec<ErrorChange>,
     /// Keys of a `many` plan whose owner or owner's row may have changed.
@@ -264,12 +274,13 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     pub(crate) fn new(plan: Arc<Plan<S, K, V>>) -> Self {
         Self {
             plan,
-            slots: BTreeMap::new(),
+            slots: OrdMap::default(),
             entries: Vec::new(),
             free: Vec::new(),
             owners: BTreeMap::new(),
             started: false,
-            read_nodes: BTreeSet::new(),
+            read_nodes: Vec::new(),
+            reading: Vec::new(),
             runs: 0,
             suppressed: 0,
             dirty: 0,
@@ -282,30 +293,39 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     }
 
     /// The slot of a source key, made when it has none.
-    fn slot(&mut self, source_key: &S, env: &Env<'_>) -> u32 {
+    fn slot(&mut self, source_key: &S, env: &Env<'_>, outcome: &mut Outcome<S, K, V>) -> u32 {
         if let Some(slot) = self.slots.get(source_key) {
             return *slot;
         }
-        let entry = Entry {
+        let entry = Some(Entry {
             source_key: source_key.clone(),
-            rows: Vec::new(),
-            reads: Vec::new(),
+            rows: Few::default(),
+            reads: Few::default(),
             error: None,
             ran_at: env.revision,
-            former_causes: Vec::new(),
-        };
+            former_causes: Box::default(),
+        });
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.entries[slot as usize] = Some(entry);
+                self.entries[slot as usize] = entry;
                 slot
             }
             None => {
-                self.entries.push(Some(entry));
+                self.entries.push(entry);
                 u32::try_from(self.entries.len() - 1).expect("a collection has fewer than 2^32 source keys")
             }
         };
-        self.slots.insert(source_key.clone(), slot);
+        outcome.new.push((source_key.clone(), slot));
         slot
+    }
+
+    /// Forget a source key that ran just now.
+    fn forget(&mut self, source_key: &S, slot: u32, outcome: &mut Outcome<S, K, V>) {
+        if outcome.new.pop_if(|(_, new)| *new == slot).is_none() {
+            self.slots.remove(source_key);
+        }
+        self.entries[slot as usize] = None;
+        self.free.push(slot);
     }
 
     fn dirty_keys(&mut self, env: &mut Env<'_>) -> Vec<S> {
@@ -327,30 +347,29 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         keys
     }
 
-    fn run(&mut self, source_key: &S, env: &mut Env<'_>, outcome: &mut Outcome<K, V>) {
+    fn run(&mut self, source_key: &S, env: &mut Env<'_>, outcome: &mut Outcome<S, K, V>) {
         self.runs += 1;
         let before = env.node as usize;
-        let ctx = Ctx::new(env.graph, &env.states[..before], &mut env.watches[..before], Vec::new());
+        let room = std::mem::take(&mut self.reading);
+        let ctx = Ctx::new(env.graph, &env.states[..before], &mut env.watches[..before], room);
         let ran = guarded(|| (self.plan.run)(&ctx, source_key));
         let mut reads = ctx.into_reads();
         reads.sort_unstable();
         reads.dedup();
-        // They stay until the next run.
-        reads.shrink_to_fit();
-        let slot = self.slot(source_key, env);
-        self.replace_reads(slot, reads, env);
+        let slot = self.slot(source_key, env, outcome);
+        self.replace_reads(slot, &reads, env);
+        reads.clear();
+        self.reading = reads;
         let (ran, panicked) = match ran {
             Ok(ran) => (ran, false),
             Err(failure) => (Ran::Failed(failure), true),
         };
         match ran {
             Ran::Gone => {
-                self.replace_rows(slot, Vec::new(), env, outcome);
+                self.replace_rows(slot, Few::default(), env, outcome);
                 self.replace_error(slot, None, env, outcome);
-                self.replace_reads(slot, Vec::new(), env);
-                self.slots.remove(source_key);
-                self.entries[slot as usize] = None;
-                self.free.push(slot);
+                self.replace_reads(slot, &[], env);
+                self.forget(source_key, slot, outcome);
             }
             Ran::Rows(rows) => match sorted(rows) {
                 Ok(rows) => {
@@ -370,7 +389,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         failure: Failure,
         panicked: bool,
         env: &Env<'_>,
-        outcome: &mut Outcome<K, V>,
+        outcome: &mut Outcome<S, K, V>,
     ) {
         let entry = self.entries[slot as usize].as_ref();
         let source_key = entry.map(|entry| entry.source_key.clone());
@@ -385,23 +404,25 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         self.replace_error(slot, Some((failure, panicked)), env, outcome);
     }
 
-    fn replace_reads(&mut self, slot: u32, reads: Vec<Read>, env: &mut Env<'_>) {
+    fn replace_reads(&mut self, slot: u32, reads: &[Read], env: &mut Env<'_>) {
         let Some(entry) = &mut self.entries[slot as usize] else { return };
         entry.ran_at = env.revision;
-        if entry.reads == reads {
-            entry.former_causes.clear();
+        if *entry.reads == *reads {
+            entry.former_causes = Box::default();
             return;
         }
         let reader = Reader { node: env.node, slot };
-        let old = std::mem::replace(&mut entry.reads, reads);
+        let old = std::mem::replace(&mut entry.reads, reads.into());
         let mut former_causes = Vec::new();
-        for read in &entry.reads {
+        for read in reads {
             if old.binary_search(read).is_err() {
                 env.watches[read.node as usize].add_reader(read.path, reader);
-                self.read_nodes.insert(read.node);
+                if let Err(at) = self.read_nodes.binary_search(&read.node) {
+                    self.read_nodes.insert(at, read.node);
+                }
             }
         }
-        for read in &old {
+        for read in &*old {
             if entry.reads.binary_search(read).is_err() {
                 let watch = &mut env.watches[read.node as usize];
                 if let Some(key) = watch.fired(read.path, env.revision) {
@@ -410,21 +431,21 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
                 watch.remove_reader(read.path, reader);
             }
         }
-        entry.former_causes = former_causes;
+        entry.former_causes = former_causes.into_boxed_slice();
     }
 
     fn replace_rows(
         &mut self,
         slot: u32,
-        mut rows: Vec<(K, Arc<V>)>,
+        mut rows: Few<(K, Arc<V>)>,
         env: &Env<'_>,
-        outcome: &mut Outcome<K, V>,
+        outcome: &mut Outcome<S, K, V>,
     ) {
         let state: &State<K, V> = state_of(env.own_state());
         let Some(entry) = &mut self.entries[slot as usize] else { return };
         let mut changed = entry.rows.len() != rows.len();
         // An equal value keeps the old allocation, so that unchanged rows stay the same rows to everybody.
-        for (key, value) in &mut rows {
+        for (key, value) in &mut *rows {
             match entry.rows.binary_search_by(|(held, _)| held.cmp(key)) {
                 Ok(at) if state.is_same(&entry.rows[at].1, value) => *value = Arc::clone(&entry.rows[at].1),
                 Ok(_) | Err(_) => changed = true,
@@ -440,7 +461,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         if self.plan.many {
             let source_key = entry.source_key.clone();
             let rows = &entry.rows;
-            for (key, value) in &old {
+            for (key, value) in &*old {
                 match rows.binary_search_by(|(held, _)| held.cmp(key)) {
                     Ok(at) if Arc::ptr_eq(&rows[at].1, value) => {}
                     Ok(_) => {
@@ -457,7 +478,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
                     }
                 }
             }
-            for (key, _) in rows {
+            for (key, _) in &**rows {
                 if old.binary_search_by(|(held, _)| held.cmp(key)).is_err() {
                     outcome.touched.insert(key.clone());
                     self.owners.entry(key.clone()).or_default().insert(source_key.clone());
@@ -465,13 +486,10 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
             }
             return;
         }
-        let (old, new) = (old.into_iter().next(), entry.rows.first().cloned());
-        if let Some(key) = old.as_ref().or(new.as_ref()).map(|(key, _)| key.clone()) {
-            outcome.changes.push(Change {
-                key,
-                old: old.map(|(_, value)| value),
-                new: new.map(|(_, value)| value),
-            });
+        let (old, new) = (old.first(), entry.rows.first());
+        if let Some((key, _)) = old.or(new) {
+            let value = |row: &(K, Arc<V>)| Arc::clone(&row.1);
+            outcome.changes.push(Change { key: key.clone(), old: old.map(value), new: new.map(value) });
         }
     }
 
@@ -480,7 +498,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         slot: u32,
         error: Option<(Failure, bool)>,
         env: &Env<'_>,
-        outcome: &mut Outcome<K, V>,
+        outcome: &mut Outcome<S, K, V>,
     ) {
         let Some(entry) = &mut self.entries[slot as usize] else { return };
         entry.error = match (entry.error.take(), error) {
@@ -500,7 +518,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     }
 
     /// The changes of keys with several claimants: the first owner's row against the row shown so far.
-    fn settle(&self, env: &Env<'_>, outcome: &mut Outcome<K, V>) {
+    fn settle(&self, env: &Env<'_>, outcome: &mut Outcome<S, K, V>) {
         let state: &State<K, V> = state_of(env.own_state());
         for key in std::mem::take(&mut outcome.touched) {
             let owner = self.owners.get(&key).and_then(BTreeSet::first).and_then(|owner| self.entry(owner));
@@ -522,7 +540,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         let driving = states.map(|states| self.plan.driver.causes(&entry.source_key, states, entry.ran_at));
         Trace {
             ran_at: entry.ran_at,
-            reads: entry.reads.clone(),
+            reads: entry.reads.to_vec(),
             source_key: format!("{:?}", entry.source_key),
             causes: driving.into_iter().flatten().chain(entry.former_causes.iter().cloned()).collect(),
             hidden: Vec::new(),
@@ -532,7 +550,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
 }
 
 /// Rows sorted by key; the same key twice is an error that names it.
-fn sorted<K: Key, V>(mut rows: Vec<(K, Arc<V>)>) -> Result<Vec<(K, Arc<V>)>, Failure> {
+fn sorted<K: Key, V>(mut rows: Few<(K, Arc<V>)>) -> Result<Few<(K, Arc<V>)>, Failure> {
     rows.sort_by(|left, right| left.0.cmp(&right.0));
     match rows.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         Some(pair) => Err(Failure::err(format!("two rows of one result have the key {:?}", pair[0].0))),
@@ -564,10 +582,16 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
     fn process(&mut self, mut env: Env<'_>) -> Option<Arc<dyn AnyDelta>> {
         let keys = self.dirty_keys(&mut env);
         self.dirty += keys.len() as u64;
-        let mut outcome = Outcome { changes: Vec::new(), errors: Vec::new(), touched: BTreeSet::new() };
+        let mut outcome =
+            Outcome { new: Vec::new(), changes: Vec::new(), errors: Vec::new(), touched: BTreeSet::new() };
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(keys.len());
+        }
         for key in &keys {
             self.run(key, &mut env, &mut outcome);
         }
+        self.slots.extend_sorted(outcome.new.len(), std::mem::take(&mut outcome.new).into_iter());
+        self.reading.shrink_to(READING);
         if self.plan.many {
             self.settle(&env, &mut outcome);
         }
@@ -624,7 +648,7 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
                 rows.len() == entry.rows.len()
                     && rows
                         .iter()
-                        .zip(&entry.rows)
+                        .zip(&*entry.rows)
                         .all(|(new, old)| new.0 == old.0 && state.is_same(&old.1, &new.1))
             });
             if !is_same {
@@ -651,7 +675,7 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
     }
 
     fn read_nodes(&self) -> Vec<u32> {
-        self.read_nodes.iter().copied().collect()
+        self.read_nodes.clone()
     }
 
     fn trace(&self, key: &dyn Any, states: &[Arc<dyn AnyState>]) -> Option<Trace> {
@@ -665,7 +689,7 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
     }
 
     fn each_entry(&self, visit: &mut dyn FnMut(Trace)) {
-        for slot in self.slots.values() {
+        for (_, slot) in self.slots.iter() {
             if let Some(entry) = &self.entries[*slot as usize] {
                 visit(self.trace_entry(entry, None));
             }

@@ -2,12 +2,15 @@
 //! path from the root to one leaf, and only where a clone still holds it. It is what makes a snapshot cheap and immutable.
 
 use std::cmp::Ordering;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 /// Most entries of a leaf, and most children of a branch.
 const WIDTH: usize = 32;
 /// A node smaller than this is merged with a neighbour when the two fit into one node comfortably.
 const SPARSE: usize = WIDTH / 4;
+/// Sorted entries are merged in when they are at least one in so many, and inserted one by one when they are fewer.
+const SCATTERED: usize = 16;
 
 #[derive(Clone)]
 enum Node<K, V> {
@@ -61,31 +64,42 @@ impl<K: Ord + Clone, V: Clone> OrdMap<K, V> {
 
     /// The value at `key` and the key as it is held.
     pub(crate) fn get_entry(&self, key: &K) -> Option<(&K, &V)> {
+        self.find(|held| held.cmp(key))
+    }
+
+    /// The entry whose key is the one looked for, when `order` says how a held key stands to that. It lets a key be
+    /// looked for that has not been made.
+    pub(crate) fn find(&self, order: impl Fn(&K) -> Ordering) -> Option<(&K, &V)> {
         let mut node = self.root.as_deref()?;
         loop {
             match node {
                 Node::Leaf(rows) => {
-                    let at = rows.binary_search_by(|(probe, _)| probe.cmp(key)).ok()?;
+                    let at = rows.binary_search_by(|(held, _)| order(held)).ok()?;
                     return Some((&rows[at].0, &rows[at].1));
                 }
-                Node::Branch(children) => node = &children[child_of(children, key)].1,
+                Node::Branch(children) => node = &children[child_of(children, &order)].1,
             }
         }
     }
 
     /// The value at `key`, to be changed in place; copies the path where it is shared.
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.find_mut(|held| held.cmp(key))
+    }
+
+    /// [`OrdMap::find`], to be changed in place.
+    pub(crate) fn find_mut(&mut self, order: impl Fn(&K) -> Ordering) -> Option<&mut V> {
         // Looked up first: a miss must not copy anything.
-        self.get(key)?;
+        self.find(&order)?;
         let mut node = Arc::make_mut(self.root.as_mut()?);
         loop {
             match node {
                 Node::Leaf(rows) => {
-                    let at = rows.binary_search_by(|(probe, _)| probe.cmp(key)).ok()?;
+                    let at = rows.binary_search_by(|(held, _)| order(held)).ok()?;
                     return Some(&mut rows[at].1);
                 }
                 Node::Branch(children) => {
-                    let at = child_of(children, key);
+                    let at = child_of(children, &order);
                     node = Arc::make_mut(&mut children[at].1);
                 }
             }
@@ -110,6 +124,34 @@ impl<K: Ord + Clone, V: Clone> OrdMap<K, V> {
         old
     }
 
+    /// Takes in `count` entries that come in key order, each key once: far cheaper than one by one where they are many,
+    /// and nodes built from them are full.
+    pub(crate) fn extend_sorted(&mut self, count: usize, entries: impl Iterator<Item = (K, V)>) {
+        if count * SCATTERED < self.len {
+            entries.for_each(|(key, value)| drop(self.insert(key, value)));
+            return;
+        }
+        let mut nodes = match &mut self.root {
+            None => {
+                self.len = count;
+                leaves(count, entries)
+            }
+            Some(root) => {
+                let right = merge_into(root, &mut entries.peekable(), None, &mut self.len);
+                let Some((separator, _)) = right.first() else { return };
+                // The first separator of a branch is never compared, so the next one serves as well.
+                let mut nodes = vec![(separator.clone(), Arc::clone(root))];
+                nodes.extend(right);
+                nodes
+            }
+        };
+        while nodes.len() > 1 {
+            let branches = pieces(nodes.len(), nodes.into_iter());
+            nodes = branches.map(|piece| (piece[0].0.clone(), Arc::new(Node::Branch(piece)))).collect();
+        }
+        self.root = nodes.pop().map(|(_, root)| root);
+    }
+
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.get(key)?;
         let root = self.root.as_mut()?;
@@ -129,8 +171,91 @@ impl<K: Ord + Clone, V: Clone> OrdMap<K, V> {
     }
 }
 
-fn child_of<K: Ord, V>(children: &[Child<K, V>], key: &K) -> usize {
-    children[1..].partition_point(|(separator, _)| separator.cmp(key) != Ordering::Greater)
+fn child_of<K, V>(children: &[Child<K, V>], order: impl Fn(&K) -> Ordering) -> usize {
+    children[1..].partition_point(|(separator, _)| order(separator) != Ordering::Greater)
+}
+
+/// Entries of one level in as few nodes as hold them, which then hold about as many each.
+fn pieces<T>(count: usize, mut entries: impl Iterator<Item = T>) -> impl Iterator<Item = Vec<T>> {
+    let nodes = count.div_ceil(WIDTH);
+    (0..nodes).map(move |at| {
+        let size = (count * (at + 1) / nodes) - (count * at / nodes);
+        let mut piece = Vec::with_capacity(size);
+        piece.extend(entries.by_ref().take(size));
+        piece
+    })
+}
+
+fn leaves<K: Clone, V>(count: usize, entries: impl Iterator<Item = (K, V)>) -> Vec<Child<K, V>> {
+    pieces(count, entries).map(|piece| (piece[0].0.clone(), Arc::new(Node::Leaf(piece)))).collect()
+}
+
+/// Takes those of the sorted entries into a node that come before `bound`. Gives the nodes that follow it from now on.
+fn merge_into<K: Ord + Clone, V: Clone, I: Iterator<Item = (K, V)>>(
+    node: &mut Arc<Node<K, V>>,
+    entries: &mut Peekable<I>,
+    bound: Option<&K>,
+    len: &mut usize,
+) -> Vec<Child<K, V>> {
+    match Arc::make_mut(node) {
+        Node::Leaf(rows) => {
+            let mut new = Vec::new();
+            let mut from = 0;
+            while let Some((key, value)) = entries.next_if(|(key, _)| bound.is_none_or(|bound| key < bound)) {
+                match rows[from..].binary_search_by(|(held, _)| held.cmp(&key)) {
+                    Ok(at) => {
+                        from += at + 1;
+                        rows[from - 1].1 = value;
+                    }
+                    Err(at) => {
+                        from += at;
+                        new.push((key, value));
+                    }
+                }
+            }
+            if new.is_empty() {
+                return Vec::new();
+            }
+            *len += new.len();
+            let mut all = leaves(rows.len() + new.len(), merged(std::mem::take(rows), new));
+            let right = all.split_off(1);
+            if let Some((_, first)) = all.pop() {
+                *node = first;
+            }
+            right
+        }
+        Node::Branch(children) => {
+            let mut at = 0;
+            while at < children.len() {
+                let (before, after) = children.split_at_mut(at + 1);
+                let bound = after.first().map(|(separator, _)| separator).or(bound);
+                let Some((key, _)) = entries.peek() else { break };
+                at += 1;
+                if bound.is_none_or(|bound| key < bound) {
+                    let right = merge_into(&mut before[at - 1].1, entries, bound, len);
+                    let grown = at + right.len();
+                    children.splice(at..at, right);
+                    at = grown;
+                }
+            }
+            if children.len() <= WIDTH {
+                return Vec::new();
+            }
+            let mut all = pieces(children.len(), std::mem::take(children).into_iter());
+            *children = all.next().unwrap_or_default();
+            all.map(|piece| (piece[0].0.clone(), Arc::new(Node::Branch(piece)))).collect()
+        }
+    }
+}
+
+/// Two sorted lists without a key in common, as one.
+fn merged<K: Ord, V>(left: Vec<(K, V)>, right: Vec<(K, V)>) -> impl Iterator<Item = (K, V)> {
+    let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
+    std::iter::from_fn(move || match (left.peek(), right.peek()) {
+        (Some((key, _)), Some((other, _))) if key < other => left.next(),
+        (_, Some(_)) => right.next(),
+        (_, None) => left.next(),
+    })
 }
 
 type Split<K, V> = Option<Child<K, V>>;
@@ -155,7 +280,7 @@ fn insert_into<K: Ord + Clone, V: Clone>(
             }
         },
         Node::Branch(children) => {
-            let at = child_of(children, &key);
+            let at = child_of(children, |separator| separator.cmp(&key));
             let (old, split) = insert_into(&mut children[at].1, key, value);
             let Some(new) = split else { return (old, None) };
             make_room(children);
@@ -184,7 +309,7 @@ fn remove_from<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) ->
             Some(rows.remove(at).1)
         }
         Node::Branch(children) => {
-            let at = child_of(children, key);
+            let at = child_of(children, |separator| separator.cmp(key));
             let old = remove_from(&mut children[at].1, key);
             let size = children[at].1.size();
             if size == 0 {
@@ -315,6 +440,44 @@ mod tests {
                 for key in 0..400 {
                     prop_assert_eq!(map.get(&key), model.get(&key));
                 }
+            }
+        }
+    }
+
+    proptest! {
+        /// Sorted entries taken in at once give the same map as one by one, at any density, and leave clones alone.
+        #[test]
+        fn taking_in_sorted_entries_is_as_one_by_one(
+            batches in prop::collection::vec(
+                (prop::collection::btree_map(0u16..3000, any::<u8>(), 0..1500), prop::collection::vec(0u16..3000, 0..300)),
+                1..6,
+            )
+        ) {
+            let (mut map, mut model) = (OrdMap::default(), BTreeMap::new());
+            for (coming, leaving) in batches {
+                let (kept, same) = (map.clone(), model.clone());
+                map.extend_sorted(coming.len(), coming.clone().into_iter());
+                model.extend(coming);
+                prop_assert!(map.iter().eq(model.iter()));
+                for key in leaving {
+                    prop_assert_eq!(map.remove(&key), model.remove(&key));
+                }
+                prop_assert_eq!(map.len(), model.len());
+                prop_assert!(map.iter().eq(model.iter()));
+                for key in 0..3000 {
+                    prop_assert_eq!(map.get(&key), model.get(&key));
+                }
+                prop_assert!(kept.iter().eq(same.iter()));
+                prop_assert!(map.root.as_deref().is_none_or(|root| widest(root) <= WIDTH));
+            }
+        }
+    }
+
+    fn widest(node: &Node<u16, u8>) -> usize {
+        match node {
+            Node::Leaf(rows) => rows.len(),
+            Node::Branch(children) => {
+                children.iter().map(|(_, child)| widest(child)).max().unwrap_or(0).max(children.len())
             }
         }
     }

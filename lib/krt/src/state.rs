@@ -1,6 +1,7 @@
 //! The rows, indexes and errors of one collection at one revision: what snapshots share and commits replace.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -104,42 +105,48 @@ impl<K: Key, V: Value> State<K, V> {
 
     /// Apply sorted changes to rows and indexes, and tell the watches.
     pub(crate) fn apply(&mut self, changes: &[Change<K, V>], watch: &mut Watch<K, V>, fired: &mut Fired<'_>) {
-        for change in changes {
-            if self.weigh.is_some() {
+        if self.weigh.is_some() {
+            for change in changes {
                 self.weight += self.weight_of(&change.key, change.new.as_ref());
                 self.weight -= self.weight_of(&change.key, change.old.as_ref());
             }
-            match &change.new {
-                Some(value) => {
-                    let row = Row { value: Arc::clone(value), changed_at: fired.revision };
-                    self.rows.insert(change.key.clone(), row);
-                }
-                None => {
-                    self.rows.remove(&change.key);
-                }
+        }
+        let row = |value: &Arc<V>| Row { value: Arc::clone(value), changed_at: fired.revision };
+        let put = |change: &Change<K, V>| Some((change.key.clone(), row(change.new.as_ref()?)));
+        let puts = changes.iter().filter(|change| change.new.is_some()).count();
+        self.rows.extend_sorted(puts, changes.iter().filter_map(put));
+        if puts < changes.len() {
+            for change in changes.iter().filter(|change| change.new.is_none()) {
+                self.rows.remove(&change.key);
             }
-            let mut failed = None;
-            for (slot, index) in self.indexes.iter_mut().enumerate() {
-                if let Err(reason) = index.apply(change, watch, slot, fired) {
-                    failed = Some(reason);
-                }
-            }
-            match failed {
+        }
+        let mut failed = BTreeMap::new();
+        for (slot, index) in self.indexes.iter_mut().enumerate() {
+            index.apply(changes, watch, slot, fired, &mut failed);
+        }
+        if !failed.is_empty() || !self.unindexed.is_empty() {
+            self.note_unindexed(changes, failed, fired.revision);
+        }
+        if !watch.is_idle() {
+            changes.iter().for_each(|change| watch.row_changed(change, fired));
+        }
+    }
+
+    /// Of the changed rows, those that an index could not take are listed with the reason, and no others.
+    fn note_unindexed(
+        &mut self,
+        changes: &[Change<K, V>],
+        mut failed: BTreeMap<usize, crate::Failure>,
+        since: Revision,
+    ) {
+        for (at, change) in changes.iter().enumerate() {
+            match failed.remove(&at) {
                 Some(failure) => {
-                    let error = KeyError {
-                        key: format!("{:?}", change.key),
-                        failure,
-                        panicked: true,
-                        since: fired.revision,
-                    };
+                    let error = KeyError { key: format!("{:?}", change.key), failure, panicked: true, since };
                     self.unindexed.insert(change.key.clone(), Arc::new(error));
                 }
-                None if self.unindexed.is_empty() => {}
-                None => {
-                    self.unindexed.remove(&change.key);
-                }
+                None => drop(self.unindexed.remove(&change.key)),
             }
-            watch.row_changed(change, fired);
         }
     }
 }
@@ -247,34 +254,102 @@ pub(crate) struct IndexState<K, V, I> {
     pub(crate) extract: Extract<K, V, I>,
     /// What a selector index needs besides: the full selector of a row.
     pub(crate) selector: Option<Arc<dyn Any + Send + Sync>>,
+    /// Of a selector index: the rows that have more values than the one they are held under.
+    more: OrdMap<K, ()>,
 }
 
 impl<K: Key, V: Value, I: Key> IndexState<K, V, I> {
-    pub(crate) fn values(&self, key: &K, value: Option<&Arc<V>>) -> Result<Vec<I>, crate::Failure> {
-        let mut values = Vec::new();
-        if let Some(value) = value {
-            guarded(|| (self.extract)(key, value, &mut values))?;
-            if values.len() > 1 {
-                values.sort();
-                values.dedup();
+    pub(crate) fn new(extract: Extract<K, V, I>, selector: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Self { groups: OrdMap::default(), entries: 0, extract, selector, more: OrdMap::default() }
+    }
+
+    /// Of a selector index: whether the row has more values than the one it is held under.
+    pub(crate) fn has_more(&self, key: &K) -> bool {
+        self.more.get(key).is_some()
+    }
+
+    /// The values that a row is to be held under, in order, into an empty buffer. Gives whether the row has more.
+    fn values(&self, key: &K, value: Option<&Arc<V>>, out: &mut Vec<I>) -> Result<bool, crate::Failure> {
+        out.clear();
+        let Some(value) = value else { return Ok(false) };
+        if let Err(failure) = guarded(|| (self.extract)(key, value, out)) {
+            out.clear();
+            return Err(failure);
+        }
+        if self.selector.is_some() {
+            let has_more = out.len() > 1;
+            out.truncate(1);
+            return Ok(has_more);
+        }
+        if out.len() > 1 {
+            out.sort();
+            out.dedup();
+        }
+        Ok(false)
+    }
+
+    fn remove(&mut self, value: &I, key: &K) {
+        let Some(group) = self.groups.get_mut(value) else { return };
+        self.entries -= usize::from(group.remove(key).is_some());
+        if group.is_empty() {
+            self.groups.remove(value);
+        }
+    }
+
+    fn insert(&mut self, value: &I, key: &K, row: &Arc<V>) {
+        if let Some(group) = self.groups.get_mut(value) {
+            self.entries += usize::from(group.insert(key.clone(), Arc::clone(row)).is_none());
+            return;
+        }
+        let mut group = OrdMap::default();
+        group.insert(key.clone(), Arc::clone(row));
+        self.groups.insert(value.clone(), group);
+        self.entries += 1;
+    }
+
+    /// Rows, each by its place in `changes`, into the groups of their values, which are together then.
+    fn insert_all(&mut self, mut coming: Vec<(I, usize)>, changes: &[Change<K, V>]) {
+        coming.sort_by(|left, right| left.0.cmp(&right.0));
+        let mut new = Vec::new();
+        for run in coming.chunk_by(|left, right| left.0 == right.0) {
+            let row = |(_, at): &(I, usize)| {
+                let change = &changes[*at];
+                Some((change.key.clone(), Arc::clone(change.new.as_ref()?)))
+            };
+            let members = run.iter().filter_map(row);
+            if let Some(group) = self.groups.get_mut(&run[0].0) {
+                self.entries -= group.len();
+                group.extend_sorted(run.len(), members);
+                self.entries += group.len();
+            } else {
+                let mut group = OrdMap::default();
+                group.extend_sorted(run.len(), members);
+                self.entries += group.len();
+                new.push((run[0].0.clone(), group));
             }
         }
-        Ok(values)
+        self.groups.extend_sorted(new.len(), new.into_iter());
     }
 }
+
+/// From so many changed rows on, an index takes them in sorted by their values.
+const TOGETHER: usize = 64;
 
 /// An [`IndexState`] without the type of its values.
 pub(crate) trait AnyIndex<K, V>: Any + Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn boxed(&self) -> Box<dyn AnyIndex<K, V>>;
     fn fresh(&self) -> Box<dyn AnyIndex<K, V>>;
+    /// Take in changed rows, and tell who watches. Rows that the extractor panics on are in no group; they are added to
+    /// `failed`, by their place in `changes`.
     fn apply(
         &mut self,
-        change: &Change<K, V>,
+        changes: &[Change<K, V>],
         watch: &mut Watch<K, V>,
         slot: usize,
         fired: &mut Fired<'_>,
-    ) -> Result<(), crate::Failure>;
+        failed: &mut BTreeMap<usize, crate::Failure>,
+    );
     /// Bytes of entries and groups, from the accounts or counted anew.
     fn memory(&self, recount: bool) -> usize;
     /// Texts of both sides when they differ.
@@ -292,67 +367,58 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
             entries: self.entries,
             extract: Arc::clone(&self.extract),
             selector: self.selector.clone(),
+            more: self.more.clone(),
         })
     }
 
     fn fresh(&self) -> Box<dyn AnyIndex<K, V>> {
-        Box::new(Self {
-            groups: OrdMap::default(),
-            entries: 0,
-            extract: Arc::clone(&self.extract),
-            selector: self.selector.clone(),
-        })
+        Box::new(Self::new(Arc::clone(&self.extract), self.selector.clone()))
     }
 
     fn apply(
         &mut self,
-        change: &Change<K, V>,
+        changes: &[Change<K, V>],
         watch: &mut Watch<K, V>,
         slot: usize,
         fired: &mut Fired<'_>,
-    ) -> Result<(), crate::Failure> {
-        // A value that could not be indexed when it came is in no group when it goes.
-        let old = self.values(&change.key, change.old.as_ref()).unwrap_or_default();
-        let (new, result) = match self.values(&change.key, change.new.as_ref()) {
-            Ok(new) => (new, Ok(())),
-            Err(failure) => (Vec::new(), Err(failure)),
-        };
-        for value in &old {
-            if new.binary_search(value).is_err()
-                && let Some(group) = self.groups.get_mut(value)
-            {
-                self.entries -= usize::from(group.remove(&change.key).is_some());
-                if group.is_empty() {
-                    self.groups.remove(value);
-                }
-            }
-        }
-        if let Some(row) = &change.new {
-            for value in &new {
-                match self.groups.get_mut(value) {
-                    Some(group) => {
-                        let held = group.insert(change.key.clone(), Arc::clone(row));
-                        self.entries += usize::from(held.is_none());
-                    }
-                    None => {
-                        let mut group = OrdMap::default();
-                        group.insert(change.key.clone(), Arc::clone(row));
-                        self.groups.insert(value.clone(), group);
-                        self.entries += 1;
-                    }
-                }
-            }
-        }
+        failed: &mut BTreeMap<usize, crate::Failure>,
+    ) {
         let (indexes, entries) = watch.parts();
-        if let Some(values) = indexes[slot].as_any_mut().downcast_mut::<IndexWatch<I>>()
-            && !values.is_empty()
-        {
-            for value in old.iter().filter(|value| new.binary_search(value).is_err()).chain(&new) {
-                let moved = old.binary_search(value).is_err() || new.binary_search(value).is_err();
-                values.changed(value, moved, change, entries, fired);
+        let values = indexes[slot].as_any_mut().downcast_mut::<IndexWatch<I>>();
+        let values = values.filter(|values| !values.is_empty());
+        let together = changes.len() >= TOGETHER;
+        let (mut coming, mut old, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, change) in changes.iter().enumerate() {
+            // A value that could not be indexed when it came is in no group when it goes.
+            let had_more = self.values(&change.key, change.old.as_ref(), &mut old).unwrap_or(false);
+            let has_more =
+                self.values(&change.key, change.new.as_ref(), &mut new).unwrap_or_else(|failure| {
+                    failed.insert(at, failure);
+                    false
+                });
+            match (had_more, has_more) {
+                (true, false) => drop(self.more.remove(&change.key)),
+                (false, true) => drop(self.more.insert(change.key.clone(), ())),
+                _ => {}
+            }
+            for value in old.iter().filter(|value| new.binary_search(value).is_err()) {
+                self.remove(value, &change.key);
+            }
+            if let Some(values) = &values {
+                for value in old.iter().filter(|value| new.binary_search(value).is_err()).chain(&new) {
+                    let moved = old.binary_search(value).is_err() || new.binary_search(value).is_err();
+                    values.changed(value, moved, change, entries, fired);
+                }
+            }
+            if together {
+                coming.extend(new.drain(..).map(|value| (value, at)));
+            } else if let Some(row) = &change.new {
+                new.iter().for_each(|value| self.insert(value, &change.key, row));
             }
         }
-        result
+        if together {
+            self.insert_all(coming, changes);
+        }
     }
 
     fn memory(&self, recount: bool) -> usize {
@@ -361,7 +427,9 @@ impl<K: Key, V: Value, I: Key> AnyIndex<K, V> for IndexState<K, V, I> {
         } else {
             (self.groups.len(), self.entries)
         };
-        groups * size_of::<(I, OrdMap<K, Arc<V>>)>() + entries * size_of::<(K, Arc<V>)>()
+        groups * size_of::<(I, OrdMap<K, Arc<V>>)>()
+            + entries * size_of::<(K, Arc<V>)>()
+            + self.more.len() * size_of::<K>()
     }
 
     fn compare(&self, other: &dyn AnyIndex<K, V>) -> Option<(String, String)> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::input::{InputLogic, Staged};
+use crate::input::InputLogic;
 use crate::state::State;
 use crate::{Graph, Input, Key, Revision, Value};
 
@@ -12,7 +12,8 @@ use crate::{Graph, Input, Key, Revision, Value};
 /// Writing an input of another graph is a programming error and panics.
 pub struct Transaction<'g> {
     pub(crate) graph: &'g mut Graph,
-    pub(crate) touched: BTreeSet<u32>,
+    /// The inputs with something staged.
+    pub(crate) touched: Vec<u32>,
     pub(crate) synced: BTreeSet<u32>,
 }
 
@@ -78,13 +79,13 @@ impl Transaction<'_> {
     ) {
         let staged = &self.logic(input).staged;
         let mut doomed: Vec<K> = Vec::new();
-        for (key, staged) in staged {
+        for (key, staged) in staged.iter() {
             if staged.value.as_ref().is_some_and(|value| predicate(key, value)) {
                 doomed.push(key.clone());
             }
         }
         for (key, row) in self.graph.state(input).rows.iter() {
-            if !staged.contains_key(key) && predicate(key, &row.value) {
+            if staged.get(key).is_none() && predicate(key, &row.value) {
                 doomed.push(key.clone());
             }
         }
@@ -97,9 +98,7 @@ impl Transaction<'_> {
     pub fn touch<K: Key, V: Value>(&mut self, input: &Input<K, V>, key: &K) {
         let Some(value) = self.get(input, key) else { return };
         self.stage(input, key.clone(), Some(value));
-        if let Some(staged) = self.logic_mut(input).staged.get_mut(key) {
-            staged.touched = true;
-        }
+        self.logic_mut(input).staged.touch(key);
     }
 
     /// The row as this transaction would leave it.
@@ -125,10 +124,11 @@ impl Transaction<'_> {
     }
 
     fn stage<K: Key, V: Value>(&mut self, input: &Input<K, V>, key: K, value: Option<Arc<V>>) {
-        self.touched.insert(input.0.id.node);
-        let staged = &mut self.logic_mut(input).staged;
-        let touched = staged.get(&key).is_some_and(|staged| staged.touched && value.is_some());
-        staged.insert(key, Staged { value, touched });
+        self.logic_mut(input).staged.put(key, value);
+        let node = input.0.id.node;
+        if self.touched.last() != Some(&node) && !self.touched.contains(&node) {
+            self.touched.push(node);
+        }
     }
 
     fn logic<K: Key, V: Value>(&self, input: &Input<K, V>) -> &InputLogic<K, V> {

@@ -4,11 +4,14 @@
 //! is looked up by path with both its old and its new row; it never walks the readers of other paths.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use crate::map::OrdMap;
 use crate::memory::Memory;
+use crate::pair::{LabelSet, Sought};
+use crate::readers::Readers;
 use crate::state::guarded;
 use crate::{Change, Key, Labels, Revision, Value};
 
@@ -35,77 +38,6 @@ pub(crate) struct Fired<'a> {
 /// Does a change matter to a read that looked through a predicate or a projection?
 pub(crate) type Matters<K, V> = Arc<dyn Fn(&K, Option<&V>, Option<&V>) -> bool + Send + Sync>;
 
-/// A set that is nothing, then one reader, then a short vector, until it grows: most paths have one reader.
-enum Readers {
-    None,
-    One(Reader),
-    Few(Vec<Reader>),
-    Many(BTreeSet<Reader>),
-}
-
-const FEW: usize = 48;
-
-impl Readers {
-    /// Whether it was not in yet.
-    fn insert(&mut self, reader: Reader) -> bool {
-        match self {
-            Self::None => {
-                *self = Self::One(reader);
-                true
-            }
-            Self::One(held) if *held == reader => false,
-            Self::One(held) => {
-                *self = Self::Few(vec![(*held).min(reader), (*held).max(reader)]);
-                true
-            }
-            Self::Few(few) => {
-                let Err(at) = few.binary_search(&reader) else { return false };
-                if few.len() < FEW {
-                    few.insert(at, reader);
-                } else {
-                    let mut many: BTreeSet<Reader> = few.drain(..).collect();
-                    many.insert(reader);
-                    *self = Self::Many(many);
-                }
-                true
-            }
-            Self::Many(many) => many.insert(reader),
-        }
-    }
-
-    /// Whether it was in.
-    fn remove(&mut self, reader: Reader) -> bool {
-        match self {
-            Self::One(held) if *held == reader => {
-                *self = Self::None;
-                true
-            }
-            Self::None | Self::One(_) => false,
-            Self::Few(few) => few.binary_search(&reader).map(|at| few.remove(at)).is_ok(),
-            Self::Many(many) => many.remove(&reader),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::One(_) => 1,
-            Self::Few(few) => few.len(),
-            Self::Many(many) => many.len(),
-        }
-    }
-
-    fn mark(&self, dirty: &mut [Vec<u32>]) {
-        let mut push = |reader: &Reader| dirty[reader.node as usize].push(reader.slot);
-        match self {
-            Self::None => {}
-            Self::One(reader) => push(reader),
-            Self::Few(few) => few.iter().for_each(&mut push),
-            Self::Many(many) => many.iter().for_each(&mut push),
-        }
-    }
-}
-
 /// What is read of a collection.
 pub(crate) enum Path<K, V> {
     Key(K),
@@ -128,7 +60,7 @@ pub(crate) enum IndexRead<K, V> {
     Count,
     Where(Matters<K, V>),
     /// Rows whose labels (or selectors) match these; equal labels share one path.
-    Labels(Labels, Matters<K, V>),
+    Labels(LabelSet, Matters<K, V>),
 }
 
 impl<K, V> IndexRead<K, V> {
@@ -216,7 +148,7 @@ impl<K: Key, V: Value> Entries<K, V> {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct KeyPaths {
     value: Option<u32>,
     exists: Option<u32>,
@@ -225,22 +157,22 @@ struct KeyPaths {
     projections: Option<Box<BTreeSet<u32>>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct ValuePaths {
     rows: Option<u32>,
     count: Option<u32>,
     filtered: BTreeSet<u32>,
-    labels: BTreeMap<Labels, u32>,
+    labels: OrdMap<LabelSet, u32>,
 }
 
 /// The paths read through one index.
 pub(crate) struct IndexWatch<I> {
-    values: BTreeMap<I, ValuePaths>,
+    values: OrdMap<I, ValuePaths>,
 }
 
 impl<I: Key> IndexWatch<I> {
     pub(crate) fn new() -> Self {
-        Self { values: BTreeMap::new() }
+        Self { values: OrdMap::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -265,7 +197,7 @@ impl<I: Key> IndexWatch<I> {
         if let Some(slot) = paths.count.filter(|_| moved) {
             entries.fire(slot, &change.key, fired);
         }
-        for slot in paths.filtered.iter().chain(paths.labels.values()) {
+        for slot in paths.filtered.iter().chain(paths.labels.iter().map(|(_, slot)| slot)) {
             entries.fire_if(*slot, change, fired);
         }
     }
@@ -275,7 +207,7 @@ pub(crate) trait AnyIndexWatch: Any + Send + Sync {
     fn as_any_mut(&mut self) -> &mut dyn Any;
     fn fresh(&self) -> Box<dyn AnyIndexWatch>;
     /// Forget a path; `labels` is what it was interned by, if it was.
-    fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&Labels>);
+    fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&LabelSet>);
 }
 
 impl<I: Key> AnyIndexWatch for IndexWatch<I> {
@@ -287,7 +219,7 @@ impl<I: Key> AnyIndexWatch for IndexWatch<I> {
         Box::new(Self::new())
     }
 
-    fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&Labels>) {
+    fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&LabelSet>) {
         let Some(value) = value.downcast_ref::<I>() else { return };
         let Some(paths) = self.values.get_mut(value) else { return };
         paths.rows = paths.rows.filter(|held| *held != slot);
@@ -308,7 +240,7 @@ impl<I: Key> AnyIndexWatch for IndexWatch<I> {
 
 /// The access paths read of one collection.
 pub(crate) struct Watch<K, V> {
-    keys: BTreeMap<K, KeyPaths>,
+    keys: OrdMap<K, KeyPaths>,
     scan: Option<u32>,
     filtered: BTreeSet<u32>,
     indexes: Vec<Box<dyn AnyIndexWatch>>,
@@ -319,7 +251,7 @@ pub(crate) struct Watch<K, V> {
 impl<K: Key, V: Value> Watch<K, V> {
     pub(crate) fn new() -> Self {
         Self {
-            keys: BTreeMap::new(),
+            keys: OrdMap::default(),
             scan: None,
             filtered: BTreeSet::new(),
             indexes: Vec::new(),
@@ -360,12 +292,26 @@ impl<K: Key, V: Value> Watch<K, V> {
         }
     }
 
+    /// Whether nobody reads anything that does not go through an index.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.keys.is_empty() && self.scan.is_none() && self.filtered.is_empty()
+    }
+
+    fn paths_of(&mut self, key: &K, change: impl FnOnce(&mut KeyPaths)) {
+        if let Some(paths) = self.keys.get_mut(key) {
+            return change(paths);
+        }
+        let mut paths = KeyPaths::default();
+        change(&mut paths);
+        self.keys.insert(key.clone(), paths);
+    }
+
     pub(crate) fn read_key(&mut self, key: &K) -> u32 {
         if let Some(slot) = self.keys.get(key).and_then(|paths| paths.value) {
             return slot;
         }
         let slot = self.entries.insert(Path::Key(key.clone()));
-        self.keys.entry(key.clone()).or_default().value = Some(slot);
+        self.paths_of(key, |paths| paths.value = Some(slot));
         slot
     }
 
@@ -374,13 +320,15 @@ impl<K: Key, V: Value> Watch<K, V> {
             return slot;
         }
         let slot = self.entries.insert(Path::Exists(key.clone()));
-        self.keys.entry(key.clone()).or_default().exists = Some(slot);
+        self.paths_of(key, |paths| paths.exists = Some(slot));
         slot
     }
 
     pub(crate) fn read_projection(&mut self, key: &K, matters: Matters<K, V>) -> u32 {
         let slot = self.entries.insert(Path::Project(key.clone(), matters));
-        self.keys.entry(key.clone()).or_default().projections.get_or_insert_default().insert(slot);
+        self.paths_of(key, |paths| {
+            paths.projections.get_or_insert_default().insert(slot);
+        });
         slot
     }
 
@@ -401,47 +349,59 @@ impl<K: Key, V: Value> Watch<K, V> {
         slot
     }
 
-    pub(crate) fn read_index<I: Key>(&mut self, index: u32, value: &I, kind: IndexRead<K, V>) -> u32 {
+    pub(crate) fn read_index<I: Key>(
+        &mut self,
+        index: u32,
+        value: &impl Sought<I>,
+        kind: IndexRead<K, V>,
+    ) -> u32 {
         let watch = self.indexes[index as usize].as_any_mut().downcast_mut::<IndexWatch<I>>();
         let watch = watch.expect("an index handle's types are those it was declared with");
-        let held = watch.values.get(value).and_then(|paths| match kind {
+        let paths = watch.values.find(|held| value.order(held)).map(|(_, paths)| paths);
+        let held = paths.and_then(|paths| match &kind {
             IndexRead::Rows => paths.rows,
             IndexRead::Count => paths.count,
             IndexRead::Where(_) => None,
-            IndexRead::Labels(ref labels, _) => paths.labels.get(labels).copied(),
+            IndexRead::Labels(labels, _) => paths.labels.get(labels).copied(),
         });
         if let Some(slot) = held {
             return slot;
         }
-        let paths = watch.values.entry(value.clone()).or_default();
-        let mut insert = |kind| {
-            self.entries.insert(Path::Index(Box::new(IndexPath {
-                index,
-                value: Box::new(value.clone()),
-                kind,
-            })))
-        };
-        match kind {
-            IndexRead::Rows => *paths.rows.insert(insert(kind)),
-            IndexRead::Count => *paths.count.insert(insert(kind)),
-            IndexRead::Where(_) => {
-                let slot = insert(kind);
-                paths.filtered.insert(slot);
-                slot
-            }
-            IndexRead::Labels(ref labels, _) => {
-                let labels = labels.clone();
-                let slot = insert(kind);
-                paths.labels.insert(labels, slot);
-                slot
-            }
+        if paths.is_none() {
+            watch.values.insert(value.owned(), ValuePaths::default());
         }
+        let paths = watch.values.find_mut(|held| value.order(held)).expect("it is there by now");
+        let labels = match &kind {
+            IndexRead::Labels(labels, _) => Some(labels.clone()),
+            IndexRead::Rows | IndexRead::Count | IndexRead::Where(_) => None,
+        };
+        let which = match &kind {
+            IndexRead::Rows => Some(&mut paths.rows),
+            IndexRead::Count => Some(&mut paths.count),
+            IndexRead::Where(_) | IndexRead::Labels(..) => None,
+        };
+        let path = IndexPath { index, value: Box::new(value.owned()), kind };
+        let slot = self.entries.insert(Path::Index(Box::new(path)));
+        match (which, labels) {
+            (Some(which), _) => *which = Some(slot),
+            (None, Some(labels)) => drop(paths.labels.insert(labels, slot)),
+            (None, None) => drop(paths.filtered.insert(slot)),
+        }
+        slot
     }
 
-    /// The path of these labels under an index value, if somebody reads it already: then nothing need be made.
-    pub(crate) fn known_labels<I: Key>(&mut self, index: u32, value: &I, labels: &Labels) -> Option<u32> {
+    /// The path of these labels, which come with their digest, under an index value, if somebody reads it already: then
+    /// nothing need be made.
+    pub(crate) fn known_labels<I: Key>(
+        &mut self,
+        index: u32,
+        value: &impl Sought<I>,
+        digest: u64,
+        labels: &Labels,
+    ) -> Option<u32> {
         let watch = self.indexes[index as usize].as_any_mut().downcast_mut::<IndexWatch<I>>()?;
-        watch.values.get(value)?.labels.get(labels).copied()
+        let (_, paths) = watch.values.find(|held| value.order(held))?;
+        paths.labels.find(|held| held.order(digest, labels)).map(|(_, slot)| *slot)
     }
 }
 
