@@ -108,6 +108,15 @@ fn a_room_that_is_not_in_the_house_is_refused() {
 }
 
 #[test]
+fn the_peers_of_krt_are_imported_by_nobody() {
+    let house = House::clean();
+    house.room("tools/peers", "krt-peers", "krt = { path = \"../../lib/krt\" }\nk8s-openapi = \"0.29\"\n");
+    assert_eq!(house.violations(), []);
+    house.write("lib/krt/Cargo.toml", &manifest("krt", "\n[dev-dependencies]\nkrt-peers = \"0.1\"\n"));
+    house.breaks_only("lib/krt/Cargo.toml", 11, "imports");
+}
+
+#[test]
 fn foreign_crates_stay_in_their_room() {
     for (dependency, line) in [("sqlx", 10), ("kube", 10), ("bollard", 10), ("virt-sys", 10), ("ratatui", 10)]
     {

@@ -14,6 +14,10 @@ pub struct Row {
     pub imports: &'static [&'static str],
 }
 
+/// What krt is measured beside: a workspace of its own, which nothing imports, so that those crates stay out of the
+/// house's lock file. They are foreign by purpose.
+const PEERS: &str = "krt-peers";
+
 /// Who may import whom. A room that is not in here does not exist.
 pub const ROWS: &[Row] = &[
     Row { name: "basalt-model", folder: "lib/model", imports: &[] },
@@ -81,6 +85,7 @@ pub const ROWS: &[Row] = &[
         imports: &["basalt-wire", "basalt-model", "basalt-daemon", "basalt-cli"],
     },
     Row { name: "xtask", folder: "tools/xtask", imports: &[] },
+    Row { name: PEERS, folder: "tools/peers", imports: &["krt"] },
     Row {
         name: "basalt-tests",
         folder: "tests",
@@ -233,7 +238,9 @@ fn check_foreign(file: &File, name: &str, dependency: &Dependency) -> Option<Vio
     }
     let (_, home) = FOREIGN.iter().find(|(crates, _)| crates.contains(&package))?;
     // The model offers column types behind a feature, so that there is no second copy of each struct for the database.
-    let allowed = name == *home || (package == "sqlx" && name == "basalt-model" && dependency.optional);
+    let allowed = name == *home
+        || name == PEERS
+        || (package == "sqlx" && name == "basalt-model" && dependency.optional);
     (!allowed).then(|| {
         violation(file, dependency.line, "foreign-crate", format!(
             "{package} lives in {home} only, and {name} is not it; ask {home} for what you need in our own words"
