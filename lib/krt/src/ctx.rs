@@ -173,7 +173,7 @@ impl<'a> Ctx<'a> {
         let kept = Arc::clone(&contains);
         let labels = (digest(query), query);
         let mut found = Picked::new();
-        self.lookup_labels(index, &rarest, labels, (contains.as_ref(), || either(kept)), &mut found);
+        self.lookup_labels(index, &rarest, labels, contains.as_ref(), || either(kept), &mut found);
         found
     }
 
@@ -204,7 +204,7 @@ impl<'a> Ctx<'a> {
                     of_row.as_ref().is_some_and(|of_row| selects(of_row, &labels, key, row))
                 }))
             };
-            self.lookup_labels(index, &pair, (digest, labels), (&matches, keep), &mut found);
+            self.lookup_labels(index, &pair, (digest, labels), &matches, keep, &mut found);
         }
         found.sort_by(|left, right| left.0.cmp(right.0));
         found
@@ -217,7 +217,8 @@ impl<'a> Ctx<'a> {
         index: &Index<K, V, I>,
         value: &impl Sought<I>,
         (digest, labels): (u64, &Labels),
-        (matches, keep): (&dyn Fn(&K, &V) -> bool, impl FnOnce() -> Matters<K, V>),
+        matches: &dyn Fn(&K, &V) -> bool,
+        keep: impl FnOnce() -> Matters<K, V>,
         found: &mut Picked<'a, K, V>,
     ) {
         let group = self.group(index, value);
