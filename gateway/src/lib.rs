@@ -115,12 +115,7 @@ impl Gateway {
         running.serve_door(agents, with_clients, app.agents());
         let (news, clock, until) = (running.store.clone(), clock.clone(), drain.clone());
         running.parts.spawn(async move {
-            until.or(news.exchange_news(|| clock.jitter())).await;
-            Ok(())
-        });
-        let (begun, until) = (running.store.clone(), drain.clone());
-        running.parts.spawn(async move {
-            until.or(begun.keep_begun()).await;
+            until.or(async { tokio::join!(news.exchange_news(|| clock.jitter()), news.keep_begun()) }).await;
             Ok(())
         });
         let until = drain.clone();

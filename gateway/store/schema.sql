@@ -33,7 +33,7 @@ LOGGED TABLE audit_events (
     subject_name text NOT NULL,
     request_id text
 );
-LOGGED TABLE change_log (
+UNLOGGED TABLE change_log (
     xid xid8 NOT NULL,
     seq bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     source text NOT NULL,

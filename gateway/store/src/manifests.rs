@@ -253,6 +253,53 @@ async fn lock(conn: &mut PgConnection, writes: &[Write], now: DateTime) -> Resul
 
 type Refused = BTreeMap<HostId, BTreeSet<(String, Uuid)>>;
 
+const UPSERT: &str = "
+WITH n AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[],
+        $8::bigint[]) n(host_id, kind, id, generation, epoch, present, body, revision)
+), vm AS (
+    SELECT id FROM vms WHERE id IN (SELECT id FROM n WHERE present AND kind = 'vm') ORDER BY id FOR KEY SHARE
+), volume AS (
+    SELECT id FROM volumes WHERE id IN (SELECT id FROM n WHERE present AND kind = 'volume') ORDER BY id
+    FOR KEY SHARE
+), image AS (
+    SELECT id FROM images WHERE id IN (SELECT id FROM n WHERE present AND kind = 'image') ORDER BY id
+    FOR KEY SHARE
+), network AS (
+    SELECT id FROM networks WHERE id IN (SELECT id FROM n WHERE present AND kind = 'network') ORDER BY id
+    FOR KEY SHARE
+), there AS (
+    SELECT id FROM vm UNION ALL SELECT id FROM volume UNION ALL SELECT id FROM image
+    UNION ALL SELECT id FROM network
+), refused AS (
+    SELECT n.host_id, n.kind, n.id FROM n JOIN manifest_items m USING (host_id, kind, id)
+    WHERE (m.epoch, m.generation) > (n.epoch, n.generation)
+    UNION
+    SELECT host_id, kind, id FROM n WHERE present AND id NOT IN (SELECT id FROM there)
+), written AS (
+    INSERT INTO manifest_items AS m (host_id, kind, id, generation, epoch, present, body, revision)
+    SELECT * FROM n WHERE (host_id, kind, id) NOT IN (SELECT host_id, kind, id FROM refused)
+    ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
+        present = excluded.present, body = excluded.body, revision = excluded.revision
+    WHERE (m.generation, m.epoch, m.present, m.body::text)
+        IS DISTINCT FROM (excluded.generation, excluded.epoch, excluded.present, excluded.body::text)
+    RETURNING m.host_id, m.kind, m.id, m.present
+), back AS (
+    DELETE FROM manifest_facts WHERE ctid = ANY (ARRAY(
+        SELECT f.ctid FROM written w CROSS JOIN LATERAL (
+            SELECT ctid FROM manifest_facts
+            WHERE host_id = w.host_id AND kind = w.kind AND id = w.id AND gone LIMIT 1 FOR UPDATE) f
+        WHERE w.present))
+    RETURNING host_id
+), asked AS (
+    UPDATE host_links SET send_full = true WHERE host_id IN (SELECT host_id FROM back)
+), risen AS (
+    UPDATE manifests SET revision = revision + 1, updated_at = $9
+    WHERE host_id = ANY (ARRAY(SELECT DISTINCT host_id FROM written))
+)
+SELECT host_id, kind, id, true AS written FROM written
+UNION ALL SELECT host_id, kind, id, false FROM refused";
+
 /// Writes items under the revision that their manifest then has. Says how many rows of each host changed, and what was
 /// refused: items that are older than what stands there, and present items of objects that are gone. The objects stay
 /// locked against removal until this transaction ends, so that none can go unnoticed while its item is written.
@@ -271,64 +318,18 @@ async fn upsert(
         return Ok((written, refused));
     }
     let next = |host: &HostId| revisions.get(host).copied().unwrap_or_default() + 1;
-    let rows: Vec<(HostId, String, Uuid, bool)> = sqlx::query_as(
-        "WITH n AS (
-            SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[], $7::jsonb[],
-                $8::bigint[]) n(host_id, kind, id, generation, epoch, present, body, revision)
-         ), vm AS (
-            SELECT id FROM vms WHERE id IN (SELECT id FROM n WHERE present AND kind = 'vm') ORDER BY id FOR KEY SHARE
-         ), volume AS (
-            SELECT id FROM volumes WHERE id IN (SELECT id FROM n WHERE present AND kind = 'volume') ORDER BY id
-            FOR KEY SHARE
-         ), image AS (
-            SELECT id FROM images WHERE id IN (SELECT id FROM n WHERE present AND kind = 'image') ORDER BY id
-            FOR KEY SHARE
-         ), network AS (
-            SELECT id FROM networks WHERE id IN (SELECT id FROM n WHERE present AND kind = 'network') ORDER BY id
-            FOR KEY SHARE
-         ), there AS (
-            SELECT id FROM vm UNION ALL SELECT id FROM volume UNION ALL SELECT id FROM image
-            UNION ALL SELECT id FROM network
-         ), refused AS (
-            SELECT n.host_id, n.kind, n.id FROM n JOIN manifest_items m USING (host_id, kind, id)
-            WHERE (m.epoch, m.generation) > (n.epoch, n.generation)
-            UNION
-            SELECT host_id, kind, id FROM n WHERE present AND id NOT IN (SELECT id FROM there)
-         ), written AS (
-            INSERT INTO manifest_items AS m (host_id, kind, id, generation, epoch, present, body, revision)
-            SELECT * FROM n WHERE (host_id, kind, id) NOT IN (SELECT host_id, kind, id FROM refused)
-            ON CONFLICT (host_id, kind, id) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch,
-                present = excluded.present, body = excluded.body, revision = excluded.revision
-            WHERE (m.generation, m.epoch, m.present, m.body::text)
-                IS DISTINCT FROM (excluded.generation, excluded.epoch, excluded.present, excluded.body::text)
-            RETURNING m.host_id, m.kind, m.id, m.present
-         ), back AS (
-            DELETE FROM manifest_facts WHERE ctid = ANY (ARRAY(
-                SELECT f.ctid FROM written w CROSS JOIN LATERAL (
-                    SELECT ctid FROM manifest_facts
-                    WHERE host_id = w.host_id AND kind = w.kind AND id = w.id AND gone LIMIT 1 FOR UPDATE) f
-                WHERE w.present))
-            RETURNING host_id
-         ), asked AS (
-            UPDATE host_links SET send_full = true WHERE host_id IN (SELECT host_id FROM back)
-         ), risen AS (
-            UPDATE manifests SET revision = revision + 1, updated_at = $9
-            WHERE host_id = ANY (ARRAY(SELECT DISTINCT host_id FROM written))
-         )
-         SELECT host_id, kind, id, true AS written FROM written
-         UNION ALL SELECT host_id, kind, id, false FROM refused",
-    )
-    .bind(items.iter().map(|(host, _)| host.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.kind.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.id).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.generation.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.epoch.0).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| i.present).collect::<Vec<_>>())
-    .bind(items.iter().map(|(_, i)| Json(&i.body)).collect::<Vec<_>>())
-    .bind(items.iter().map(|(host, _)| next(host)).collect::<Vec<_>>())
-    .bind(now)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<(HostId, String, Uuid, bool)> = sqlx::query_as(UPSERT)
+        .bind(items.iter().map(|(host, _)| host.0).collect::<Vec<_>>())
+        .bind(items.iter().map(|(_, i)| i.kind.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|(_, i)| i.id).collect::<Vec<_>>())
+        .bind(items.iter().map(|(_, i)| i.generation.0).collect::<Vec<_>>())
+        .bind(items.iter().map(|(_, i)| i.epoch.0).collect::<Vec<_>>())
+        .bind(items.iter().map(|(_, i)| i.present).collect::<Vec<_>>())
+        .bind(items.iter().map(|(_, i)| Json(&i.body)).collect::<Vec<_>>())
+        .bind(items.iter().map(|(host, _)| next(host)).collect::<Vec<_>>())
+        .bind(now)
+        .fetch_all(conn)
+        .await?;
     for (host, kind, id, is_written) in rows {
         if is_written {
             *written.entry(host).or_default() += 1;
