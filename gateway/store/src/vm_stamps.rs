@@ -13,11 +13,12 @@ pub type Stamp = (VmId, Generation);
 
 type Project = (TenantId, ProjectId);
 type Bounds = (Project, Uuid, i64);
+type Listed = Result<Option<Vec<Stamp>>>;
 
 /// Who asks.
 pub(crate) struct Stamps {
     one: Arc<Gather<Project, Key, Result<Option<Stamp>>>>,
-    pages: Arc<Gather<Bounds, (), Result<Option<Vec<Stamp>>>>>,
+    pages: Arc<Gather<Bounds, (), Listed>>,
 }
 
 /// Statements for VMs of one project at once: one that the server works on, and one on its way there.
@@ -95,15 +96,16 @@ pub async fn stamps(
     Ok(stamps.map(|stamps| page.cut(stamps, |(id, _): &Stamp| id.0)))
 }
 
-async fn listed(store: &Store, ((tenant, project), after, fetch): Bounds) -> Result<Option<Vec<Stamp>>> {
+async fn listed(store: &Store, ((tenant, project), after, fetch): Bounds) -> Listed {
     let row = sqlx::query_as("SELECT ids, generations FROM vm_page_stamps($1, $2, $3, $4)")
         .bind(tenant)
         .bind(project)
         .bind(after)
         .bind(fetch)
         .fetch_one(store.pool());
-    let row: Option<(Option<Vec<VmId>>, Option<Vec<Generation>>)> = unless_dead(row.await)?;
-    Ok(row.map(|(ids, at)| ids.unwrap_or_default().into_iter().zip(at.unwrap_or_default()).collect()))
+    Ok(unless_dead(row.await)?.map(|(ids, at): (Option<Vec<VmId>>, Option<Vec<Generation>>)| {
+        ids.unwrap_or_default().into_iter().zip(at.unwrap_or_default()).collect()
+    }))
 }
 
 /// What one of those who asked together is told.
