@@ -23,9 +23,11 @@ use tokio::time::Instant;
 
 /// The feed is pulled at least so often, whatever the signals say.
 const FLOOR: Duration = Duration::from_secs(1);
-/// Under load the next pull waits a moment, so that it brings more: so long for each row that the last one brought,
-/// and at most [`LONGEST_GATHERING`].
+/// Under load the next pull waits a moment, so that it brings more: so long for each row that the last one brought
+/// beyond [`FEW`], and at most [`LONGEST_GATHERING`].
 const GATHERING_PER_ROW: Duration = Duration::from_micros(100);
+/// Rows of a pull after which the next one waits for nothing: what one intent writes, and some more.
+const FEW: u32 = 16;
 /// See [`GATHERING_PER_ROW`].
 const LONGEST_GATHERING: Duration = Duration::from_millis(10);
 /// The wait after a pull that failed.
@@ -224,7 +226,8 @@ impl Driver {
         self.cursor = Some(batch.cursor.clone());
         self.fresh_at = began;
         let rows = u32::try_from(batch.changes.len()).unwrap_or(u32::MAX);
-        self.pull_after = now + GATHERING_PER_ROW.saturating_mul(rows).min(LONGEST_GATHERING);
+        let many = rows.saturating_sub(FEW);
+        self.pull_after = now + GATHERING_PER_ROW.saturating_mul(many).min(LONGEST_GATHERING);
         let metrics = &self.shared().metrics;
         metrics.pulls.inc();
         metrics.changes.inc_by(batch.changes.len() as u64);
