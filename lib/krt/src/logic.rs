@@ -8,9 +8,10 @@ use std::sync::Arc;
 use crate::ctx::Ctx;
 use crate::few::Few;
 use crate::map::OrdMap;
+use crate::readers::Reader;
 use crate::state::{AnyDelta, AnyState, Delta, ErrorChange, Errors, State, guarded, state_mut, state_of};
 use crate::verify::Recheck;
-use crate::watch::{AnyKey, AnyWatch, Fired, Read, Reader, Watch};
+use crate::watch::{AnyKey, AnyWatch, Fired, Read, Watch};
 use crate::{Change, Counters, Failure, Key, KeyError, Revision, Value};
 
 /// What a collection may touch while it is brought up to date: its own state, and those before it.

@@ -1,6 +1,11 @@
 //! The readers of one access path: mostly one or a few, and now and then all rows of a collection.
 
-use crate::watch::Reader;
+/// A reader: the collection it belongs to and the slot of its source key there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reader {
+    pub(crate) node: u32,
+    pub(crate) slot: u32,
+}
 
 /// A sorted set that is one reader, then a vector, until it grows.
 pub(crate) enum Readers {

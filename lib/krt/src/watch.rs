@@ -11,16 +11,9 @@ use std::sync::Arc;
 use crate::map::OrdMap;
 use crate::memory::Memory;
 use crate::pair::{LabelSet, Sought};
-use crate::readers::Readers;
+use crate::readers::{Reader, Readers};
 use crate::state::guarded;
 use crate::{Change, Key, Labels, Revision, Value};
-
-/// A reader: the collection it belongs to and the slot of its source key there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Reader {
-    pub(crate) node: u32,
-    pub(crate) slot: u32,
-}
 
 /// A recorded read: the collection read and the slot of the path there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
