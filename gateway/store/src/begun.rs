@@ -14,10 +14,15 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Notify, time::interval};
+use tokio::{
+    sync::Notify,
+    time::{interval, timeout},
+};
 
 /// How old one gets that nobody takes: far less than the server lets a transaction stand idle.
 const RENEW: Duration = Duration::from_secs(3);
+/// How long a connection is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the system begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +96,11 @@ impl Begun {
         };
         let tx = match again {
             Some(tx) => tx,
-            None => Tx::open(pool, statement).await?,
+            // A pool that has none to spare must not keep the others from being renewed.
+            None => match timeout(PATIENCE, Tx::open(pool, statement)).await {
+                Ok(opened) => opened?,
+                Err(_) => return Ok(()),
+            },
         };
         self.held().ready.insert(kind, tx);
         Ok(())

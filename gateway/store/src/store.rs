@@ -159,6 +159,12 @@ impl Store {
         SystemTx::begin(self, false).await
     }
 
+    /// As [`Store::system`], for who tries again by itself: where one is begun ahead ([`Store::keep_begun`]), it may turn out
+    /// dead at its first statement, after a restart of the server.
+    pub async fn system_ahead(&self) -> Result<SystemTx> {
+        SystemTx::begin_ahead(self).await
+    }
+
     /// Begins to write what is derived from the truth (placements, conditions): its commit is ordered before
     /// everything that acts on it, and not waited for on disk.
     pub async fn derived(&self) -> Result<SystemTx> {

@@ -107,10 +107,13 @@ impl SystemTx {
     }
 
     pub(crate) async fn begin(store: &Store, read_only: bool) -> Result<Self> {
-        if read_only {
-            let begin = "BEGIN READ ONLY; SET LOCAL ROLE basalt_system".to_string();
-            return Self::open(store, begin).await;
-        }
+        let begin =
+            if read_only { "BEGIN READ ONLY; SET LOCAL ROLE basalt_system" } else { Kind::System.begin() };
+        Self::open(store, begin.to_string()).await
+    }
+
+    /// For what is tried again by itself: one begun ahead, whose connection may turn out to be dead.
+    pub(crate) async fn begin_ahead(store: &Store) -> Result<Self> {
         Self::begin_kind(store, Kind::System).await
     }
 

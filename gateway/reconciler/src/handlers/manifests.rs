@@ -36,7 +36,7 @@ pub async fn perform(
     tell: Option<&OnManifest>,
 ) -> Result<Vec<Written>, Error> {
     let writes: Vec<Write> = hosts.iter().map(|(host, edits)| write(*host, edits)).collect();
-    let mut tx = store.system().await?;
+    let mut tx = store.system_ahead().await?;
     let puts = manifests::put(&mut tx, &writes, now).await?;
     let tell_all = || {
         for (write, put) in writes.iter().zip(&puts) {

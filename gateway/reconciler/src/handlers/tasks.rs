@@ -15,7 +15,7 @@ pub async fn perform(
     now: DateTime,
 ) -> Result<Vec<(TaskId, Finish)>, Error> {
     let ends = moves.iter().any(|m| m.state.is_terminal());
-    let mut tx = if ends { store.system().await? } else { store.derived().await? };
+    let mut tx = if ends { store.system_ahead().await? } else { store.derived().await? };
     tasks::advance(&mut tx, moves, now).await?;
     tx.commit().await?;
     Ok(moves.iter().map(|m| (m.id, Finish::After(RECHECK))).collect())

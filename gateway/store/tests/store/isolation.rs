@@ -216,7 +216,7 @@ async fn s19_a_transaction_begun_ahead_sees_what_came_after_its_beginning_and_is
         cursor = batch.cursor;
     }
     begun(&mut admin, 3).await;
-    let mut tx = store.system().await.unwrap();
+    let mut tx = store.system_ahead().await.unwrap();
     tenants::insert(&mut tx, &h.change(), &testkit::name("beside"), &Labels::default()).await.unwrap();
     tx.commit().await.unwrap();
     let all = tenants::list(&mut store.system_read().await.unwrap(), &Page::default()).await.unwrap();
