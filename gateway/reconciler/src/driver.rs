@@ -237,6 +237,7 @@ impl Driver {
         metrics.pull_seconds.observe((self.now() - began).as_secs_f64());
         metrics.agent_conflicts.set(i64::try_from(self.stepper.agent_conflicts()).unwrap_or(i64::MAX));
         if batch.reload {
+            metrics.reloads.inc();
             tracing::info!(
                 rows = batch.changes.len(),
                 millis = (self.now() - began).as_millis(),
@@ -291,7 +292,8 @@ impl Driver {
         let (now, acting) = (self.now(), self.is_acting());
         let due: Vec<Sweep> = self.due.iter().filter(|(_, at)| **at <= now).map(|(s, _)| *s).collect();
         for sweep in due {
-            if sweep.is_exclusive() && !acting {
+            // Before the first sync there is nothing to hold.
+            if sweep.is_exclusive() && !acting || sweep == Sweep::Hold && self.cursor.is_none() {
                 self.due.insert(sweep, now + FLOOR);
                 continue;
             }

@@ -30,6 +30,9 @@ pub struct Metrics {
     pub pulls: Counter,
     /// Rows that changed in them.
     pub changes: Counter,
+    /// Times that everything was read anew: once at the start, then only after a crash of the database, a restore, or
+    /// an absence so long that the log was pruned past this gateway. All watchers of this gateway begin again.
+    pub reloads: Counter,
     /// Pulls that failed.
     pub pull_failures: Counter,
     /// How old the truth is that the graph shows: seconds since the last pull that came through began. At rest it
@@ -67,6 +70,7 @@ impl Default for Metrics {
         Self {
             pulls: Counter::default(),
             changes: Counter::default(),
+            reloads: Counter::default(),
             pull_failures: Counter::default(),
             lag_seconds: Gauge::default(),
             revision: Gauge::default(),
@@ -91,6 +95,7 @@ impl Metrics {
         let r = registry;
         r.register("basalt_feed_pulls", "Batches of the change feed taken in", self.pulls.clone());
         r.register("basalt_feed_changes", "Changed rows taken in", self.changes.clone());
+        r.register("basalt_feed_reloads", "Times that everything was read anew", self.reloads.clone());
         r.register("basalt_feed_pull_failures", "Pulls that failed", self.pull_failures.clone());
         r.register("basalt_feed_pull_seconds", "Time of a pull and of the graph", self.pull_seconds.clone());
         let lag = "Seconds since the begin of the last pull that came through";

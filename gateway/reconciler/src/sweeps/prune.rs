@@ -17,8 +17,10 @@ pub async fn hold(context: &Context) -> Result<u64, Error> {
     Ok(0)
 }
 
-/// Drops what is below every reader, and keys that are too old.
+/// Drops what is below every reader, and keys that are too old. This gateway is a reader, also when it has just begun
+/// and nobody has said so yet: pruned past, it would have to read everything anew, and all its watchers with it.
 pub async fn prune(context: &Context) -> Result<u64, Error> {
+    hold(context).await?;
     let rows = context.feed.prune(context.now, IDLE_SECONDS).await?;
     let mut tx = context.store.system().await?;
     idempotency::prune(&mut tx, context.now - KEEP_KEYS).await?;

@@ -2,6 +2,7 @@
 
 use crate::world::{World, until};
 use basalt_model::{GIB, tasks::TaskState};
+use basalt_store::feed::Feed;
 use basalt_wire::agent::manifest::ItemKind;
 use serde_json::json;
 use std::time::Duration;
@@ -72,6 +73,32 @@ async fn p5_r27_without_any_listener_the_poll_finds_what_others_wrote() {
         let took = world.clock.now() - began;
         assert!(took < chrono::TimeDelta::milliseconds(2500), "{took}");
     }
+    running.stop().await;
+}
+
+/// The first prune comes before anybody has said how far this gateway has read.
+#[tokio::test(flavor = "multi_thread")]
+async fn p8_a_gateway_that_has_just_begun_does_not_prune_past_itself() {
+    let world = World::new().await;
+    let feed = Feed::new(&world.store);
+    let of_nobody = feed.bootstrap().await.unwrap().cursor;
+    world.furnish().await;
+    let running = world.start();
+    // So that the server goes on between this gateway's pulls.
+    let deaf = world.another_store().await;
+    let mut n = 0;
+    until("the log is pruned", || {
+        n += 1;
+        let (world, feed, of_nobody, deaf) = (&world, &feed, &of_nobody, &deaf);
+        async move {
+            world.create_on(deaf, &format!("web-{n}"), json!({})).await;
+            feed.pull(of_nobody).await.unwrap().reload
+        }
+    })
+    .await;
+    let pulls = running.handle.metrics().pulls.get();
+    until("it has pulled since", || async { running.handle.metrics().pulls.get() > pulls + 1 }).await;
+    assert_eq!(running.handle.metrics().reloads.get(), 1, "only the first sync read everything");
     running.stop().await;
 }
 
