@@ -3,7 +3,10 @@
 use crate::Error;
 use basalt_model::{Name, pools::PoolKind};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -77,6 +80,10 @@ pub struct NetworkConfig {
     /// Who moves the packets.
     #[serde(default)]
     pub datapath: Datapath,
+    /// This host's own address in the network that carries tunnels between hosts. On the userspace datapath it is an
+    /// address of a bridge of that datapath. Without it no VXLAN network of this host reaches another one.
+    #[serde(default)]
+    pub tunnel_address: Option<Ipv4Addr>,
 }
 
 /// Who moves the packets of the integration bridge.
@@ -118,7 +125,7 @@ fn default_uri() -> String {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { bridge: default_bridge(), datapath: Datapath::default() }
+        Self { bridge: default_bridge(), datapath: Datapath::default(), tunnel_address: None }
     }
 }
 impl Default for LibvirtConfig {

@@ -28,6 +28,7 @@ use basalt_wire::agent::console::Mode;
 use probe::Probe;
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -55,6 +56,7 @@ struct Parts {
     pools: Pools,
     ports: Ports,
     datapath: Datapath,
+    tunnel_address: Option<Ipv4Addr>,
     state: PathBuf,
     clock: Arc<dyn Clock>,
     /// Facts that cost a probe or a process, found once.
@@ -94,6 +96,7 @@ impl Machine {
             pools: Pools::new(&config.pools, &state),
             ports: Ports::default(),
             datapath: network.datapath,
+            tunnel_address: network.tunnel_address,
             state,
             clock,
             fixed: Probe::default(),

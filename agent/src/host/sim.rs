@@ -22,6 +22,7 @@ use basalt_wire::agent::console::Mode;
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -291,6 +292,7 @@ impl Host for SimHost {
             uefi: can.uefi,
             pools: pools.collect(),
             bridges: bridges.collect(),
+            tunnel_address: Some(tunnel_address(&state.name)),
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),
             problems: Vec::new(),
@@ -345,4 +347,11 @@ impl Host for SimHost {
     fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
+}
+
+/// Some address of 10.0.0.0/8 for each name.
+fn tunnel_address(name: &str) -> Ipv4Addr {
+    let hash =
+        name.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    Ipv4Addr::from(0x0a00_0000 | hash >> 8)
 }

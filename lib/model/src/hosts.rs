@@ -8,6 +8,7 @@ use crate::{
     validate::{FieldError, Validate, within},
 };
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -202,6 +203,10 @@ pub struct HostFacts {
     pub pools: Vec<PoolFacts>,
     /// Bridges.
     pub bridges: Vec<BridgeFacts>,
+    /// Where other hosts' tunnels reach this one; without it networks end at the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    pub tunnel_address: Option<Ipv4Addr>,
     /// Versions.
     pub versions: Versions,
     /// What no manifest names.

@@ -231,6 +231,7 @@ fn a_host_says_why_it_takes_nothing() {
         uefi: false,
         pools: vec![],
         bridges: vec![],
+        tunnel_address: None,
         versions: Default::default(),
         foreign: vec![],
         problems: vec![],

@@ -38,6 +38,7 @@ fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         uefi: false,
         pools: vec![pool("default", 100 * GIB)],
         bridges: vec![BridgeFacts { name: "br-int".into(), datapath: "netdev".into(), integration: true }],
+        tunnel_address: None,
         versions: Versions::default(),
         foreign: vec![],
         problems: vec![],

@@ -125,6 +125,7 @@ impl Parts {
             uefi: facts::has_uefi(),
             pools,
             bridges,
+            tunnel_address: self.tunnel_address,
             versions,
             foreign: Vec::new(),
             problems,

@@ -239,6 +239,7 @@ pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
             lacks: vec![],
         }],
         bridges: vec![BridgeFacts { name: "br-int".into(), datapath: "netdev".into(), integration: true }],
+        tunnel_address: None,
         versions: Versions::default(),
         foreign: vec![],
         problems: vec![],

@@ -193,6 +193,7 @@ pub fn facts(threads: u32, memory_bytes: u64, pool_bytes: u64) -> HostFacts {
             lacks: Vec::new(),
         }],
         bridges: Vec::new(),
+        tunnel_address: None,
         versions: Versions::default(),
         foreign: Vec::new(),
         problems: Vec::new(),
