@@ -1,4 +1,4 @@
-//! The running agent: five loops around one cycle. Polling brings manifests, the cycle acts, reporting
+//! The running agent: six loops around one cycle. Polling brings manifests and the directory, the cycle acts, reporting
 //! tells, renewal keeps the identity alive, consoles are opened for users. The gateway may be away for as long as it likes: what is in
 //! the ledger goes on.
 
@@ -7,11 +7,12 @@ use crate::{
     cycle::{Cycle, Parts, Stepped, Tuning},
     host::{Downloads, Host},
     ledger::Ledger,
-    link::{Fetched, Gateway},
+    link::{Fetched, Gateway, Listed},
     outbox::Outbox,
 };
 use basalt_daemon::{Clock, Drain};
 use basalt_model::{DateTime, HostId, hosts::HostFacts};
+use basalt_wire::agent::directory::Directory;
 use chrono::TimeDelta;
 use futures::{FutureExt, future::BoxFuture};
 use std::{sync::Arc, time::Duration};
@@ -113,8 +114,15 @@ impl Handle {
     }
 }
 
-/// A manifest for the cycle, and where to say whether the ledger kept it.
-type Offer = (Vec<u8>, oneshot::Sender<Result<(), Error>>);
+/// What a gateway told, and where to say whether the ledger kept it.
+type Offer = (Told, oneshot::Sender<Result<(), Error>>);
+
+enum Told {
+    /// A manifest as it came.
+    Manifest(Vec<u8>),
+    /// Where other hosts have ports.
+    Directory(Directory),
+}
 
 impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
     /// Begins from the ledger.
@@ -150,7 +158,8 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
         let served = host.clone();
         let others = async {
             tokio::join!(
-                poll(&*gateway, &wait, offers),
+                poll(&*gateway, &wait, offers.clone()),
+                look_up(&*gateway, &wait, offers),
                 report(&*gateway, &wait, &outbox, &status),
                 renew(&*gateway, &wait),
                 consoles::serve(&served, &gateway, &wait)
@@ -177,6 +186,14 @@ impl Wait {
         full.mul_f64(0.75 + self.clock.jitter() / 4.0)
     }
 
+    /// After a poll that brought nothing: a gateway that is about to stop answers at once, and is not to be asked in a
+    /// tight loop.
+    async fn if_at_once(&self, asked_at: DateTime) {
+        if self.clock.now() - asked_at < TimeDelta::seconds(1) {
+            tokio::time::sleep(self.jittered(self.pace.retry)).await;
+        }
+    }
+
     /// After a failure: what the gateway asked for, or ever longer.
     pub(crate) async fn after(&self, error: &Error, failures: u32) {
         let wait = match error {
@@ -198,10 +215,7 @@ async fn poll<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offer>)
                 match fetched {
                     Some(fetched) => fetched,
                     None => {
-                        // A gateway that is about to stop answers at once; it is not to be asked in a tight loop.
-                        if wait.clock.now() - asked_at < TimeDelta::seconds(1) {
-                            tokio::time::sleep(wait.jittered(wait.pace.retry)).await;
-                        }
+                        wait.if_at_once(asked_at).await;
                         continue;
                     }
                 }
@@ -216,7 +230,7 @@ async fn poll<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offer>)
             }
         };
         let (reply, replied) = oneshot::channel();
-        if offers.send((bytes, reply)).await.is_err() {
+        if offers.send((Told::Manifest(bytes), reply)).await.is_err() {
             return;
         }
         have = match replied.await {
@@ -232,6 +246,40 @@ async fn poll<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offer>)
             }
             Err(_) => return,
         };
+    }
+}
+
+/// Follows where other hosts have ports. Without a gateway what the ledger knows goes on.
+async fn look_up<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offer>) {
+    let (mut have, mut failures) = (None::<String>, 0);
+    loop {
+        let asked_at = wait.clock.now();
+        let kept = match gateway.directory(have.as_deref()).await {
+            Ok(None) => {
+                failures = 0;
+                wait.if_at_once(asked_at).await;
+                continue;
+            }
+            Ok(Some(Listed { tag, directory })) => {
+                let (reply, replied) = oneshot::channel();
+                if offers.send((Told::Directory(directory), reply)).await.is_err() {
+                    return;
+                }
+                let Ok(kept) = replied.await else { return };
+                kept.map(|()| tag)
+            }
+            Err(e) => Err(e),
+        };
+        match kept {
+            Ok(tag) => (have, failures) = (Some(tag), 0),
+            Err(e) => {
+                if failures == 0 {
+                    tracing::warn!(error = %e, "no directory from the gateway; acting on the last one");
+                }
+                wait.after(&e, failures).await;
+                failures = failures.saturating_add(1);
+            }
+        }
     }
 }
 
@@ -309,8 +357,11 @@ impl<H: Host, L: Ledger> Drive<H, L> {
                         break;
                     }
                     Ok(()) = news.changed() => break,
-                    Some((bytes, reply)) = self.offered.recv() => {
-                        let taken = self.cycle.offer(&bytes);
+                    Some((told, reply)) = self.offered.recv() => {
+                        let taken = match told {
+                            Told::Manifest(bytes) => self.cycle.offer(&bytes),
+                            Told::Directory(directory) => self.cycle.take_directory(directory),
+                        };
                         // The poller may have gone; then nobody asks.
                         let _ = reply.send(taken);
                         break;

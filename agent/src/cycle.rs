@@ -21,7 +21,7 @@ use basalt_model::{
 use basalt_plan::host::{
     Action, Memory, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff,
 };
-use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest};
+use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory};
 use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
@@ -177,6 +177,18 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         }
         self.parts.ledger.save_manifest(&manifest)?;
         self.adopt(manifest);
+        Ok(())
+    }
+
+    /// Takes over where other hosts have ports of this host's networks; kept before it is acted on.
+    ///
+    /// # Errors
+    /// [`Error::State`]: it is not kept, and what was known before goes on.
+    pub fn take_directory(&mut self, directory: Directory) -> Result<(), Error> {
+        if self.memory.directory != directory {
+            self.parts.ledger.save_directory(&directory)?;
+            self.memory.directory = directory;
+        }
         Ok(())
     }
 

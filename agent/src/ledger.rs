@@ -1,14 +1,14 @@
 //! The ledger: what an agent must still know after it was killed.
 //!
-//! Two files, each written beside itself, fsynced, renamed, and the directory fsynced: the manifest
-//! that is acted on, and the records (what was accepted and realised, shutdowns asked for, one-shot
-//! verbs begun). The first line of each is the SHA-256 of the rest. A file that cannot be read is set
+//! Three files, each written beside itself, fsynced, renamed, and the directory fsynced: the manifest
+//! that is acted on, the records (what was accepted and realised, shutdowns asked for, one-shot
+//! verbs begun), and the directory of ports on other hosts. The first line of each is the SHA-256 of the rest. A file that cannot be read is set
 //! aside; the host and the gateway then say everything again, except what became of one-shot verbs.
 
 use crate::Error;
 use basalt_model::{Epoch, Generation, VmId, VolumeId};
 use basalt_plan::host::{Memory, OperationRecord, StopRecord};
-use basalt_wire::agent::{ItemKey, Manifest};
+use basalt_wire::agent::{ItemKey, Manifest, directory::Directory};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::{
@@ -48,10 +48,17 @@ pub trait Ledger: Send + 'static {
     /// # Errors
     /// [`Error::State`]: they are not kept, so nothing that they announce may be done.
     fn save_records(&mut self, memory: &Memory) -> Result<(), Error>;
+
+    /// Keeps the directory, so that a start without a gateway does not cut guests off from other hosts.
+    ///
+    /// # Errors
+    /// [`Error::State`]: it is not kept.
+    fn save_directory(&mut self, directory: &Directory) -> Result<(), Error>;
 }
 
 const MANIFEST: &str = "manifest.ledger";
 const RECORDS: &str = "records.ledger";
+const DIRECTORY: &str = "directory.ledger";
 
 /// A ledger in a directory.
 #[derive(Debug)]
@@ -179,6 +186,9 @@ impl Ledger for FileLedger {
             Read::Whole(records) => loaded.memory = records.into(),
             Read::Missing | Read::Broken => loaded.lost = true,
         }
+        if let Read::Whole(directory) = self.read(DIRECTORY)? {
+            loaded.memory.directory = directory;
+        }
         Ok(loaded)
     }
 
@@ -188,6 +198,10 @@ impl Ledger for FileLedger {
 
     fn save_records(&mut self, memory: &Memory) -> Result<(), Error> {
         self.write(RECORDS, &Records::from(memory))
+    }
+
+    fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
+        self.write(DIRECTORY, directory)
     }
 }
 
@@ -214,7 +228,15 @@ impl Ledger for MemoryLedger {
 
     fn save_records(&mut self, memory: &Memory) -> Result<(), Error> {
         // The same part of the memory that a file would keep.
-        self.with(|kept| kept.1 = Records::from(memory).into());
+        self.with(|kept| {
+            let directory = std::mem::take(&mut kept.1.directory);
+            kept.1 = Memory { directory, ..Records::from(memory).into() };
+        });
+        Ok(())
+    }
+
+    fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
+        self.with(|kept| kept.1.directory = directory.clone());
         Ok(())
     }
 }

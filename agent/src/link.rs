@@ -1,4 +1,4 @@
-//! The way to the gateway: enrolment, renewal, manifest, report, image grants. Mutual TLS; every call
+//! The way to the gateway: enrolment, renewal, manifest, directory, report, image grants. Mutual TLS; every call
 //! has a time limit; 429 and 503 are patience, not failure.
 
 mod console;
@@ -13,7 +13,7 @@ use crate::{
 use basalt_daemon::Clock;
 use basalt_model::{CapabilityReason, DateTime, ImageId};
 use basalt_wire::{
-    agent::{Report, ReportAnswer, console::Ticket, enrol},
+    agent::{Report, ReportAnswer, console::Ticket, directory::Directory, enrol},
     rest::{Problem, TransferGrant},
 };
 use bytes::Bytes;
@@ -47,10 +47,24 @@ pub struct Fetched {
     pub bytes: Vec<u8>,
 }
 
+/// A directory as it came.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its ETag, as it is to be sent back.
+    pub tag: String,
+    /// The directory.
+    pub directory: Directory,
+}
+
 /// What an agent asks of a gateway.
 pub trait Gateway: Send + Sync + 'static {
     /// Waits for a manifest other than revision `have`; `None` when there was none for a while.
     fn manifest(&self, have: Option<i64>) -> impl Future<Output = Result<Option<Fetched>, Error>> + Send;
+
+    /// Waits for a directory other than the one with the tag `have`; `None` when there was none for a while.
+    fn directory(&self, _have: Option<&str>) -> impl Future<Output = Result<Option<Listed>, Error>> + Send {
+        std::future::pending()
+    }
 
     /// Sends a report; also the sign of life.
     fn report(&self, report: &Report) -> impl Future<Output = Result<ReportAnswer, Error>> + Send;
@@ -192,6 +206,23 @@ impl Gateway for Link {
         let revision = revision.ok_or_else(|| Error::link(what, "the answer has no ETag with a revision"))?;
         let bytes = response.bytes().await.map_err(|e| Error::link(what, chain(&e)))?;
         Ok(Some(Fetched { revision, bytes: bytes.into() }))
+    }
+
+    async fn directory(&self, have: Option<&str>) -> Result<Option<Listed>, Error> {
+        let what = "asking for the directory";
+        let mut call = self.current().0.get(format!("{}/agent/v1/directory", self.url)).timeout(POLL_LIMIT);
+        if let Some(tag) = have {
+            call = call.header(header::IF_NONE_MATCH, tag);
+        }
+        let response = answer(what, call.send().await).await?;
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let tag = tag.ok_or_else(|| Error::link(what, "the answer has no ETag"))?.to_owned();
+        let bytes = response.bytes().await.map_err(|e| Error::link(what, chain(&e)))?;
+        let directory = Directory::read(&bytes).map_err(|e| Error::link(what, e))?;
+        Ok(Some(Listed { tag, directory }))
     }
 
     async fn report(&self, report: &Report) -> Result<ReportAnswer, Error> {

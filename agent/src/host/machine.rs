@@ -87,7 +87,8 @@ impl Machine {
             fs::create_dir_all(&dir).map_err(|e| Error::state(&dir, e))?;
         }
         let network = &config.network;
-        let switch = Switch::new(&network.bridge, network.datapath.as_str(), &run.join("flows"));
+        let switch = Switch::new(&network.bridge, network.datapath.as_str(), &run.join("flows"))
+            .with_tunnels(network.tunnel_address);
         let parts = Arc::new(Parts {
             hostname: config.host.name.to_string(),
             libvirt: Connection::new(&config.libvirt.uri),

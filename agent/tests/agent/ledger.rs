@@ -10,7 +10,7 @@ use basalt_model::{
     vms::{ObservedPower, Operation, OperationOutcome, OperationVerb},
 };
 use basalt_plan::host::Memory;
-use basalt_wire::agent::Manifest;
+use basalt_wire::agent::{Manifest, directory::Directory};
 use std::{fs, path::PathBuf};
 use uuid::Uuid;
 
@@ -27,6 +27,9 @@ impl Ledger for Disk {
     }
     fn save_records(&mut self, memory: &Memory) -> Result<(), Error> {
         FileLedger::new(&self.0).save_records(memory)
+    }
+    fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
+        FileLedger::new(&self.0).save_directory(directory)
     }
 }
 

@@ -1,13 +1,13 @@
 //! N2, R37, N4: a private Open vSwitch with the dummy datapath: no root, no network of the machine.
 
 use crate::golden;
-use basalt_agent::host::ovs::{
-    PortNumbers, Switch, dhcp,
-    flows::{render, server_mac},
-    news,
-};
+use basalt_agent::host::ovs::{Switch, dhcp, news};
 use basalt_model::{NetworkId, PortId, VmId, networks::Segment};
-use basalt_plan::host::{FlowNetwork, FlowPort, FlowSet, NetworkDefinition, Reservation};
+use basalt_plan::host::{
+    FlowNetwork, FlowPort, FlowSet, NetworkDefinition, Reservation,
+    flows::{PortNumbers, render, server_mac},
+};
+use basalt_wire::agent::directory::{Peer, PeerPort};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -31,6 +31,10 @@ struct Ovs {
 
 impl Ovs {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(tunnel_address: Option<&str>) -> Self {
         // Sockets have short names only.
         let dir = tempfile::Builder::new().prefix("ovs").tempdir_in("/tmp").unwrap();
         let create = command(dir.path(), "ovsdb-tool")
@@ -46,7 +50,9 @@ impl Ovs {
             command(dir.path(), "ovs-vsctl").args(["--timeout=5", "--no-wait", "init"]).status().unwrap();
         assert!(init.success());
         let vswitchd = vswitchd(dir.path());
-        let switch = Switch::new(BRIDGE, "dummy", &dir.path().join("state")).with_sockets(dir.path());
+        let switch = Switch::new(BRIDGE, "dummy", &dir.path().join("state"))
+            .with_sockets(dir.path())
+            .with_tunnels(tunnel_address.map(|address| address.parse().unwrap()));
         Self { dir, database, vswitchd, switch }
     }
 
@@ -75,6 +81,11 @@ impl Ovs {
         let text = self.run("ovs-appctl", &["ofproto/trace", BRIDGE, flow]);
         let line = text.lines().rfind(|l| l.starts_with("Datapath actions:")).unwrap();
         line.trim_start_matches("Datapath actions:").trim().to_owned()
+    }
+
+    /// The actions of all flows that a frame meets, as the switch traces them.
+    fn flow_trace(&self, flow: &str) -> String {
+        self.run("ovs-appctl", &["ofproto/trace", BRIDGE, flow])
     }
 }
 
@@ -119,6 +130,7 @@ fn network(n: u32) -> FlowNetwork {
         gateway: "10.10.0.1".parse().unwrap(),
         dhcp_server: "10.10.0.254".parse().unwrap(),
         dhcp: true,
+        peers: vec![],
     }
 }
 
@@ -154,7 +166,163 @@ fn n4_the_flows_of_two_networks_are_as_checked_in() {
     let set = set("h");
     let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();
     let servers = BTreeMap::from([(network(100).id, 9)]);
-    golden::check("flows.txt", &(render(&set, &PortNumbers { guests, servers }).join("\n") + "\n"));
+    let numbers = PortNumbers { guests, servers, tunnel: None };
+    golden::check("flows.txt", &(render(&set, &numbers).join("\n") + "\n"));
+}
+
+/// The set with a peer on network 100 that has one port.
+fn set_with_peer(hash: &str) -> FlowSet {
+    let there = PeerPort { address: "10.10.0.8".parse().unwrap(), mac: "02:00:00:00:00:08".into() };
+    let peer = Peer { tunnel_address: PEER.parse().unwrap(), ports: vec![there] };
+    let networks = vec![FlowNetwork { peers: vec![peer], ..network(100) }, network(200)];
+    FlowSet { networks, ..set(hash) }
+}
+
+const PEER: &str = "10.78.0.2";
+
+#[test]
+fn n3_the_flows_of_a_network_on_two_hosts_are_as_checked_in() {
+    let set = set_with_peer("h");
+    let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();
+    let numbers = PortNumbers { guests, servers: BTreeMap::new(), tunnel: Some(12) };
+    golden::check("flows-peer.txt", &(render(&set, &numbers).join("\n") + "\n"));
+}
+
+#[test]
+fn a_thousand_ports_are_a_set_of_flows_that_grows_with_them_and_no_faster() {
+    let flows_of = |ports: u32| {
+        let port = |n: u32| FlowPort {
+            port_id: PortId(Uuid::from_u128(n.into())),
+            network_id: network(100).id,
+            mac: format!("02:00:00:00:{:02x}:{:02x}", n >> 8, n & 255),
+            address: (0x0a0a_0000 + n).into(),
+        };
+        let set = FlowSet {
+            networks: vec![network(100)],
+            ports: (1..=ports).map(port).collect(),
+            hash: "h".into(),
+        };
+        let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();
+        render(&set, &PortNumbers { guests, ..PortNumbers::default() }).len()
+    };
+    let (few, many) = (flows_of(10), flows_of(1000));
+    assert_eq!((many - few) % 990, 0, "{few} {many}");
+    assert!((many - few) / 990 <= 10, "{few} {many}");
+}
+
+/// N3, N7 and S47 between hosts: what leaves, what comes in, and what does not.
+#[tokio::test]
+async fn n3_n7_a_peer_is_reached_through_its_tunnel_and_nobody_else_comes_in() {
+    let ovs = Ovs::start_with(Some("10.78.0.1")).await;
+    let set = set_with_peer("h");
+    plug(&ovs.switch, &set).await;
+    ovs.switch.apply(&set).await.unwrap();
+    assert_eq!(ovs.standing().await.as_deref(), Some("h"));
+    let view = ovs.switch.look().await.unwrap();
+    let number = |name: &str| view.ports.iter().find(|p| p.name == name).unwrap().number.unwrap();
+    let (a, b, tunnel) = (number("tap05"), number("tap06"), view.tunnel.unwrap());
+    let mac = |n: u8| format!("02:00:00:00:00:{n:02x}");
+    let tcp = |to: u8| {
+        format!("in_port={a},dl_src={},dl_dst={},tcp,nw_src=10.10.0.5,nw_dst=10.10.0.{to}", mac(5), mac(to))
+    };
+    let sent = ovs.flow_trace(&tcp(8));
+    assert!(
+        sent.contains("set_field:0x64->tun_id") && sent.contains(&format!("set_field:{PEER}->tun_dst")),
+        "{sent}"
+    );
+    assert!(sent.contains(&format!("output:{tunnel}")), "{sent}");
+    // Who asks for a port of the peer is answered here, and nobody else hears it.
+    let ask = |to: &str| {
+        format!(
+            "in_port={a},dl_src={},dl_dst=ff:ff:ff:ff:ff:ff,arp,arp_spa=10.10.0.5,arp_tpa={to},arp_sha={},arp_op=1",
+            mac(5),
+            mac(5)
+        )
+    };
+    for (to, of) in [("10.10.0.8", 8), ("10.10.0.6", 6)] {
+        let answered = ovs.flow_trace(&ask(to));
+        assert!(answered.contains(&format!("set_field:{}->arp_sha", mac(of))), "{answered}");
+        assert!(answered.contains("IN_PORT"), "{answered}");
+    }
+    for nobody in ["10.10.0.77", "10.10.0.5"] {
+        assert_eq!(ovs.trace(&ask(nobody)), "drop", "{nobody}");
+    }
+    let from = |address: &str, vni: u32, to: &str| {
+        format!(
+            "in_port={tunnel},tun_src={address},tun_id={vni},dl_src={},dl_dst={to},ip,nw_src=10.10.0.8,nw_dst=10.10.0.6",
+            mac(8)
+        )
+    };
+    assert!(ovs.flow_trace(&from(PEER, 100, &mac(6))).contains(&format!("set_field:{b:#x}->reg1")));
+    for (what, flow) in [
+        ("a host that is no peer", from("10.78.0.9", 100, &mac(6))),
+        ("a network that the peer has no part in", from(PEER, 200, &mac(7))),
+        ("another network's port", from(PEER, 100, &mac(7))),
+        ("what came from a tunnel goes into none", from(PEER, 100, &mac(8))),
+    ] {
+        assert_eq!(ovs.trace(&flow), "drop", "{what}");
+    }
+    let group = "33:33:00:00:00:01";
+    let here = ovs.flow_trace(&from(PEER, 100, group));
+    assert!(here.contains("->reg1") && !here.contains("->tun_dst"), "{here}");
+    let all = ovs.flow_trace(&format!(
+        "in_port={a},dl_src={},dl_dst={group},ip,nw_src=10.10.0.5,nw_dst=224.0.0.1",
+        mac(5)
+    ));
+    assert_eq!(all.matches("->tun_dst").count(), 1, "once to each peer: {all}");
+    // Another network of the same guests' host has no peer.
+    let other = format!(
+        "in_port={},dl_src={},dl_dst={},ip,nw_src=10.10.0.7,nw_dst=10.10.0.8",
+        number("tap07"),
+        mac(7),
+        mac(8)
+    );
+    assert_eq!(ovs.trace(&other), "drop");
+}
+
+#[tokio::test]
+async fn r37_a_deleted_or_altered_tunnel_is_noticed_and_made_anew() {
+    let ovs = Ovs::start_with(Some("10.78.0.1")).await;
+    let set = set_with_peer("h");
+    plug(&ovs.switch, &set).await;
+    ovs.switch.apply(&set).await.unwrap();
+    for fault in [
+        &["del-port", "basalt-vxlan"][..],
+        &["set", "interface", "basalt-vxlan", "options:key=7"],
+        &["set", "interface", "basalt-vxlan", "options:local_ip=10.78.0.200"],
+    ] {
+        ovs.run("ovs-vsctl", &[&["--timeout=5"], fault].concat());
+        assert_eq!(ovs.standing().await, None, "{fault:?}");
+        ovs.switch.apply(&set).await.unwrap();
+        assert_eq!(ovs.standing().await.as_deref(), Some("h"), "{fault:?}");
+    }
+    // The host was given another address: the same port, with that one.
+    let moved = Switch::new(BRIDGE, "dummy", &ovs.dir.path().join("state"))
+        .with_sockets(ovs.dir.path())
+        .with_tunnels(Some("10.78.0.11".parse().unwrap()));
+    assert_eq!(moved.standing(&moved.look().await.unwrap()).await, None);
+    moved.apply(&set).await.unwrap();
+    assert!(moved.standing(&moved.look().await.unwrap()).await.is_some());
+    assert!(
+        ovs.run("ovs-vsctl", &["--timeout=5", "get", "interface", "basalt-vxlan", "options"])
+            .contains("10.78.0.11")
+    );
+}
+
+#[tokio::test]
+async fn a_host_without_an_address_for_tunnels_says_so_and_serves_its_own_guests() {
+    let ovs = Ovs::start().await;
+    let set = set_with_peer("h");
+    plug(&ovs.switch, &set).await;
+    let refused = ovs.switch.apply(&set).await.unwrap_err().to_string();
+    assert!(refused.contains("no address for tunnels"), "{refused}");
+    let view = ovs.switch.look().await.unwrap();
+    let a = view.ports.iter().find(|p| p.name == "tap05").unwrap().number.unwrap();
+    let local = format!(
+        "in_port={a},dl_src=02:00:00:00:00:05,dl_dst=02:00:00:00:00:06,tcp,nw_src=10.10.0.5,nw_dst=10.10.0.6"
+    );
+    assert_ne!(ovs.trace(&local), "drop");
+    assert_eq!(ovs.standing().await, None, "it is tried again");
 }
 
 #[tokio::test]
@@ -211,10 +379,10 @@ async fn n4_a_guest_reaches_its_own_network_and_only_under_its_own_name() {
     ] {
         assert_eq!(ovs.trace(&flow), "drop", "{what}: {flow}");
     }
-    let arp = format!(
-        "in_port={a},dl_src={mac_a},dl_dst=ff:ff:ff:ff:ff:ff,arp,arp_spa=10.10.0.5,arp_sha={mac_a},arp_op=1"
+    let announce = format!(
+        "in_port={a},dl_src={mac_a},dl_dst=ff:ff:ff:ff:ff:ff,arp,arp_spa=10.10.0.5,arp_sha={mac_a},arp_op=2"
     );
-    assert_eq!(ovs.trace(&arp).split(',').count(), 2, "the other guest and the server");
+    assert_eq!(ovs.trace(&announce).split(',').count(), 2, "the other guest and the server");
     let discover = format!(
         "in_port={a},dl_src={mac_a},dl_dst=ff:ff:ff:ff:ff:ff,udp,nw_src=0.0.0.0,nw_dst=255.255.255.255,udp_src=68,udp_dst=67"
     );
@@ -307,7 +475,7 @@ async fn r37_a_restarted_switch_gets_its_flows_back_and_news_comes_of_it() {
 }
 
 fn definition() -> NetworkDefinition {
-    let FlowNetwork { id, segment, vni, cidr, gateway, dhcp_server, dhcp } = network(100);
+    let FlowNetwork { id, segment, vni, cidr, gateway, dhcp_server, dhcp, peers: _ } = network(100);
     let reservation = |n: u8| Reservation {
         port_id: port(n, 100).port_id,
         mac: port(n, 100).mac,

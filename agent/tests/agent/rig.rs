@@ -17,6 +17,7 @@ use basalt_model::{
 use basalt_plan::host::{Memory, Observed, Resource};
 use basalt_wire::agent::{
     Desired, Item, ItemKind, ItemObserved, Manifest, Report,
+    directory::Directory,
     manifest::{
         DiskBody, DiskBodySource, FORMAT, ImageBody, NetworkBody, NicBody, SeedBody, VmBody, VolumeBody,
     },
@@ -206,6 +207,9 @@ impl Ledger for TestLedger {
     }
     fn save_records(&mut self, memory: &Memory) -> Result<(), Error> {
         self.write(|l| l.save_records(memory))
+    }
+    fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
+        self.write(|l| l.save_directory(directory))
     }
 }
 

@@ -13,6 +13,7 @@
 mod action;
 mod definition;
 pub mod effect;
+pub mod flows;
 mod foreign;
 mod memory;
 mod network;

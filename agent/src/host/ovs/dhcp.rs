@@ -8,10 +8,10 @@
 //! <dir>/<network id>/{dnsmasq.conf,hosts,leases,dnsmasq.pid,network.json}
 //! ```
 
-use super::{Switch, SwitchView, flows};
+use super::{Switch, SwitchView};
 use crate::{Error, host::program::Program};
 use basalt_model::NetworkId;
-use basalt_plan::host::{NetworkDefinition, NetworkSeen};
+use basalt_plan::host::{NetworkDefinition, NetworkSeen, flows};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::{

@@ -3,16 +3,15 @@
 //! ```text
 //!  guest ── tap… ─┐                 ┌─ dhcp<vni>: internal port with the network's DHCP address, dnsmasq on it
 //!                 ├── br-int ───────┤
-//!  guest ── tap… ─┘  flows: tables 0 → 10 → 20 → 30
+//!  guest ── tap… ─┘                 └─ basalt-vxlan: tunnels to all other hosts, each frame says to which
+//!                    flows: tables 0 → 10 → 20 → 30, computed in `plan::host::flows`
 //! ```
 
 pub mod dhcp;
-pub mod flows;
 pub mod news;
 pub mod sink;
 pub mod switch;
 pub mod table;
 
 pub use dhcp::Networks;
-pub use flows::PortNumbers;
 pub use switch::{PortRow, Switch, SwitchView};

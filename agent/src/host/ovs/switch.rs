@@ -3,16 +3,17 @@
 //! One look is one run of `ovs-vsctl`; whether the flows still stand is answered by the switch itself
 //! (`ovs-ofctl diff-flows` against what was applied), so wiped, added and altered flows are all noticed.
 
-use super::{
-    flows::{self, PortNumbers},
-    table::Table,
-};
+use super::table::{Row, Table};
 use crate::{Error, host::program::Program};
-use basalt_model::{NetworkId, PortId, VmId};
-use basalt_plan::host::FlowSet;
+use basalt_model::{CapabilityReason, NetworkId, PortId, VmId};
+use basalt_plan::host::{
+    FlowSet,
+    flows::{self, PortNumbers},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,6 +22,10 @@ use std::{
 const PATIENCE_SECONDS: u32 = 8;
 /// `external_ids` key of a port on which a network's DHCP answers.
 const NETWORK_KEY: &str = "basalt-network";
+/// The port that leads to all other hosts: flows say to which.
+const TUNNEL_PORT: &str = "basalt-vxlan";
+/// UDP port of VXLAN (RFC 7348).
+const TUNNEL_UDP_PORT: u16 = 4789;
 
 /// The integration bridge of a host.
 #[derive(Clone, Debug)]
@@ -29,6 +34,8 @@ pub struct Switch {
     datapath: String,
     /// Where the switch's sockets are, if not in their usual place.
     sockets: Option<PathBuf>,
+    /// This host's end of tunnels.
+    tunnel_address: Option<Ipv4Addr>,
     /// Where the applied flows are kept.
     state: PathBuf,
 }
@@ -70,14 +77,16 @@ pub struct SwitchView {
     pub bridges: BTreeMap<String, String>,
     /// Whether the integration bridge is there as it must be.
     pub ready: bool,
-    /// Ports of the integration bridge, without the bridge's own.
+    /// Ports of the integration bridge, without the bridge's own and the tunnels'.
     pub ports: Vec<PortRow>,
+    /// OpenFlow number of the tunnels' port, while it is as it must be.
+    pub tunnel: Option<u32>,
 }
 
 impl SwitchView {
     /// OpenFlow numbers of all ports that have one.
     pub fn numbers(&self) -> PortNumbers {
-        let mut numbers = PortNumbers::default();
+        let mut numbers = PortNumbers { tunnel: self.tunnel, ..PortNumbers::default() };
         for port in &self.ports {
             let Some(number) = port.number else { continue };
             if let Some(id) = port.network_id() {
@@ -89,7 +98,8 @@ impl SwitchView {
         numbers
     }
 
-    fn read(tables: &[Table], bridge: &str, datapath: &str) -> Result<Self, Error> {
+    fn read(tables: &[Table], switch: &Switch) -> Result<Self, Error> {
+        let Switch { bridge, datapath, .. } = switch;
         let [bridges, ports, interfaces] = tables else {
             return Err(Error::host(
                 "reading ovs-vsctl's answer",
@@ -101,22 +111,30 @@ impl SwitchView {
             bridges: bridges.rows().map(|b| (text(b.text("name")), text(b.text("datapath_type")))).collect(),
             ..Self::default()
         };
-        let Some(ours) = bridges.rows().find(|b| b.text("name") == Some(bridge)) else { return Ok(view) };
+        let Some(ours) = bridges.rows().find(|b| b.text("name") == Some(bridge.as_str())) else {
+            return Ok(view);
+        };
         let speaks = ours.set("protocols").iter().any(|p| p.as_str() == Some("OpenFlow15"));
-        let same = ours.text("datapath_type") == Some(datapath);
+        let same = ours.text("datapath_type") == Some(datapath.as_str());
         view.ready = speaks && same && ours.text("fail_mode") == Some("secure");
         let members = ours.uuids("ports");
         let wanted: Vec<&str> = ports
             .rows()
             .filter(|p| {
-                p.uuid("_uuid").is_some_and(|id| members.contains(&id)) && p.text("name") != Some(bridge)
+                p.uuid("_uuid").is_some_and(|id| members.contains(&id))
+                    && p.text("name") != Some(bridge.as_str())
             })
             .flat_map(|p| p.uuids("interfaces"))
             .collect();
         for row in interfaces.rows().filter(|i| i.uuid("_uuid").is_some_and(|id| wanted.contains(&id))) {
+            let number = row.number("ofport").and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+            if row.text("name") == Some(TUNNEL_PORT) {
+                view.tunnel = number.filter(|_| switch.is_our_tunnel(row));
+                continue;
+            }
             view.ports.push(PortRow {
                 name: text(row.text("name")),
-                number: row.number("ofport").and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
+                number,
                 error: row.text("error").map(str::to_owned),
                 external_ids: row.map("external_ids"),
             });
@@ -141,8 +159,16 @@ impl Switch {
             bridge: bridge.to_owned(),
             datapath: datapath.to_owned(),
             sockets: None,
+            tunnel_address: None,
             state: state.to_owned(),
         }
+    }
+
+    /// A switch from which tunnels lead to other hosts.
+    #[must_use]
+    pub fn with_tunnels(mut self, address: Option<Ipv4Addr>) -> Self {
+        self.tunnel_address = address;
+        self
     }
 
     /// A switch whose sockets are in a directory of their own.
@@ -186,12 +212,12 @@ impl Switch {
             "list",
             "Port",
             "--",
-            "--columns=_uuid,name,ofport,error,external_ids",
+            "--columns=_uuid,name,type,options,ofport,error,external_ids",
             "list",
             "Interface",
         ];
         let printed = self.vsctl().args(args).run().await?;
-        SwitchView::read(&Table::read_all(&printed)?, &self.bridge, &self.datapath)
+        SwitchView::read(&Table::read_all(&printed)?, self)
     }
 
     /// The version of Open vSwitch.
@@ -280,8 +306,54 @@ impl Switch {
             .map(drop)
     }
 
-    /// Replaces all flows of the bridge by a set, in one transaction; flows that are in both go on untouched.
+    /// What the tunnels' port must say; nothing on a host that has no address for them.
+    fn tunnel_options(&self) -> Option<BTreeMap<String, String>> {
+        let ours = [
+            ("remote_ip", "flow".to_owned()),
+            ("key", "flow".to_owned()),
+            ("local_ip", self.tunnel_address?.to_string()),
+            ("dst_port", TUNNEL_UDP_PORT.to_string()),
+        ];
+        Some(ours.map(|(key, value)| (key.to_owned(), value)).into())
+    }
+
+    fn is_our_tunnel(&self, row: Row<'_>) -> bool {
+        row.text("type") == Some("vxlan") && Some(row.map("options")) == self.tunnel_options()
+    }
+
+    /// The port that leads to all other hosts, with its number.
+    async fn ensure_tunnel(&self) -> Result<u32, Error> {
+        let Some(options) = self.tunnel_options() else {
+            return Err(Error::refused(CapabilityReason::new(
+                "tunnel_address_missing",
+                "host/openvswitch",
+                "guests of other hosts cannot be reached: this host has no address for tunnels",
+                "set tunnel_address in [network] of agent.toml and restart the agent",
+            )));
+        };
+        let options = options.iter().map(|(key, value)| format!("options:{key}=\"{value}\""));
+        self.vsctl()
+            .args(["--may-exist", "add-port", &self.bridge, TUNNEL_PORT])
+            .args(["--", "clear", "interface", TUNNEL_PORT, "options"])
+            .args(["--", "set", "interface", TUNNEL_PORT, "type=vxlan"])
+            .args(options)
+            .run()
+            .await?;
+        self.look().await?.tunnel.ok_or_else(|| {
+            Error::host(
+                "making the tunnels' port",
+                format!("{TUNNEL_PORT} got no number; see ovs-vsctl show"),
+            )
+        })
+    }
+
+    /// Replaces all flows of the bridge by a set, in one transaction; flows that are in both go on untouched. Tunnels
+    /// that cannot be made are an error, and leave the flows of this host's own ports in force.
     pub async fn apply(&self, set: &FlowSet) -> Result<(), Error> {
+        let tunnels = match set.needs_tunnel() && self.look().await?.tunnel.is_none() {
+            true => self.ensure_tunnel().await.map(drop),
+            false => Ok(()),
+        };
         let numbers = self.look().await?.numbers().of(set);
         if let Some(port) = set.ports.iter().find(|p| !numbers.guests.contains_key(&p.port_id)) {
             return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.port_id)));
@@ -296,6 +368,7 @@ impl Switch {
         remove_if_there(&self.applied_file()).map_err(failed)?;
         std::fs::write(&file, text).map_err(failed)?;
         self.ofctl().args(["--bundle", "replace-flows", &self.bridge]).arg(&file).run().await?;
+        tunnels?;
         let json = serde_json::to_vec(&applied).map_err(|e| Error::host("keeping the flows' marks", e))?;
         std::fs::write(self.applied_file(), json).map_err(failed)
     }
@@ -307,7 +380,7 @@ impl Switch {
         let guests = applied.numbers.guests.iter().all(|(id, number)| now.guests.get(id) == Some(number));
         let servers =
             applied.networks.iter().all(|id| now.servers.get(id) == applied.numbers.servers.get(id));
-        if !guests || !servers {
+        if !guests || !servers || applied.numbers.tunnel.is_some_and(|number| now.tunnel != Some(number)) {
             return None;
         }
         let diff = self.ofctl().args(["diff-flows", &self.bridge]).arg(self.flows_file()).end().await.ok()?;

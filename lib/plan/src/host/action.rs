@@ -5,6 +5,7 @@ use basalt_model::{
     Epoch, Generation, ImageId, Name, NetworkId, PortId, TaskId, VmId, VolumeId, images::ImageFormat,
     networks::Segment, vms::Firmware,
 };
+use basalt_wire::agent::directory::Peer;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 use std::net::Ipv4Addr;
@@ -390,6 +391,8 @@ pub struct FlowNetwork {
     pub dhcp_server: Ipv4Addr,
     /// Whether DHCP answers.
     pub dhcp: bool,
+    /// Other hosts on which it has ports.
+    pub peers: Vec<Peer>,
 }
 
 /// A guest's port in the flows.

@@ -7,6 +7,7 @@ use super::{
 use basalt_model::{ImageId, NetworkId, PortId, VmId, VolumeId};
 use basalt_wire::agent::{
     Desired, Item, ItemKey, ItemKind, Manifest,
+    directory::Directory,
     manifest::{DiskBodySource, ImageBody, NetworkBody, VmBody, VolumeBody},
 };
 use serde::Serialize;
@@ -194,7 +195,7 @@ impl<'a> Index<'a> {
     }
 
     /// The flows of the bridge, of the ports that `attached` says are on it.
-    pub(super) fn flows(&self, attached: impl Fn(&PortId) -> bool) -> FlowSet {
+    pub(super) fn flows(&self, directory: &Directory, attached: impl Fn(&PortId) -> bool) -> FlowSet {
         let networks = self.items().filter_map(|item| match &item.desired {
             Desired::Network(body) => Some(FlowNetwork {
                 id: NetworkId(item.id),
@@ -204,6 +205,7 @@ impl<'a> Index<'a> {
                 gateway: body.gateway,
                 dhcp_server: body.dhcp_server,
                 dhcp: body.dhcp,
+                peers: directory.peers(NetworkId(item.id)).to_vec(),
             }),
             _ => None,
         });

@@ -6,7 +6,7 @@ use basalt_model::{
     CapabilityReason, DateTime, Epoch, Generation, VmId, VolumeId,
     vms::{Operation, OperationOutcome, OperationReport, OperationVerb},
 };
-use basalt_wire::agent::{ItemKey, ItemKind, Manifest};
+use basalt_wire::agent::{ItemKey, ItemKind, Manifest, directory::Directory};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ pub struct Memory {
     pub stops: BTreeMap<VmId, StopRecord>,
     /// The last one-shot verb of each VM.
     pub operations: BTreeMap<VmId, OperationRecord>,
+    /// Where other hosts have ports of this host's networks, as the gateway said last.
+    pub directory: Directory,
     /// Resources whose last action failed.
     pub back_off: BTreeMap<Resource, BackOff>,
     /// When each VM was last started: one that dies at once is not started in a tight loop.

@@ -98,6 +98,7 @@ fn flows(look: &Look<'_>, draft: &mut Draft) {
         return;
     }
     let wanted = look.index.flows(
+        &look.memory.directory,
         |port| matches!(look.observed.ports.get(port), Seen::There(p) if p.state == PortState::Attached),
     );
     if standing.as_ref() != Some(&wanted.hash) {

@@ -1,0 +1,82 @@
+//! The directory: where the ports of a host's networks are on other hosts, so that it can send there.
+//!
+//! It is no intent and stands in no database: every gateway derives it from VMs, placements and facts, so two of them
+//! that have read the same truth say the same, byte for byte. Served whole with its digest as ETag.
+
+use crate::agent::manifest::is_mac;
+use basalt_model::NetworkId;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use utoipa::ToSchema;
+
+/// Where the ports of one host's networks are on other hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Directory {
+    /// Networks of this host that are on others too, by id.
+    pub networks: Vec<DirectoryNetwork>,
+}
+
+/// Where the ports of one network are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DirectoryNetwork {
+    /// The network.
+    pub id: NetworkId,
+    /// Other hosts that have ports of it, by address.
+    pub peers: Vec<Peer>,
+}
+
+/// Another host that has ports of a network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct Peer {
+    /// Where its tunnels end.
+    #[schema(value_type = String, format = Ipv4)]
+    pub tunnel_address: Ipv4Addr,
+    /// The network's ports on it, by address.
+    pub ports: Vec<PeerPort>,
+}
+
+/// A port of a network on another host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub struct PeerPort {
+    /// Its address.
+    #[schema(value_type = String, format = Ipv4)]
+    pub address: Ipv4Addr,
+    /// Its MAC address, lower case with colons.
+    pub mac: String,
+}
+
+impl Directory {
+    /// Reads and checks a directory; it is taken whole or not at all.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let directory: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let mut ports = directory.networks.iter().flat_map(|n| &n.peers).flat_map(|p| &p.ports);
+        match ports.find(|port| !is_mac(&port.mac)) {
+            Some(port) => Err(format!("{:?} is no MAC address", port.mac)),
+            None => Ok(directory),
+        }
+    }
+
+    /// Where a network is besides here.
+    pub fn peers(&self, network: NetworkId) -> &[Peer] {
+        self.networks.iter().find(|n| n.id == network).map_or(&[], |n| &n.peers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_a_wrong_address_is_refused_whole() {
+        let text = r#"{"networks":[{"id":"00000000-0000-0000-0000-000000000001","peers":[{"tunnel_address":"10.78.0.2","ports":[{"address":"10.10.0.9","mac":"02:00:00:00:00:09"}]}]}]}"#;
+        let directory = Directory::read(text.as_bytes()).unwrap();
+        assert_eq!(directory.peers(directory.networks[0].id)[0].ports[0].address.to_string(), "10.10.0.9");
+        assert!(
+            Directory::read(text.replace("02:00", "2:00").as_bytes()).unwrap_err().contains("no MAC address")
+        );
+        assert!(Directory::read(text.replace("10.78.0.2", "h2").as_bytes()).is_err());
+    }
+}
