@@ -140,6 +140,7 @@ pub static RULES: &[Rule] = &[
     rule("POST", "/agent/v1/enrol", Who::JoinToken),
     rule("POST", "/agent/v1/renew", Who::Agent),
     rule("GET", "/agent/v1/manifest", Who::Agent),
+    rule("GET", "/agent/v1/directory", Who::Agent),
     rule("POST", "/agent/v1/report", Who::Agent),
     rule("POST", "/agent/v1/images/{image}/download", Who::Agent),
     rule("GET", "/agent/v1/consoles", Who::Agent),

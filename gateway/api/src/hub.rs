@@ -6,10 +6,16 @@
 //! event is the position *before* its revision, and a bookmark follows with the position after it,
 //! so that a stream cut anywhere is resumed without a gap.
 
-use crate::rows::{Noun, Object, Rows, Touched, Written};
+use crate::{
+    directory::{Ports, Stamp},
+    rows::{Noun, Object, Rows, Touched, Written},
+};
 use basalt_model::{DateTime, Generation, HostId, ProjectId, TaskId, VmId, roles::Scope};
 use basalt_store::feed::{Batch, Row, Table};
-use basalt_wire::rest::{WatchEvent, WatchKind};
+use basalt_wire::{
+    agent::directory::Directory,
+    rest::{WatchEvent, WatchKind},
+};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -119,6 +125,8 @@ struct Inner {
     recent: VecDeque<(Arc<str>, Vec<Touched>)>,
     revisions: HashMap<HostId, watch::Sender<i64>>,
     tasks: HashMap<TaskId, watch::Sender<u64>>,
+    ports: Ports,
+    directory: watch::Sender<()>,
     hosts: Option<(DateTime, Arc<Vec<basalt_plan::placement::HostView>>)>,
 }
 
@@ -139,6 +147,7 @@ impl Hub {
     /// Takes one batch of the feed. Synchronous and quick: it is called where the feed is pulled.
     pub fn apply(&self, batch: &Batch) {
         let mut inner = self.inner();
+        inner.spread(batch);
         if batch.reload {
             inner.reload(batch);
         } else if !batch.changes.is_empty() {
@@ -180,6 +189,21 @@ impl Hub {
         self.inner().rise(host, revision);
     }
 
+    /// Where other hosts have ports of a host's networks.
+    pub fn directory(&self, host: HostId) -> Directory {
+        self.inner().ports.directory(host)
+    }
+
+    /// What that depends on.
+    pub fn directory_stamp(&self, host: HostId) -> Stamp {
+        self.inner().ports.stamp(host)
+    }
+
+    /// Tells whenever the directory of some host may be another one.
+    pub fn directory_changes(&self) -> watch::Receiver<()> {
+        self.inner().directory.subscribe()
+    }
+
     /// News of a task.
     pub fn task(&self, task: TaskId) -> watch::Receiver<u64> {
         let mut inner = self.inner();
@@ -217,6 +241,20 @@ impl Hub {
 }
 
 impl Inner {
+    /// Keeps where ports are.
+    fn spread(&mut self, batch: &Batch) {
+        if batch.reload {
+            self.ports.forget();
+        }
+        let mut changed = batch.reload;
+        for change in &batch.changes {
+            changed |= self.ports.apply(change);
+        }
+        if changed {
+            self.directory.send_replace(());
+        }
+    }
+
     /// Everything anew: watchers begin again, polls look again.
     fn reload(&mut self, batch: &Batch) {
         self.rows = Rows::default();

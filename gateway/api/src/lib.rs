@@ -16,6 +16,7 @@ pub mod authorization;
 pub mod body;
 mod consoles;
 mod debug;
+mod directory;
 mod door;
 mod enrolment;
 mod error;

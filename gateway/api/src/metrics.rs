@@ -102,7 +102,9 @@ impl Metrics {
 
 /// Routes whose answer waits for news on purpose.
 fn is_held_open(route: &str) -> bool {
-    matches!(route, "/v1/watch" | "/v1/tasks/{task}" | "/agent/v1/manifest" | "/agent/v1/consoles")
+    const HELD: [&str; 5] =
+        ["/v1/watch", "/v1/tasks/{task}", "/agent/v1/manifest", "/agent/v1/directory", "/agent/v1/consoles"];
+    HELD.contains(&route)
 }
 
 /// The process's metrics in Prometheus' text form.

@@ -1,9 +1,9 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, adoption, agent, audit, consoles, debug, enrolment, explain, health, hosts, image_events, images,
-    login, metrics, networks, pools, ports, projects, role_bindings, service_tokens, tasks, tenants, users,
-    vm_verbs, vms, volumes, watch,
+    App, adoption, agent, audit, consoles, debug, directory, enrolment, explain, health, hosts, image_events,
+    images, login, metrics, networks, pools, ports, projects, role_bindings, service_tokens, tasks, tenants,
+    users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -86,6 +86,7 @@ pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(enrolment::enrol))
         .routes(routes!(enrolment::renew))
         .routes(routes!(agent::read_manifest))
+        .routes(routes!(directory::read_directory))
         .routes(routes!(agent::report))
         .routes(routes!(agent::begin_download))
         .routes(routes!(consoles::list_console_tickets))

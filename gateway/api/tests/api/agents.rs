@@ -1,10 +1,11 @@
 //! The agents' door: manifests by long poll, reports in order, downloads of what the manifest names.
 
 use crate::{
-    door::Door,
+    bad_input::place,
+    door::{Door, small_vm},
     enrolment::{Host, enrol},
 };
-use basalt_model::{Epoch, Generation, HostId, ImageId, images::ImageFormat};
+use basalt_model::{Epoch, GIB, Generation, HostId, ImageId, images::ImageFormat};
 use basalt_store::{agent_conflicts, manifests, testkit};
 use basalt_wire::agent::manifest::{ItemKind, Manifest};
 use serde_json::{Value, json};
@@ -60,6 +61,69 @@ async fn a_manifest_poll_is_held_until_the_revision_moves() {
     assert_eq!(answer.header("etag"), format!("\"{revision}\""));
     let manifest = Manifest::read(answer.body.to_string().as_bytes(), host.id).unwrap();
     assert_eq!((manifest.revision, manifest.items.len()), (revision, 1));
+}
+
+/// A VM with one interface on `lan`, on a host.
+async fn vm_on(door: &Door, project: &str, name: &str, host: HostId) -> Value {
+    let mut body = small_vm(name);
+    body["spec"]["nics"] = json!([{"network": "lan"}]);
+    let made = door.admin("POST", &format!("/v1/projects/{project}/vms")).json(body).send().await.expect(202);
+    place(door, &made.body, host).await;
+    made.body["object"]["nics"][0].clone()
+}
+
+/// The directory costs no statement: it is what the feed brought.
+#[tokio::test]
+async fn n3_an_agent_hears_where_other_hosts_have_ports_of_its_networks_and_of_no_others() {
+    let door = Door::new().await;
+    let hosts = [enrol(&door, "h1").await, enrol(&door, "h2").await, enrol(&door, "h3").await];
+    for (n, host) in hosts.iter().enumerate() {
+        let mut facts = serde_json::to_value(testkit::facts(8, 16 * GIB, 100 * GIB)).unwrap();
+        facts["tunnel_address"] = json!(format!("10.78.0.{}", n + 1));
+        let body = json!({"agent_boot": Uuid::from_u128(9), "sequence": 1, "facts": facts});
+        host.post(&door, "/agent/v1/report").json(body).send().await.expect(200);
+    }
+    let [a, b, c] = hosts;
+    let project = door.project("acme").await.1.to_string();
+    let lan = json!({"name": "lan", "spec": {"cidr": "10.10.0.0/24"}});
+    door.admin("POST", &format!("/v1/projects/{project}/networks")).json(lan).send().await.expect(202);
+    let get = |host: &Host, tag: &str| {
+        host.get(&door, "/agent/v1/directory?wait_seconds=5").header("if-none-match", tag).send()
+    };
+    let first = a.get(&door, "/agent/v1/directory").send().await.expect(200);
+    assert_eq!(first.body, json!({"networks": []}));
+    let none = first.header("etag").to_owned();
+    vm_on(&door, &project, "one", a.id).await;
+    // Alone on its network: nothing is new for its host.
+    let begun = Instant::now();
+    let alone =
+        a.get(&door, "/agent/v1/directory?wait_seconds=1").header("if-none-match", &none).send().await;
+    assert_eq!((alone.status, alone.header("etag")), (304, &*none));
+    assert!(begun.elapsed() >= Duration::from_millis(990));
+    let (heard, nic) = tokio::join!(get(&a, &none), vm_on(&door, &project, "two", b.id));
+    let heard = heard.expect(200);
+    assert_eq!(
+        heard.body,
+        json!({"networks": [{"id": nic["network_id"], "peers": [
+            {"tunnel_address": "10.78.0.2", "ports": [{"address": nic["address"], "mac": nic["mac"]}]}]}]})
+    );
+    let theirs = b.get(&door, "/agent/v1/directory").send().await.expect(200);
+    assert_eq!(theirs.body["networks"][0]["peers"][0]["tunnel_address"], "10.78.0.1");
+    let stranger = c.get(&door, "/agent/v1/directory").send().await.expect(200);
+    assert_eq!(
+        stranger.body,
+        json!({"networks": []}),
+        "a host without a port of the network hears nothing of it"
+    );
+    // The peer has another address now.
+    let tag = heard.header("etag").to_owned();
+    let mut facts = serde_json::to_value(testkit::facts(8, 16 * GIB, 100 * GIB)).unwrap();
+    facts["tunnel_address"] = json!("10.78.0.22");
+    let moved = json!({"agent_boot": Uuid::from_u128(9), "sequence": 2, "facts": facts});
+    let (heard, _) = tokio::join!(get(&a, &tag), b.post(&door, "/agent/v1/report").json(moved).send());
+    assert_eq!(heard.expect(200).body["networks"][0]["peers"][0]["tunnel_address"], "10.78.0.22");
+    let wrong = a.get(&door, "/agent/v1/directory?wait_seconds=99").send().await.expect(400);
+    assert_eq!(wrong.body["errors"][0]["field"], "wait_seconds");
 }
 
 #[tokio::test]

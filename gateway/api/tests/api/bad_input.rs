@@ -231,7 +231,7 @@ async fn v1_a_pinned_host_that_cannot_is_refused_with_all_reasons() {
 }
 
 /// Puts a VM on a host, as the reconciler does: its volume is promised in the pool `default`.
-async fn place(door: &Door, made: &Value, host_id: HostId) {
+pub async fn place(door: &Door, made: &Value, host_id: HostId) {
     let volume = made["object"]["disks"][0]["volume_id"].as_str().unwrap().parse().unwrap();
     let place = placements::Place {
         vm_id: made["object"]["id"].as_str().unwrap().parse().unwrap(),

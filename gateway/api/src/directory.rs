@@ -1,0 +1,276 @@
+//! Where the ports of networks are: what every agent must know of the others, by long poll.
+//!
+//! It is derived from rows that the feed brings anyway (VMs, placements, facts of hosts, networks) and kept in memory
+//! only: a guest that is placed costs no write for each host that can speak with it, and one network is held once,
+//! however many hosts it is on.
+
+use crate::{
+    App, Error,
+    agent::{ManifestParams, check_start},
+    agent_identity::Agent,
+    query::Query,
+    tasks::{MAX_WAIT_SECONDS, check_wait},
+};
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use basalt_model::{HostId, NetworkId, networks::Segment};
+use basalt_store::feed::{Change, Row, Table};
+use basalt_wire::agent::directory::{Directory, DirectoryNetwork, Peer, PeerPort};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+use uuid::Uuid;
+
+/// What changes in quick succession goes in one answer.
+const GATHERING: Duration = Duration::from_millis(50);
+
+/// The ports of a VM.
+type Nics = Vec<(NetworkId, PeerPort)>;
+
+/// What a host's directory depended on. Equal ones stand for equal directories.
+pub type Stamp = Vec<(NetworkId, u64)>;
+
+/// Where all ports are.
+#[derive(Default)]
+pub struct Ports {
+    nics: HashMap<Uuid, Nics>,
+    places: HashMap<Uuid, HostId>,
+    tunnels: HashMap<HostId, Ipv4Addr>,
+    /// Networks that travel in tunnels.
+    overlays: HashSet<NetworkId>,
+    networks: HashMap<NetworkId, Spread>,
+    /// Networks of each host.
+    of_host: HashMap<HostId, BTreeSet<NetworkId>>,
+    /// Grows with every change.
+    version: u64,
+}
+
+/// Where one network is.
+#[derive(Default)]
+struct Spread {
+    /// The version of its last change.
+    version: u64,
+    hosts: BTreeMap<HostId, BTreeSet<PeerPort>>,
+}
+
+impl Ports {
+    /// Everything comes anew. Versions go on, so that no stamp stands for two directories.
+    pub fn forget(&mut self) {
+        *self = Self { version: self.version + 1, ..Self::default() };
+    }
+
+    /// Takes one change of a row; whether any directory is another one now.
+    pub fn apply(&mut self, change: &Change) -> bool {
+        let before = self.version;
+        if let Ok(id) = Uuid::parse_str(&change.key) {
+            match (change.table, &change.row) {
+                (Table::Vm, Some(Row::Vm(vm))) => {
+                    let port =
+                        |n: &basalt_model::vms::VmNic| PeerPort { address: n.address, mac: n.mac.clone() };
+                    self.attach(id, vm.nics.iter().map(|n| (n.network_id, port(n))).collect());
+                }
+                (Table::Vm, _) => self.attach(id, Vec::new()),
+                (Table::Placement, Some(Row::Placement(placement))) => self.place(id, placement.host_id),
+                (Table::Placement, _) => self.place(id, None),
+                (Table::HostFacts, Some(Row::HostFacts(row))) => {
+                    self.tunnel(HostId(id), row.facts.tunnel_address)
+                }
+                (Table::HostFacts, _) => self.tunnel(HostId(id), None),
+                (Table::Network, Some(Row::Network(network))) => {
+                    self.overlay(NetworkId(id), network.spec.segment == Segment::Vxlan);
+                }
+                (Table::Network, _) => self.overlay(NetworkId(id), false),
+                _ => {}
+            }
+        }
+        self.version != before
+    }
+
+    fn attach(&mut self, vm: Uuid, nics: Nics) {
+        if self.nics.get(&vm).map_or(&[][..], |n| n) != nics {
+            let host = self.places.get(&vm).copied();
+            self.spread(vm, host, false);
+            match nics.is_empty() {
+                true => drop(self.nics.remove(&vm)),
+                false => drop(self.nics.insert(vm, nics)),
+            }
+            self.spread(vm, host, true);
+        }
+    }
+
+    fn place(&mut self, vm: Uuid, host: Option<HostId>) {
+        let before = self.places.get(&vm).copied();
+        if before != host {
+            self.spread(vm, before, false);
+            match host {
+                Some(host) => drop(self.places.insert(vm, host)),
+                None => drop(self.places.remove(&vm)),
+            }
+            self.spread(vm, host, true);
+        }
+    }
+
+    fn tunnel(&mut self, host: HostId, address: Option<Ipv4Addr>) {
+        let before = match address {
+            Some(address) => self.tunnels.insert(host, address),
+            None => self.tunnels.remove(&host),
+        };
+        if before != address {
+            let networks = self.of_host.get(&host).cloned().unwrap_or_default();
+            networks.into_iter().for_each(|network| self.touch(network));
+        }
+    }
+
+    fn overlay(&mut self, network: NetworkId, is: bool) {
+        let changed = if is { self.overlays.insert(network) } else { self.overlays.remove(&network) };
+        if changed {
+            self.touch(network);
+        }
+    }
+
+    fn touch(&mut self, network: NetworkId) {
+        if let Some(spread) = self.networks.get_mut(&network) {
+            self.version += 1;
+            spread.version = self.version;
+        }
+    }
+
+    /// The ports of a VM are on a host, or no longer.
+    fn spread(&mut self, vm: Uuid, host: Option<HostId>, there: bool) {
+        let (Some(host), Some(nics)) = (host, self.nics.get(&vm).cloned()) else { return };
+        for (network, port) in nics {
+            match there {
+                true => self.enter(host, network, port),
+                false => self.leave(host, network, &port),
+            }
+        }
+    }
+
+    fn enter(&mut self, host: HostId, network: NetworkId, port: PeerPort) {
+        self.version += 1;
+        let spread = self.networks.entry(network).or_default();
+        spread.version = self.version;
+        spread.hosts.entry(host).or_default().insert(port);
+        self.of_host.entry(host).or_default().insert(network);
+    }
+
+    fn leave(&mut self, host: HostId, network: NetworkId, port: &PeerPort) {
+        let Some(spread) = self.networks.get_mut(&network) else { return };
+        let Some(ports) = spread.hosts.get_mut(&host) else { return };
+        self.version += 1;
+        spread.version = self.version;
+        ports.remove(port);
+        if !ports.is_empty() {
+            return;
+        }
+        spread.hosts.remove(&host);
+        if spread.hosts.is_empty() {
+            self.networks.remove(&network);
+        }
+        if let Some(networks) = self.of_host.get_mut(&host) {
+            networks.remove(&network);
+            if networks.is_empty() {
+                self.of_host.remove(&host);
+            }
+        }
+    }
+
+    fn overlays_of(&self, host: HostId) -> impl Iterator<Item = (NetworkId, &Spread)> {
+        let networks = self.of_host.get(&host).into_iter().flatten();
+        let overlays = networks.filter(|network| self.overlays.contains(network));
+        overlays.filter_map(|network| Some((*network, self.networks.get(network)?)))
+    }
+
+    /// What the directory of a host depends on.
+    pub fn stamp(&self, host: HostId) -> Stamp {
+        self.overlays_of(host).map(|(network, spread)| (network, spread.version)).collect()
+    }
+
+    /// Where other hosts have ports of a host's networks. A host without an address for tunnels cannot be reached.
+    pub fn directory(&self, host: HostId) -> Directory {
+        let networks = self.overlays_of(host).filter_map(|(id, spread)| {
+            let others = spread.hosts.iter().filter(|(other, _)| **other != host);
+            let mut peers: Vec<Peer> = others
+                .filter_map(|(other, ports)| {
+                    Some(Peer {
+                        tunnel_address: *self.tunnels.get(other)?,
+                        ports: ports.iter().cloned().collect(),
+                    })
+                })
+                .collect();
+            peers.sort();
+            (!peers.is_empty()).then_some(DirectoryNetwork { id, peers })
+        });
+        Directory { networks: networks.collect() }
+    }
+}
+
+/// Where other hosts have ports of the calling host's networks. With `If-None-Match` it waits for another directory.
+#[utoipa::path(get, path = "/agent/v1/directory", tag = "agents", params(ManifestParams),
+    responses((status = 200, description = "The whole directory; its digest is the ETag", body = Directory), (status = 304, description = "Unchanged"), crate::openapi::Problems))]
+pub async fn read_directory(
+    State(app): State<App>,
+    agent: Agent,
+    Query(params): Query<ManifestParams>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let wait_seconds = params.wait_seconds.unwrap_or(MAX_WAIT_SECONDS);
+    check_wait(wait_seconds)?;
+    let host = agent.host_id;
+    check_start(&app, host, &headers).await?;
+    if !app.hub.is_synced() {
+        return Err(Error::NotReady("the truth is being read".into()));
+    }
+    let have = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).map(str::trim);
+    let other = async {
+        let mut changes = app.hub.directory_changes();
+        let mut seen = None;
+        loop {
+            changes.mark_unchanged();
+            let stamp = Some(app.hub.directory_stamp(host));
+            if seen != stamp {
+                let (tag, text) = written(&app.hub.directory(host))?;
+                if have != Some(&*tag) {
+                    return Ok((tag, text));
+                }
+                seen = stamp;
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::NotReady("the gateway ends".into()));
+            }
+            tokio::time::sleep(GATHERING).await;
+        }
+    };
+    let news = tokio::time::timeout(Duration::from_secs(wait_seconds.into()), app.drain.or(other)).await;
+    match news {
+        Ok(Some(found)) => {
+            check_start(&app, host, &headers).await?;
+            let (tag, text) = found?;
+            let json = HeaderValue::from_static("application/json");
+            Ok(([(header::ETAG, value(&tag)?), (header::CONTENT_TYPE, json)], text).into_response())
+        }
+        Ok(None) | Err(_) => {
+            let tag = value(have.unwrap_or("\"\""))?;
+            Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response())
+        }
+    }
+}
+
+fn written(directory: &Directory) -> Result<(String, String), Error> {
+    let text = serde_json::to_string(directory).map_err(|e| Error::internal("writing a directory", e))?;
+    Ok((format!("\"{}\"", hex::encode(Sha256::digest(&text))), text))
+}
+
+fn value(tag: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::try_from(tag).map_err(|e| Error::internal("writing an ETag", e))
+}
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+mod tests;

@@ -1,0 +1,110 @@
+//! The directory against a recomputation from all rows, after every one of many seeded changes.
+
+use super::*;
+
+fn host(n: u128) -> HostId {
+    HostId(Uuid::from_u128(n))
+}
+fn network(n: u128) -> NetworkId {
+    NetworkId(Uuid::from_u128(n))
+}
+fn port(n: u8) -> PeerPort {
+    PeerPort { address: [10, 10, 0, n].into(), mac: format!("02:00:00:00:00:{n:02x}") }
+}
+
+/// The rows as they are, and what follows from them at once.
+#[derive(Default)]
+struct Truth {
+    vms: BTreeMap<Uuid, (Nics, Option<HostId>)>,
+    tunnels: BTreeMap<HostId, Ipv4Addr>,
+    overlays: BTreeSet<NetworkId>,
+}
+
+impl Truth {
+    fn directory(&self, of: HostId) -> Directory {
+        let at = |id: NetworkId, host: HostId| -> Vec<PeerPort> {
+            let mut ports: Vec<PeerPort> = self
+                .vms
+                .values()
+                .filter(|(_, place)| *place == Some(host))
+                .flat_map(|(nics, _)| nics.iter().filter(|n| n.0 == id).map(|n| n.1.clone()))
+                .collect();
+            ports.sort();
+            ports
+        };
+        let mut networks = Vec::new();
+        for id in self.overlays.iter().filter(|id| !at(**id, of).is_empty()) {
+            let others = self.tunnels.iter().filter(|(other, _)| **other != of);
+            let mut peers: Vec<Peer> = others
+                .map(|(other, address)| Peer { tunnel_address: *address, ports: at(*id, *other) })
+                .filter(|peer| !peer.ports.is_empty())
+                .collect();
+            peers.sort();
+            if !peers.is_empty() {
+                networks.push(DirectoryNetwork { id: *id, peers });
+            }
+        }
+        Directory { networks }
+    }
+}
+
+#[test]
+fn n3_the_directory_follows_every_change_and_its_stamp_tells_of_each() {
+    let mut seed = 0x00ba_5a17_u64;
+    let mut next = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let (mut ports, mut truth) = (Ports::default(), Truth::default());
+    let mut before: BTreeMap<HostId, (Stamp, Directory)> = BTreeMap::new();
+    for step in 0..4_000 {
+        let vm = Uuid::from_u128(u128::from(next(12)));
+        let at = host(u128::from(next(4)));
+        let net = network(u128::from(next(3)));
+        match next(6) {
+            0 | 1 => {
+                let place = (next(4) > 0).then_some(at);
+                truth.vms.entry(vm).or_default().1 = place;
+                ports.place(vm, place);
+            }
+            2 | 3 => {
+                let own = u8::try_from(vm.as_u128()).unwrap();
+                let nics: Nics =
+                    (0..next(3)).map(|i| (network(u128::from(next(3))), port(own * 8 + i as u8))).collect();
+                truth.vms.entry(vm).or_default().0.clone_from(&nics);
+                ports.attach(vm, nics);
+            }
+            4 => {
+                let address =
+                    (next(3) > 0).then(|| Ipv4Addr::from(0x0a4e_0000 + u32::try_from(next(9)).unwrap()));
+                match address {
+                    Some(address) => drop(truth.tunnels.insert(at, address)),
+                    None => drop(truth.tunnels.remove(&at)),
+                }
+                ports.tunnel(at, address);
+            }
+            _ => {
+                let is = next(3) > 0;
+                if is {
+                    truth.overlays.insert(net);
+                } else {
+                    truth.overlays.remove(&net);
+                }
+                ports.overlay(net, is);
+            }
+        }
+        for n in 0..4 {
+            let directory = ports.directory(host(n));
+            assert_eq!(directory, truth.directory(host(n)), "step {step}, host {n}");
+            let stamp = ports.stamp(host(n));
+            if let Some((old, shown)) = before.get(&host(n)).filter(|(old, _)| *old == stamp) {
+                assert_eq!(*shown, directory, "step {step}: {old:?} stands for two directories");
+            }
+            before.insert(host(n), (stamp, directory));
+        }
+    }
+    for vm in 0..12 {
+        ports.place(Uuid::from_u128(vm), None);
+    }
+    assert!(ports.networks.is_empty() && ports.of_host.is_empty(), "nothing is kept of what is gone");
+}
