@@ -32,6 +32,11 @@ pub fn bin_dir() -> PathBuf {
 impl Cluster {
     /// A cluster of one host, with nothing in it.
     pub async fn up() -> Self {
+        Self::with_hosts(&["h1"]).await
+    }
+
+    /// A cluster of these hosts, with nothing in it.
+    pub async fn with_hosts(names: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("bl").tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let bins = bin_dir();
@@ -41,7 +46,7 @@ impl Cluster {
             .durability(Durability::Test)
             .ports(Ports::Ephemeral)
             .cache_dir(bins.join("lab-cache"))
-            .hosts(["h1"])
+            .hosts(names.iter().copied())
             .build()
             .unwrap();
         let lab = Arc::new(lab);
@@ -73,10 +78,10 @@ impl Cluster {
     /// The ends of the logs, for a test that failed.
     pub fn logs(&self) -> String {
         let tail = |p: PathBuf| format!("--- {}\n{}\n", p.display(), basalt_lab::process::tail(&p, 25));
-        let host = self.host().dir().join("log-basalt");
-        let of_host = std::fs::read_dir(host).into_iter().flatten().flatten().map(|e| tail(e.path()));
+        let below = |host: &Host| std::fs::read_dir(host.dir().join("log-basalt"));
+        let of_hosts = self.lab.hosts().iter().flat_map(below).flatten().flatten().map(|e| tail(e.path()));
         let gateway = tail(self.lab.layout().log_file("basalt-gateway"));
-        std::iter::once(gateway).chain(of_host).collect()
+        std::iter::once(gateway).chain(of_hosts).collect()
     }
 
     pub async fn vm(&self) -> Vm {

@@ -11,4 +11,5 @@ mod drill;
 mod firmware;
 mod guest;
 mod readme;
+mod underlay;
 mod verbs;

@@ -198,6 +198,7 @@ struct Pool {
 struct Network {
     bridge: String,
     datapath: String,
+    tunnel_address: Ipv4Addr,
 }
 
 /// `agent.toml`
@@ -217,12 +218,12 @@ pub const AGENT_CA_FILE: &str = "/etc/basalt/ca.pem";
 const JOIN_TOKEN_FILE: &str = "/etc/basalt/join-token";
 
 impl Agent {
-    pub fn new(endpoints: &Endpoints, host: &str) -> Self {
+    pub fn new(endpoints: &Endpoints, host: &str, tunnel_address: Ipv4Addr) -> Self {
         Self {
             gateway: AgentGateway { url: format!("https://{}", endpoints.agents), ca: AGENT_CA_FILE.into() },
             state: Dir { dir: "/var/lib/basalt".into() },
             host: AgentHost { name: host.to_owned(), join_token_file: JOIN_TOKEN_FILE.into() },
-            network: Network { bridge: "br-int".to_owned(), datapath: "netdev".to_owned() },
+            network: Network { bridge: "br-int".to_owned(), datapath: "netdev".to_owned(), tunnel_address },
             libvirt: Libvirt { uri: "qemu:///system".to_owned() },
             pools: vec![Pool {
                 name: "default".to_owned(),
@@ -300,7 +301,8 @@ mod tests {
         let table = parsed(&ImageService::new(&endpoints(), &state));
         assert_eq!(table["gateway"]["url"].as_str(), Some("https://10.77.0.254:9444"));
         assert_eq!(table["tokens"]["key_file"].as_str(), key_file);
-        let table = parsed(&Agent::new(&endpoints(), "h1"));
+        let table = parsed(&Agent::new(&endpoints(), "h1", Ipv4Addr::new(10, 78, 0, 1)));
+        assert_eq!(table["network"]["tunnel_address"].as_str(), Some("10.78.0.1"));
         assert_eq!(table["pool"][0]["kind"].as_str(), Some("directory"));
         assert_eq!(table["gateway"]["url"].as_str(), Some("https://10.77.0.254:9444"));
     }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,13 @@ pub struct LabStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostStatus {
     pub name: String,
+    /// On the management network.
+    pub address: Ipv4Addr,
+    /// Where tunnels of other hosts end.
+    pub tunnel_address: Ipv4Addr,
     pub powered: bool,
+    /// Whether its agent holds a certificate.
+    pub enrolled: bool,
     pub services: Vec<ServiceStatus>,
 }
 

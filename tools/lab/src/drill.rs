@@ -89,6 +89,12 @@ impl Fault {
         matches!(self, Self::KillQemu | Self::DestroyDomain | Self::DestroyAndUndefine | Self::PowerCut)
     }
 
+    /// The host it strikes, where that is one.
+    fn host(self, host: &str) -> Option<&str> {
+        let on_none = matches!(self, Self::KillGateway | Self::KillImageService | Self::KillPostgres);
+        (!on_none).then_some(host)
+    }
+
     /// The service that must be another process afterwards, and the host it is of.
     fn service(self, host: &str) -> Option<(String, Option<String>)> {
         let of_host = |name: &str| Some((name.to_owned(), Some(host.to_owned())));
@@ -108,6 +114,8 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub struct Healed {
     pub fault: Fault,
+    /// The host it struck; `None`: a part of the cluster that is on no host.
+    pub host: Option<String>,
     /// `None`: not within the limit.
     pub seconds: Option<f64>,
     pub lost: Option<String>,
@@ -139,9 +147,15 @@ struct Reality {
 }
 
 impl Drill {
-    /// Looks at what runs.
+    /// Looks at what runs: the VM of the first host, or where there is none, the journey's.
     pub async fn new(layout: Layout, client: Client) -> Result<Self> {
-        let vm = journey::vm(&client).await.context("run `up` first")?;
+        let first = first_host(&layout).context("run `up` first")?;
+        let vms = journey::vms(&client).await.context("run `up` first")?;
+        let on_first = |vm: &Vm| vm.placement.as_ref().is_some_and(|p| p.host.as_str() == first);
+        let vm = match vms.into_iter().find(on_first) {
+            Some(vm) => vm,
+            None => journey::vm(&client).await.context("run `up` first")?,
+        };
         let host = vm.placement.as_ref().context("the VM has no host")?.host.to_string();
         let address = vm.nics.first().context("the VM has no interface")?.address;
         Ok(Self { layout, client, vm, host, address })
@@ -153,7 +167,8 @@ impl Drill {
         let services = self.service_pid(fault)?;
         let started = Instant::now();
         self.inject(fault).with_context(|| fault.title().to_owned())?;
-        let mut healed = Healed { fault, seconds: None, lost: None, doubled: false };
+        let host = fault.host(&self.host).map(str::to_owned);
+        let mut healed = Healed { fault, host, seconds: None, lost: None, doubled: false };
         let mut last = Reality::default();
         while started.elapsed() < LIMIT {
             let now = self.look().await;
@@ -197,7 +212,8 @@ impl Drill {
         if reality.qemus.len() != 1 {
             wrong.push(format!("{} QEMU processes", reality.qemus.len()));
         }
-        match tokio::time::timeout(Duration::from_secs(5), journey::vm(&self.client)).await {
+        let name = self.vm.metadata.name.as_str();
+        match tokio::time::timeout(Duration::from_secs(5), journey::named_vm(&self.client, name)).await {
             Ok(Ok(vm)) => {
                 if vm.phase != Phase::Running || vm.observed_generation != vm.metadata.generation {
                     wrong.push(format!("the gateway shows {:?}", vm.phase));
@@ -339,6 +355,13 @@ impl Drill {
     }
 }
 
+fn first_host(layout: &Layout) -> Result<String> {
+    let Response::Lab { status } = control::ask(&layout.control_socket(), &Request::Status)? else {
+        bail!("not a lab's answer")
+    };
+    Ok(status.hosts.into_iter().next().context("the lab has no hosts")?.name)
+}
+
 fn kill(pid: u32) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).context("no pid")?;
     Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
@@ -346,13 +369,14 @@ fn kill(pid: u32) -> Result<()> {
 
 /// The table of a drill.
 pub fn table(results: &[Healed]) -> String {
-    let mut text = format!("{:<32} {:>8}  {:<8} {}\n", "FAULT", "SECONDS", "DOUBLED", "LOST");
+    let mut text = format!("{:<32} {:<6} {:>8}  {:<8} {}\n", "FAULT", "HOST", "SECONDS", "DOUBLED", "LOST");
     for r in results {
         let seconds = r.seconds.map_or("never".to_owned(), |s| format!("{s:.1}"));
         let doubled = if r.doubled { "yes" } else { "no" };
         let lost = r.lost.as_deref().unwrap_or("nothing");
+        let host = r.host.as_deref().unwrap_or("-");
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:<32} {seconds:>8}  {doubled:<8} {lost}", r.fault.title());
+        let _ = writeln!(text, "{:<32} {host:<6} {seconds:>8}  {doubled:<8} {lost}", r.fault.title());
     }
     text
 }

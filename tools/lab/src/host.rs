@@ -77,6 +77,11 @@ impl Host {
         Switch::host_address(self.options.number)
     }
 
+    /// On the tunnel network.
+    pub fn tunnel_address(&self) -> Ipv4Addr {
+        Switch::tunnel_address(self.options.number)
+    }
+
     pub fn netns(&self) -> NetNs {
         self.switch.host_netns(self.options.number)
     }
@@ -101,7 +106,10 @@ impl Host {
         join_token: Option<&str>,
     ) -> Result<()> {
         let etc = self.dir().join("etc-basalt");
-        config::write_toml(&etc.join("agent.toml"), &Agent::new(endpoints, self.name()))?;
+        config::write_toml(
+            &etc.join("agent.toml"),
+            &Agent::new(endpoints, self.name(), self.tunnel_address()),
+        )?;
         fs::write(etc.join("ca.pem"), ca_pem)?;
         if let Some(token) = join_token {
             let file = etc.join("join-token");
@@ -173,6 +181,7 @@ impl Host {
         let init = InitConfig {
             name: self.name().to_owned(),
             address: self.address(),
+            tunnel_address: self.tunnel_address(),
             uuid,
             host_dir: dir.clone(),
             agent: self.options.agent_program.clone(),
@@ -344,7 +353,10 @@ impl Host {
         );
         HostStatus {
             name: self.name().to_owned(),
+            address: self.address(),
+            tunnel_address: self.tunnel_address(),
             powered: self.is_powered(),
+            enrolled: self.is_enrolled(),
             services: services.unwrap_or_default(),
         }
     }

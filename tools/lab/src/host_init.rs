@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::{self, Request, Response};
 use crate::process::{Account, run};
 use crate::supervisor::{Service, ServiceSpec};
+use crate::underlay::{self, Underlay};
 
 /// The control socket, seen from inside the host.
 pub const CONTROL_SOCKET: &str = "/run/host-init.sock";
@@ -59,6 +60,8 @@ pub const PRIVATE_DIRS: [(&str, &str); 11] = [
 pub struct InitConfig {
     pub name: String,
     pub address: Ipv4Addr,
+    /// Where tunnels of other hosts end.
+    pub tunnel_address: Ipv4Addr,
     pub uuid: uuid::Uuid,
     /// The host's directory on the machine, holding [`PRIVATE_DIRS`] and `hosts`.
     pub host_dir: PathBuf,
@@ -105,7 +108,9 @@ fn read(config_file: &Path) -> Result<InitConfig> {
 /// The second process of a host: keeps its services and answers its control socket. Returns only with an error.
 pub fn run_services(config_file: &Path) -> Result<()> {
     let config = read(config_file)?;
-    let services = Arc::new(Services::supervise(&config)?);
+    let underlay = Arc::new(Underlay::new(config.tunnel_address));
+    let services = Arc::new(Services::supervise(&config, &underlay)?);
+    underlay.keep()?;
     control::serve(Path::new(CONTROL_SOCKET), {
         let services = Arc::clone(&services);
         move |request| services.answer(&request)
@@ -168,7 +173,8 @@ struct Services {
 }
 
 impl Services {
-    fn supervise(config: &InitConfig) -> Result<Self> {
+    fn supervise(config: &InitConfig, underlay: &Arc<Underlay>) -> Result<Self> {
+        let underlay = Arc::clone(underlay);
         let log = |name: &str| Path::new("/var/log/basalt").join(format!("{name}.log"));
         let ovsdb = ServiceSpec::new(OVSDB_SERVER, "/usr/sbin/ovsdb-server", log(OVSDB_SERVER))
             .args([
@@ -188,7 +194,7 @@ impl Services {
                 "--log-file=/var/log/openvswitch/ovs-vswitchd.log",
                 "-vconsole:off",
             ])
-            .ready(|| run("ovs-appctl", &["--timeout=1", "-t", "ovs-vswitchd", "version"]).is_ok());
+            .ready(move || underlay.stands() && underlay::switch_answers());
         let libvirtd = ServiceSpec::new(LIBVIRTD, "/usr/sbin/libvirtd", log(LIBVIRTD))
             .args(["--pid-file", "/run/libvirtd.pid"])
             .ready(|| run("virsh", &["-q", "-c", "qemu:///system", "uri"]).is_ok());

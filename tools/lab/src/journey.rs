@@ -36,8 +36,20 @@ pub struct Outcome {
     pub address: Ipv4Addr,
     /// What the guest itself answered over HTTP.
     pub answer: String,
+    /// The VMs of the other hosts.
+    pub others: Vec<Guest>,
     /// Stages and how long each took.
     pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// A VM that runs and answered.
+pub struct Guest {
+    /// The VM as the gateway shows it.
+    pub vm: Vm,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// What the guest itself answered over HTTP.
+    pub answer: String,
 }
 
 /// Fetches a page of a guest from inside a host, by the host's name.
@@ -61,43 +73,81 @@ fn said(failure: Failure) -> anyhow::Error {
 
 /// Makes what is missing and ends with the guest's answer.
 pub async fn run(client: &Client, image: &Path, door: &dyn GuestDoor) -> Result<Outcome> {
+    run_on(client, image, door, &[]).await
+}
+
+/// [`run`] with a VM on each of these hosts; with less than two hosts, one VM wherever it fits.
+pub async fn run_on(
+    client: &Client,
+    image: &Path,
+    door: &dyn GuestDoor,
+    hosts: &[String],
+) -> Result<Outcome> {
     let mut stages = Stages(Vec::new(), Instant::now());
     ensure(client, "/v1/projects", PROJECT, json!({"name": PROJECT})).await?;
     let base = format!("/v1/projects/{PROJECT}");
-    host_ready(client).await?;
-    stages.done("host ready");
+    hosts_ready(client, hosts).await?;
+    stages.done("hosts ready");
     ensure_image(client, &base, image).await?;
     stages.done("image uploaded and verified");
     let network = json!({"name": NETWORK, "spec": {"cidr": "10.10.0.0/24"}});
     ensure(client, &format!("{base}/networks"), NETWORK, network).await?;
     stages.done("network");
-    let vm = json!({"name": VM, "spec": {
+    let vms: Vec<(String, Option<&String>)> = match hosts {
+        [] | [_] => vec![(VM.to_owned(), None)],
+        several => (1..).map(|n| format!("web-{n}")).zip(several.iter().map(Some)).collect(),
+    };
+    for (name, host) in &vms {
+        ensure(client, &format!("{base}/vms"), name, vm_body(name, *host)).await?;
+    }
+    let mut running_vms = Vec::new();
+    for (name, _) in &vms {
+        running_vms.push(running(client, name).await?);
+    }
+    stages.done(if vms.len() == 1 { "VM running" } else { "VMs running" });
+    let mut guests = Vec::new();
+    for vm in running_vms {
+        guests.push(guest(door, vm).await?);
+    }
+    stages.done(if guests.len() == 1 { "guest booted and answered" } else { "guests booted and answered" });
+    let Guest { vm, address, answer } = guests.remove(0);
+    Ok(Outcome { vm, address, answer, others: guests, stages: stages.0 })
+}
+
+fn vm_body(name: &str, host: Option<&String>) -> Value {
+    let mut body = json!({"name": name, "spec": {
         "cpus": 1, "memory_bytes": 268_435_456u64,
         "disks": [{"name": "root", "source": {"kind": "image", "image": IMAGE}}],
         "nics": [{"network": NETWORK}],
         "stop_grace_seconds": 15,
     }});
-    ensure(client, &format!("{base}/vms"), VM, vm).await?;
-    let vm = running(client).await?;
-    stages.done("VM running");
+    if let Some(host) = host {
+        body["spec"]["placement"] = json!({"host": host});
+    }
+    body
+}
+
+async fn guest(door: &dyn GuestDoor, vm: Vm) -> Result<Guest> {
     let address = vm.nics.first().context("the VM has no interface")?.address;
     let host = vm.placement.as_ref().context("the VM has no host")?.host.to_string();
     let answer = guest_answer(door, &host, address).await?;
-    stages.done("guest booted and answered");
-    Ok(Outcome { vm, address, answer, stages: stages.0 })
+    Ok(Guest { vm, address, answer })
 }
 
-/// Waits until some host takes VMs.
-async fn host_ready(client: &Client) -> Result<()> {
+/// Waits until all of these hosts take VMs; without names, until some host does.
+async fn hosts_ready(client: &Client, names: &[String]) -> Result<()> {
     let end = Instant::now() + TASK_LIMIT;
     loop {
         let page: Value = client.get("/v1/hosts").await.map_err(said)?;
         let hosts = page["items"].as_array().cloned().unwrap_or_default();
-        if hosts.iter().any(|h| h["state"] == "ready") {
+        let ready = |name: Option<&String>| {
+            hosts.iter().any(|h| h["state"] == "ready" && name.is_none_or(|name| h["name"] == name.as_str()))
+        };
+        if ready(None) && names.iter().all(|name| ready(Some(name))) {
             return Ok(());
         }
         if Instant::now() > end {
-            bail!("no host became ready: {}", serde_json::to_string_pretty(&hosts)?);
+            bail!("not every host became ready: {}", serde_json::to_string_pretty(&hosts)?);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -150,15 +200,15 @@ async fn ensure_image(client: &Client, base: &str, file: &Path) -> Result<()> {
     follow(client, IMAGE, &answer).await
 }
 
-async fn running(client: &Client) -> Result<Vm> {
+async fn running(client: &Client, name: &str) -> Result<Vm> {
     let end = Instant::now() + TASK_LIMIT;
     loop {
-        let vm = vm(client).await?;
+        let vm = named_vm(client, name).await?;
         if vm.phase == Phase::Running {
             return Ok(vm);
         }
         if Instant::now() > end {
-            bail!("the VM does not run: {}", serde_json::to_string_pretty(&vm)?);
+            bail!("VM {name} does not run: {}", serde_json::to_string_pretty(&vm)?);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -166,7 +216,18 @@ async fn running(client: &Client) -> Result<Vm> {
 
 /// The journey's VM as the gateway shows it.
 pub async fn vm(client: &Client) -> Result<Vm> {
-    client.get(&format!("/v1/projects/{PROJECT}/vms/{VM}")).await.map_err(said)
+    named_vm(client, VM).await
+}
+
+/// The VMs of the journey's project.
+pub async fn vms(client: &Client) -> Result<Vec<Vm>> {
+    let page: Value = client.get(&format!("/v1/projects/{PROJECT}/vms")).await.map_err(said)?;
+    Ok(serde_json::from_value(page["items"].clone())?)
+}
+
+/// A VM of the journey's project.
+pub async fn named_vm(client: &Client, name: &str) -> Result<Vm> {
+    client.get(&format!("/v1/projects/{PROJECT}/vms/{name}")).await.map_err(said)
 }
 
 async fn guest_answer(door: &dyn GuestDoor, host: &str, address: Ipv4Addr) -> Result<String> {

@@ -12,6 +12,7 @@ pub mod drill;
 pub mod guest_http;
 pub mod guest_image;
 pub mod host;
+pub mod host_count;
 pub mod host_init;
 pub mod journey;
 mod lab;
@@ -22,6 +23,7 @@ pub mod postgres;
 pub mod process;
 pub mod sockets;
 pub mod supervisor;
+pub mod underlay;
 pub mod up;
 
 pub use lab::{

@@ -11,7 +11,7 @@ use basalt_lab::control::{self, HostStatus, LabStatus, Request, Response, Verb};
 use basalt_lab::layout::Layout;
 use basalt_lab::process::{Identity, tail};
 use basalt_lab::supervisor::ServiceStatus;
-use basalt_lab::{Lab, Ports, default_data_dir, host_init};
+use basalt_lab::{Lab, Ports, default_data_dir, host_count, host_init};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const DETACHED_LIMIT: Duration = Duration::from_secs(300);
@@ -97,9 +97,9 @@ struct UpArgs {
     /// Start the parts whose programs are there, and no more: no trust among them, no image, no VM.
     #[arg(long)]
     bare: bool,
-    /// How many hosts.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=253))]
-    hosts: u8,
+    /// How many hosts, 1 to 8, about 512 MiB of memory each; by default as many as the lab had, and 1 at first.
+    #[arg(long, value_name = "N", value_parser = host_count::parse)]
+    hosts: Option<u8>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -170,9 +170,10 @@ fn up(data_dir: &Path, args: &UpArgs) -> Result<()> {
     if args.reset && data_dir.exists() {
         Lab::reset(data_dir)?;
     }
+    let count = count_hosts(&Layout::create(data_dir)?, args)?;
     let mut builder = Lab::builder(data_dir)
         .ports(Ports::Base(args.port_base))
-        .hosts((1..=args.hosts).map(|n| format!("h{n}")));
+        .hosts((1..=count).map(host_count::host_name));
     let program = std::env::current_exe()?;
     let bin_dir = match &args.bin_dir {
         Some(dir) => dir.clone(),
@@ -212,6 +213,13 @@ fn up(data_dir: &Path, args: &UpArgs) -> Result<()> {
     }
     runtime.shutdown_background();
     lab.stop()
+}
+
+/// How many hosts to start, when the machine has the memory for them.
+fn count_hosts(layout: &Layout, args: &UpArgs) -> Result<u8> {
+    let count = host_count::decide(host_count::kept(layout), args.hosts)?;
+    println!("{}", host_count::check_memory(count, host_count::available_mib()?)?);
+    Ok(count)
 }
 
 /// Written when `up` has done everything it does.
@@ -266,16 +274,18 @@ fn up_detached(data_dir: &Path, args: &UpArgs) -> Result<()> {
     }
     let layout = Layout::create(data_dir)?;
     if let Ok(Response::Lab { status }) = control::ask(&layout.control_socket(), &Request::Status) {
+        host_count::check_running(status.hosts.len(), args.hosts)?;
         println!("it is up already");
         return print_status(&status);
     }
+    let count = count_hosts(&layout, args)?;
     let log_path = layout.log_file("supervisor");
     let log = std::fs::File::create(&log_path)?;
     let outcome = outcome_file(&layout);
     let _ = std::fs::remove_file(&outcome);
     let mut command = Command::new("setsid");
     command.arg(std::env::current_exe()?).arg("--data-dir").arg(layout.data_dir()).arg("up");
-    command.args(["--port-base", &args.port_base.to_string(), "--hosts", &args.hosts.to_string()]);
+    command.args(["--port-base", &args.port_base.to_string(), "--hosts", &count.to_string()]);
     if let Some(dir) = &args.bin_dir {
         command.arg("--bin-dir").arg(dir);
     }
@@ -355,8 +365,10 @@ fn print_status(status: &LabStatus) -> Result<()> {
     for service in &status.services {
         print_service(&mut out, "", service)?;
     }
-    for HostStatus { name, powered, services } in &status.hosts {
-        writeln!(out, "{name:<24} {}", if *powered { "on" } else { "off" })?;
+    for HostStatus { name, address, tunnel_address, powered, enrolled, services } in &status.hosts {
+        let power = if *powered { "on" } else { "off" };
+        let trust = if *enrolled { "enrolled" } else { "not enrolled" };
+        writeln!(out, "{name:<24} {power:<9} {trust}, management {address}, tunnels {tunnel_address}")?;
         for service in services {
             print_service(&mut out, "  ", service)?;
         }

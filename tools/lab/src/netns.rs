@@ -17,7 +17,8 @@ use crate::process::{output, run};
 
 /// The switch's own address on the management network; the gateway's agents' door listens here.
 pub const SWITCH_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
-const PREFIX_BITS: u8 = 24;
+/// Both networks are this wide.
+pub const PREFIX_BITS: u8 = 24;
 const MANAGEMENT_BRIDGE: &str = "sw0";
 const TUNNEL_BRIDGE: &str = "sw1";
 
@@ -145,6 +146,11 @@ impl Switch {
     /// Address of host number `number` on the management network.
     pub fn host_address(number: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 0, number)
+    }
+
+    /// Address of host number `number` on the tunnel network; the host itself gives it to a bridge of its switch.
+    pub fn tunnel_address(number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 78, 0, number)
     }
 
     /// Plugs a host in: eth0 on the management network, eth1 on the tunnel network.

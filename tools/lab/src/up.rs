@@ -29,7 +29,8 @@ pub async fn up(lab: &Arc<Lab>, bin_dir: &Path, bare: bool) -> Result<String> {
     let Ok(image) = image else { bail!("making the guest image panicked") };
     let image = image.context("making the guest image")?;
     println!("guest image of {}: {} bytes", image.kernel, image.size_bytes);
-    let outcome = journey::run(&client(&access)?, &image.path, &HostDoor(lab)).await?;
+    let hosts: Vec<String> = lab.hosts().iter().map(|host| host.name().to_owned()).collect();
+    let outcome = journey::run_on(&client(&access)?, &image.path, &HostDoor(lab), &hosts).await?;
     Ok(summary(lab, bin_dir, &outcome, started.elapsed()))
 }
 
@@ -69,6 +70,17 @@ fn summary(lab: &Lab, bin_dir: &Path, outcome: &Outcome, took: Duration) -> Stri
         let _ = writeln!(text, "it runs under {accelerator}{}", explain(accelerator));
     }
     let _ = writeln!(text, "the guest says: {}\n", outcome.answer);
+    if !outcome.others.is_empty() {
+        let _ = writeln!(text, "  {:<12} {:<8} {:<16} THE GUEST SAYS", "VM", "HOST", "ADDRESS");
+        let first = (&outcome.vm, outcome.address, &outcome.answer);
+        let others = outcome.others.iter().map(|g| (&g.vm, g.address, &g.answer));
+        for (vm, address, answer) in std::iter::once(first).chain(others) {
+            let host = vm.placement.as_ref().map_or(String::new(), |p| p.host.to_string());
+            let _ =
+                writeln!(text, "  {:<12} {host:<8} {:<16} {answer}", vm.metadata.name, address.to_string());
+        }
+        text.push('\n');
+    }
     for (stage, time) in &outcome.stages {
         let _ = writeln!(text, "  {stage:<32} {:>6.1} s", time.as_secs_f64());
     }

@@ -100,6 +100,49 @@ fn up_status_faults_and_down_through_the_program() {
 }
 
 #[test]
+fn a_lab_keeps_its_hosts_and_grows_but_does_not_shrink() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let data_dir = dir.path().join("d");
+    let _down = Down(&data_dir);
+    let port = free_port_base().to_string();
+    let up = |more: &[&str]| {
+        let all =
+            [&["up", "--detach", "--bare", "--port-base", &port, "--bin-dir", "/nonexistent"][..], more];
+        basalt_lab(&data_dir, &all.concat())
+    };
+    let names = || status(&data_dir).hosts.into_iter().map(|h| h.name).collect::<Vec<_>>();
+    for bad in ["0", "9", "x"] {
+        let refused = up(&["--hosts", bad]);
+        assert!(!refused.status.success() && said(&refused).contains("1 to 8"), "{}", said(&refused));
+    }
+    let first = up(&[]);
+    assert!(
+        first.status.success() && said(&first).contains("1 host needs about 512 MiB"),
+        "{}",
+        said(&first)
+    );
+    let grown = up(&["--hosts", "2"]);
+    assert!(!grown.status.success() && said(&grown).contains("`down`, then"), "{}", said(&grown));
+    must(&data_dir, &["down"]);
+
+    let grown = up(&["--hosts", "2"]);
+    assert!(grown.status.success(), "{}", said(&grown));
+    assert_eq!(names(), ["h1", "h2"]);
+    let shown = must(&data_dir, &["status"]);
+    assert!(shown.contains("not enrolled, management 10.77.0.2, tunnels 10.78.0.2"), "{shown}");
+    must(&data_dir, &["down"]);
+
+    let fewer = up(&["--hosts", "1"]);
+    assert!(!fewer.status.success() && said(&fewer).contains("up --reset --hosts 1"), "{}", said(&fewer));
+    assert!(up(&[]).status.success());
+    assert_eq!(names(), ["h1", "h2"], "the number is kept");
+    must(&data_dir, &["down", "--reset"]);
+    assert!(up(&[]).status.success());
+    assert_eq!(names(), ["h1"], "forgotten with the rest");
+}
+
+#[test]
 fn what_a_killed_supervisor_leaves_is_ended_by_down() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

@@ -42,8 +42,10 @@ fn announce() {
     println!("This will, in order:");
     println!("  1. install the Debian packages that are missing (once, named below)");
     println!("  2. build gateway, agent, image service, command line and lab");
-    println!("  3. start a private PostgreSQL, the three components and one host, all under one data folder");
-    println!("  4. make a small guest image, upload it, and run one VM from it");
+    println!(
+        "  3. start a private PostgreSQL, the three components and the hosts (one, or --hosts N), all under one data folder"
+    );
+    println!("  4. make a small guest image, upload it, and run one VM from it on each host");
     println!("Nothing of the machine's own is started or changed; `cargo xtask down` stops it all.\n");
 }
 

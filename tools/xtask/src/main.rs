@@ -11,6 +11,7 @@ cargo xtask <command>
 
 Try it
   up [--detach] [--reset]   install what is missing, build, start everything, run one VM
+     [--hosts N]            on 1 to 8 hosts, with a VM on each
   status                    what runs
   drill                     break what runs in every way and time its return
   down                      stop everything
