@@ -63,6 +63,15 @@ impl Cluster {
         (cluster, outcome)
     }
 
+    /// A project with the image of the journey; gives the project's path.
+    pub async fn project(&self, name: &str) -> String {
+        let image = self.lab.guest_image(&mut |_| {}).unwrap();
+        match journey::with_image(&self.client, name, &image.path).await {
+            Ok(project) => project,
+            Err(e) => panic!("{e:#}\n{}", self.logs()),
+        }
+    }
+
     async fn journey(&self) -> journey::Outcome {
         let image = self.lab.guest_image(&mut |_| {}).unwrap();
         match journey::run(&self.client, &image.path, &Door(&self.lab)).await {

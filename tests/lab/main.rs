@@ -10,6 +10,7 @@ mod cluster;
 mod drill;
 mod firmware;
 mod guest;
+mod networks;
 mod readme;
 mod underlay;
 mod verbs;

@@ -84,11 +84,9 @@ pub async fn run_on(
     hosts: &[String],
 ) -> Result<Outcome> {
     let mut stages = Stages(Vec::new(), Instant::now());
-    ensure(client, "/v1/projects", PROJECT, json!({"name": PROJECT})).await?;
-    let base = format!("/v1/projects/{PROJECT}");
     hosts_ready(client, hosts).await?;
     stages.done("hosts ready");
-    ensure_image(client, &base, image).await?;
+    let base = with_image(client, PROJECT, image).await?;
     stages.done("image uploaded and verified");
     let network = json!({"name": NETWORK, "spec": {"cidr": "10.10.0.0/24"}});
     ensure(client, &format!("{base}/networks"), NETWORK, network).await?;
@@ -132,6 +130,14 @@ async fn guest(door: &dyn GuestDoor, vm: Vm) -> Result<Guest> {
     let host = vm.placement.as_ref().context("the VM has no host")?.host.to_string();
     let answer = guest_answer(door, &host, address).await?;
     Ok(Guest { vm, address, answer })
+}
+
+/// Makes a project with the image that VMs begin with; gives the project's path.
+pub async fn with_image(client: &Client, project: &str, image: &Path) -> Result<String> {
+    ensure(client, "/v1/projects", project, json!({"name": project})).await?;
+    let base = format!("/v1/projects/{project}");
+    ensure_image(client, &base, image).await?;
+    Ok(base)
 }
 
 /// Waits until all of these hosts take VMs; without names, until some host does.
