@@ -6,11 +6,14 @@ use basalt_agent::{
     ledger::{FileLedger, Ledger, Loaded},
 };
 use basalt_model::{
-    TaskId,
+    NetworkId, TaskId,
     vms::{ObservedPower, Operation, OperationOutcome, OperationVerb},
 };
 use basalt_plan::host::Memory;
-use basalt_wire::agent::{Manifest, directory::Directory};
+use basalt_wire::agent::{
+    Manifest,
+    directory::{Directory, DirectoryNetwork},
+};
 use std::{fs, path::PathBuf};
 use uuid::Uuid;
 
@@ -122,8 +125,17 @@ fn what_was_saved_is_loaded_and_only_its_owner_may_read_it() {
     memory.made.insert(volume_id(1), 4);
     ledger.save_manifest(&m).unwrap();
     ledger.save_records(&memory).unwrap();
+    memory.directory =
+        Directory { networks: vec![DirectoryNetwork { id: NetworkId(Uuid::nil()), peers: vec![] }] };
+    ledger.save_directory(&memory.directory).unwrap();
+    let loaded = ledger.load().unwrap();
+    assert_eq!((loaded.manifest, &loaded.memory, loaded.lost), (Some(m.clone()), &memory, false));
+    // A directory that cannot be read costs nothing but itself: the gateway says it again.
+    fs::write(dir.path().join("directory.ledger"), "rubbish").unwrap();
+    memory.directory = Directory::default();
     let loaded = ledger.load().unwrap();
     assert_eq!((loaded.manifest, loaded.memory, loaded.lost), (Some(m), memory, false));
+    fs::remove_file(dir.path().join("directory.broken")).unwrap();
     for file in fs::read_dir(dir.path()).unwrap() {
         assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }

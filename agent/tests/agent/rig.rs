@@ -33,7 +33,7 @@ use std::{
 use uuid::Uuid;
 
 pub const HOST: HostId = HostId(Uuid::from_u128(0x99));
-const NETWORK: Uuid = Uuid::from_u128(0x100);
+pub const NETWORK: Uuid = Uuid::from_u128(0x100);
 const IMAGE: Uuid = Uuid::from_u128(0x200);
 
 pub fn at(seconds: i64) -> DateTime {

@@ -6,16 +6,20 @@ use basalt_agent::{
     cycle::Tuning,
     host::{Host, With, console::Console, sim::SimHost},
     ledger::MemoryLedger,
-    link::{Fetched, Gateway},
+    link::{Fetched, Gateway, Listed},
 };
 use basalt_daemon::{Clock, Drain, SystemClock};
 use basalt_model::{
-    DateTime, VmId,
+    DateTime, NetworkId, VmId,
     hosts::HostFacts,
     vms::{ObservedPower, Power},
 };
-use basalt_plan::host::{Action, Observed, Resource, effect::Mishap};
-use basalt_wire::agent::{ItemKind, ItemObserved, Manifest, Report, ReportAnswer, console::Mode};
+use basalt_plan::host::{Action, Observed, Resource, SwitchSeen, effect::Mishap};
+use basalt_wire::agent::{
+    ItemKind, ItemObserved, Manifest, Report, ReportAnswer,
+    console::Mode,
+    directory::{Directory, DirectoryNetwork, Peer, PeerPort},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -31,6 +35,7 @@ use uuid::Uuid;
 struct Memory {
     manifest: watch::Sender<(i64, Vec<u8>)>,
     away: watch::Sender<bool>,
+    directory: watch::Sender<Directory>,
     reports: Mutex<Vec<Report>>,
     /// Answer the next report so.
     send_full: Mutex<bool>,
@@ -40,7 +45,8 @@ impl Memory {
     fn new(manifest: &Manifest) -> Self {
         let (first, away) = (Self::bytes(manifest), watch::Sender::new(false));
         let send_full = Mutex::new(false);
-        Self { manifest: watch::Sender::new(first), away, reports: Mutex::default(), send_full }
+        let (manifest, directory) = (watch::Sender::new(first), watch::Sender::default());
+        Self { manifest, away, directory, reports: Mutex::default(), send_full }
     }
     fn bytes(manifest: &Manifest) -> (i64, Vec<u8>) {
         (manifest.revision, serde_json::to_vec(manifest).unwrap())
@@ -73,6 +79,18 @@ impl Gateway for Memory {
             newest = manifest.wait_for(|(revision, _)| Some(*revision) != have) => {
                 let (revision, bytes) = newest.unwrap().clone();
                 Ok(Some(Fetched { revision, bytes }))
+            }
+        }
+    }
+    async fn directory(&self, have: Option<&str>) -> Result<Option<Listed>, Error> {
+        self.check()?;
+        let (mut away, mut directory) = (self.away.subscribe(), self.directory.subscribe());
+        let tag = |directory: &Directory| serde_json::to_string(directory).unwrap();
+        tokio::select! {
+            _ = away.wait_for(|away| *away) => Err(Error::link("asking", "the gateway went away")),
+            newest = directory.wait_for(|d| Some(&*tag(d)) != have) => {
+                let directory = newest.unwrap().clone();
+                Ok(Some(Listed { tag: tag(&directory), directory }))
             }
         }
     }
@@ -149,6 +167,58 @@ impl Running {
         tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap().unwrap();
         (self.gateway, self.host, self.ledger)
     }
+}
+
+/// One peer of the network of all tests, with so many ports.
+fn directory(ports: u8) -> Directory {
+    let port =
+        |n: u8| PeerPort { address: [10, 10, 0, 100 + n].into(), mac: format!("02:00:00:00:01:{n:02x}") };
+    let peer = Peer { tunnel_address: [10, 78, 0, 2].into(), ports: (0..ports).map(port).collect() };
+    Directory { networks: vec![DirectoryNetwork { id: NetworkId(NETWORK), peers: vec![peer] }] }
+}
+
+/// The hash of the flows that stand on the host.
+fn standing(host: &SimHost) -> Option<String> {
+    host.look(|world| match &world.observed.switch {
+        SwitchSeen::Ready { flows } => flows.clone(),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn n3_a_directory_becomes_flows_and_outlives_the_agent_and_the_gateway() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    let alone = standing(&agent.host);
+    assert!(alone.is_some());
+    let changes = |agent: &Running, from: Option<String>| {
+        let host = agent.host.clone();
+        async move {
+            for _ in 0..500 {
+                if standing(&host).is_some_and(|now| Some(&now) != from.as_ref()) {
+                    return standing(&host);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("the flows stay as they were");
+        }
+    };
+    agent.gateway.directory.send_replace(directory(1));
+    let with_one = changes(&agent, alone.clone()).await;
+    agent.gateway.directory.send_replace(directory(2));
+    let with_two = changes(&agent, with_one.clone()).await;
+    // The gateway goes, then the agent; the flows are wiped while nobody looks.
+    agent.gateway.away.send_replace(true);
+    let (gateway, host, ledger) = agent.stop().await;
+    host.suffer(&Mishap::WipeFlows);
+    let mut agent = start(gateway, host, ledger);
+    assert_eq!(changes(&agent, None).await, with_two, "what the ledger knows goes on");
+    agent.settled(1).await;
+    // It comes back and says that the network is here alone.
+    agent.gateway.directory.send_replace(Directory::default());
+    agent.gateway.away.send_replace(false);
+    assert_eq!(changes(&agent, with_two).await, alone);
+    agent.stop().await;
 }
 
 #[tokio::test]
