@@ -39,10 +39,16 @@ async fn several_hosts_reach_each_other_over_the_underlay() {
             "eth1 is read raw"
         );
     }
-    // The kernel must not answer beside the switch: nothing comes twice.
+    // The kernel must not answer beside the switch: nothing comes twice, and ARP leads to the bridge, not to the card.
     for said in [reaches(h1, second).await, reaches(h2, first).await] {
         assert!(said.contains("3 received") && !said.contains("DUP"), "{said}");
     }
+
+    h1.run(&["ip", "neigh", "flush", "dev", "br-phy"]).unwrap();
+    reaches(h1, second).await;
+    let bridge = h2.run(&["cat", "/sys/class/net/br-phy/address"]).unwrap();
+    let known = h1.run(&["ip", "neigh", "show", "10.78.0.2", "dev", "br-phy"]).unwrap();
+    assert!(known.contains(bridge.trim()), "{bridge}{known}");
 
     h2.power_cut().unwrap();
     assert!(h1.run(&["ping", "-c", "1", "-W", "1", "10.78.0.2"]).is_err(), "a host without power answers");

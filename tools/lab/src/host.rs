@@ -24,6 +24,8 @@ use crate::supervisor::write_pid_file;
 
 const POWER_ON_LIMIT: Duration = Duration::from_secs(30);
 const POWER_CUT_LIMIT: Duration = Duration::from_secs(10);
+/// Where the agent keeps its certificate, in its state directory.
+const AGENT_IDENTITY_FILE: &str = "identity.json";
 
 /// What makes one host different from another.
 #[derive(Clone, Debug)]
@@ -119,17 +121,10 @@ impl Host {
         Ok(())
     }
 
-    /// Whether the agent holds a certificate, and so needs no join token.
+    /// Whether the agent holds an identity, and so needs no join token.
     pub fn is_enrolled(&self) -> bool {
-        let state = self.dir().join("lib-basalt");
-        let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
-        let pools = state.join("pools");
-        let dirs = below(&state).filter(|path| path.is_dir() && *path != pools);
-        let files =
-            std::iter::once(state.clone()).chain(dirs).flat_map(|dir| below(&dir).collect::<Vec<_>>());
-        files
-            .filter(|path| path.extension().is_some_and(|e| e == "pem"))
-            .any(|path| fs::read_to_string(&path).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")))
+        let identity = self.dir().join("lib-basalt").join(AGENT_IDENTITY_FILE);
+        fs::read_to_string(identity).is_ok_and(|text| text.contains("BEGIN CERTIFICATE"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {

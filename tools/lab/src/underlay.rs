@@ -21,8 +21,8 @@ use crate::process::{output, run};
 pub const BRIDGE: &str = "br-phy";
 /// The host's card on the tunnel network. It has no address: the switch reads it raw.
 const CARD: &str = "eth1";
-/// A kernel bridge that is never up. The kernel would treat what arrives at the card as its own beside the switch: every
-/// ping would be answered twice, and every packet of a tunnel by "port unreachable".
+/// A kernel bridge that is never up; the card belongs to it. Otherwise the kernel, beside the switch, would answer ARP on
+/// the card for the bridge's address with the card's own hardware address, and tunnels would miss the bridge.
 const SINK: &str = "phy-sink";
 const MTU_BYTES: u32 = 1500;
 /// How soon a bridge without an address is noticed.
@@ -75,7 +75,6 @@ impl Underlay {
         ip(&["link", "set", CARD, "master", SINK])?;
         ip(&["addr", "flush", "dev", CARD])?;
         ip(&["link", "set", CARD, "mtu", &MTU_BYTES.to_string(), "up"])?;
-        // In one step, so that the bridge takes the card's hardware address from its first packet on.
         let mtu = format!("mtu_request={MTU_BYTES}");
         let words = format!(
             "--timeout=5 --may-exist add-br {BRIDGE} -- set bridge {BRIDGE} datapath_type=netdev \

@@ -76,8 +76,12 @@ fn summary(lab: &Lab, bin_dir: &Path, outcome: &Outcome, took: Duration) -> Stri
         let others = outcome.others.iter().map(|g| (&g.vm, g.address, &g.answer));
         for (vm, address, answer) in std::iter::once(first).chain(others) {
             let host = vm.placement.as_ref().map_or(String::new(), |p| p.host.to_string());
-            let _ =
-                writeln!(text, "  {:<12} {host:<8} {:<16} {answer}", vm.metadata.name, address.to_string());
+            let _ = writeln!(
+                text,
+                "  {:<12} {host:<8} {:<16} {answer}",
+                vm.metadata.name.as_str(),
+                address.to_string()
+            );
         }
         text.push('\n');
     }
