@@ -344,7 +344,8 @@ LOGGED TABLE vms (
     incarnation bigint NOT NULL,
     operation json,
     nics json NOT NULL,
-    disks json NOT NULL
+    disks json NOT NULL,
+    placement_rules jsonb
 );
 LOGGED TABLE volume_observed (
     volume_id uuid NOT NULL,
@@ -505,6 +506,7 @@ CREATE INDEX tasks_live_deadline ON public.tasks USING btree (deadline) WHERE (f
 CREATE INDEX tasks_project ON public.tasks USING btree (project_id, id);
 CREATE INDEX tasks_subject ON public.tasks USING btree (subject_id, id);
 CREATE INDEX transfers_image_id ON public.transfers USING btree (image_id);
+CREATE INDEX vms_placement_rules ON public.vms USING btree (project_id) WHERE (placement_rules IS NOT NULL);
 CREATE INDEX vms_project_id ON public.vms USING btree (project_id, id);
 CREATE INDEX volumes_host_id ON public.volumes USING btree (host_id);
 CREATE INDEX volumes_image_id ON public.volumes USING btree (image_id);
@@ -517,6 +519,51 @@ SEQUENCE network_vnis AS integer MINVALUE 4096 MAXVALUE 16777215 CYCLE f;
 
 -- functions
 
+CREATE OR REPLACE FUNCTION public.broken_placement_rules(placed uuid[])
+ RETURNS TABLE(vm_id uuid, apart boolean, beside text)
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    projects uuid[];
+    attracted uuid[];
+    project uuid;
+BEGIN
+    IF NOT EXISTS (SELECT FROM vms r WHERE r.placement_rules IS NOT NULL) THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(DISTINCT v.project_id),
+        array_agg(DISTINCT v.project_id) FILTER (WHERE jsonb_array_length(v.placement_rules -> 'affinity') > 0)
+    INTO projects, attracted FROM vms v WHERE v.id = ANY (placed);
+    -- Two VMs that begin one group on two hosts have no claim in common: the project's VMs with affinity go one by one.
+    FOR project IN SELECT a.id FROM unnest(attracted) a(id) ORDER BY a.id LOOP
+        PERFORM pg_advisory_xact_lock(hashtextextended('affinity/' || project, 0));
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM vms r WHERE r.placement_rules IS NOT NULL AND r.project_id = ANY (projects)) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT v.id, true, o.name
+        FROM placements p JOIN vms v ON v.id = p.vm_id
+            JOIN placements q ON q.host_id = p.host_id AND q.project_id = p.project_id AND q.vm_id <> p.vm_id
+            JOIN vms o ON o.id = q.vm_id
+        WHERE p.vm_id = ANY (placed) AND p.host_id IS NOT NULL
+            AND (EXISTS (SELECT FROM jsonb_array_elements(v.placement_rules -> 'anti_affinity') r(labels)
+                    WHERE o.labels @> r.labels)
+                OR EXISTS (SELECT FROM jsonb_array_elements(o.placement_rules -> 'anti_affinity') r(labels)
+                    WHERE v.labels @> r.labels));
+    IF cardinality(attracted) > 0 THEN
+        -- The first of a group goes anywhere: nobody else that the rule means is placed, and it means the VM itself.
+        RETURN QUERY SELECT v.id, false, NULL::text
+            FROM placements p JOIN vms v ON v.id = p.vm_id
+                CROSS JOIN jsonb_array_elements(v.placement_rules -> 'affinity') r(labels)
+            WHERE p.vm_id = ANY (placed) AND p.host_id IS NOT NULL
+                AND NOT EXISTS (SELECT FROM placements q JOIN vms o ON o.id = q.vm_id
+                    WHERE q.host_id = p.host_id AND q.project_id = p.project_id AND q.vm_id <> p.vm_id
+                        AND o.labels @> r.labels)
+                AND NOT (v.labels @> r.labels AND NOT EXISTS (SELECT FROM vms o JOIN placements q ON q.vm_id = o.id
+                    WHERE o.project_id = v.project_id AND o.id <> v.id AND o.labels @> r.labels
+                        AND q.host_id IS NOT NULL));
+    END IF;
+END $function$;
 CREATE OR REPLACE FUNCTION public.claim_address(network uuid, wanted inet, spoken_for inet[])
  RETURNS inet
  LANGUAGE plpgsql

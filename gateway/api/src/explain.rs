@@ -14,7 +14,7 @@ use basalt_model::{
     vms::{DiskSource, DiskSpec, VmSpec},
     volumes::VolumeSpec,
 };
-use basalt_plan::placement::{self, Decision, HostView, Request, Verdict, VolumeRequest};
+use basalt_plan::placement::{self, Request, Verdict, VolumeRequest, affinity::Neighbours};
 use basalt_store::{Key, placements::Placement, vms};
 use basalt_wire::rest::{Create, PlacementExplanation};
 
@@ -59,8 +59,13 @@ pub async fn explain_placement(
     Json { value, .. }: Json<Create<VmSpec>>,
 ) -> Result<Answer<PlacementExplanation>, Error> {
     body::check_create(&value)?;
-    let hosts = app.hub.read(|rows| rows.placement_hosts(|host| seen(&app, host), app.clock.now()));
-    Ok(Answer(decide(&app, permit.project()?, &value, &hosts).explanation))
+    let project = permit.project()?;
+    let request = request(&app, project, &value).0;
+    let (hosts, neighbours) = app.hub.read(|rows| {
+        let hosts = rows.placement_hosts(|host| seen(&app, host), app.clock.now());
+        (hosts, rows.neighbours(project.id, &request))
+    });
+    Ok(Answer(placement::choose(&request, &neighbours, &hosts).explanation))
 }
 
 /// Refuses a VM that no known host could ever take, with the reasons of every host. A VM that must
@@ -68,7 +73,9 @@ pub async fn explain_placement(
 pub fn refuse_impossible(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> Result<(), Error> {
     // What a host could take when it is empty does not depend on its claims of this second.
     let hosts = app.hub.placement_hosts(|host| seen(app, host), app.clock.now());
-    let decision = decide(app, project, body, &hosts);
+    // Neither do other VMs: they come and go.
+    let decision =
+        placement::choose(&request(app, project, body).0, &Neighbours::default(), hosts.as_slice());
     let Verdict::Never(reason) = decision.verdict else { return Ok(()) };
     let mut reasons = vec![reason];
     for candidate in decision.explanation.candidates {
@@ -148,10 +155,6 @@ fn seen(app: &App, host: HostId) -> Option<DateTime> {
     app.links.seen(host).max(Some(app.started_at))
 }
 
-fn decide(app: &App, project: ProjectRef, body: &Create<VmSpec>, hosts: &[HostView]) -> Decision {
-    placement::choose(&request(app, project, body).0, hosts)
-}
-
 /// What a declared VM would need, and for each of its volumes the field that names its pool. Names that are not known
 /// (yet) are left out; storing the intent finds them or refuses them.
 fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> (Request, Vec<String>) {
@@ -163,6 +166,7 @@ fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> (Request, V
             memory_bytes: spec.memory_bytes,
             firmware: spec.firmware,
             rules: spec.placement.clone(),
+            labels: body.labels.clone(),
             ..Default::default()
         };
         for (index, disk) in spec.disks.iter().enumerate() {

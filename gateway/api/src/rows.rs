@@ -5,7 +5,10 @@ use basalt_model::{
     DateTime, Generation, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, VmId, hosts, quotas::Demand,
     roles::Scope, tasks::Task,
 };
-use basalt_plan::placement;
+use basalt_plan::placement::{
+    self,
+    affinity::{Neighbours, Peer},
+};
 use basalt_store::{
     conditions::Conditions,
     feed::{Change, Row, Table},
@@ -480,6 +483,17 @@ impl Rows {
     /// A volume of a project by name.
     pub fn volume(&self, project: ProjectId, name: &Name) -> Option<Arc<Volume>> {
         self.volumes.get(self.names.get(&(Noun::Volume, project, name.clone()))?).cloned()
+    }
+
+    /// What a VM of a project that is to be placed has to do with those that are.
+    pub fn neighbours(&self, project: ProjectId, request: &placement::Request) -> Neighbours {
+        let placed =
+            self.vms.values().filter(|vm| vm.metadata.project_id == Some(project)).filter_map(|vm| {
+                let host = self.placements.get(&vm.metadata.id)?.host_id?;
+                Some((host, Peer::of(&vm.metadata.name, &vm.metadata.labels, &vm.spec.placement)?))
+            });
+        let placed: Vec<_> = placed.collect();
+        Neighbours::of(request, placed.iter().map(|(host, peer)| (*host, peer)))
     }
 
     /// Hosts as placement sees them. `seen` is the last sign of life that this gateway had.

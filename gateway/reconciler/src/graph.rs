@@ -1,7 +1,7 @@
 //! The graph: rows of the truth in, everything that should happen out.
 //!
 //! ```text
-//! vms ─┬────────────► requests (VMs that are nowhere)         ─► handlers/placement
+//! vms ─┬────────────► requests (VMs that are nowhere), peers  ─► handlers/placement
 //!      ├─► vm items ─┐
 //! volumes ─► items ──┼─► desired ─┐
 //! holds ─► images,   │            ├─► edits ─► edits by host  ─► handlers/manifests
@@ -36,7 +36,7 @@ use krt::{Builder, Collection, Graph, Index, Input};
 use uuid::Uuid;
 
 pub use removals::Removal;
-pub use requests::Request;
+pub use requests::{Peers, Request};
 
 /// What the feed and the sweeps write.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +107,8 @@ pub struct Nodes {
     pub host_states: Collection<HostId, HostState>,
     /// Hosts as placement sees them.
     pub host_views: Collection<HostId, HostView>,
+    /// Placed VMs that others may have to be with, or away from.
+    pub peers: Peers,
     /// VMs that are to be placed.
     pub requests: Collection<VmId, Request>,
     /// Items that hosts should have.
@@ -144,6 +146,7 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let indexes = indexes(&mut builder, &inputs);
     let host_states = requests::host_states(&mut builder, &inputs);
     let host_views = requests::host_views(&mut builder, &inputs, &indexes, host_states);
+    let peers = requests::peers(&mut builder, &inputs);
     let requests = requests::requests(&mut builder, &inputs);
     let desired = manifests::desired(&mut builder, &inputs, &indexes);
     let edits_by_host = manifests::edits_by_host(&mut builder, &inputs, &indexes, desired);
@@ -157,6 +160,7 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
         inputs,
         host_states,
         host_views,
+        peers,
         requests,
         desired,
         edits_by_host,

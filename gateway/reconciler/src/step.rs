@@ -44,6 +44,7 @@ impl Stepper {
         let outputs = [
             nodes.requests.id(),
             nodes.host_views.id(),
+            nodes.peers.all.id(),
             nodes.edits_by_host.id(),
             nodes.removals.id(),
             nodes.task_moves.id(),

@@ -27,6 +27,7 @@ pub mod manifests;
 mod migrate;
 pub mod networks;
 pub mod notifier;
+mod placement_rules;
 pub mod placements;
 pub mod pools;
 pub mod projects;

@@ -5,7 +5,7 @@
 //! ```
 //! An epoch is never given twice, so a host that acts on an old one can be told apart for ever.
 
-use crate::{Error, Result, SystemTx, row};
+use crate::{Error, Result, SystemTx, placement_rules, row};
 use basalt_model::{
     CapabilityReason, DateTime, Epoch, Generation, HostId, Name, ProjectId, TenantId, VmId, VolumeId,
 };
@@ -275,7 +275,7 @@ async fn write(
     vm: &Subject,
     bind: &[(&Wanted, &Name)],
 ) -> Result<Placed> {
-    let epoch: Option<Epoch> = sqlx::query_scalar(
+    let placed: Option<(Epoch, String)> = sqlx::query_as(
         "WITH bound AS (
             UPDATE volumes v SET host_id = $2, pool = n.pool FROM unnest($3::uuid[], $4::text[]) n(id, pool)
             WHERE v.id = n.id)
@@ -287,7 +287,7 @@ async fn write(
             generation = excluded.generation, explanation = excluded.explanation, decided_at = excluded.decided_at,
             claimed_cpus = excluded.claimed_cpus, claimed_memory_bytes = excluded.claimed_memory_bytes
          WHERE p.epoch = $7 AND p.host_id IS NULL
-         RETURNING p.epoch",
+         RETURNING p.epoch, p.host",
     )
     .bind(place.vm_id)
     .bind(place.host_id)
@@ -303,12 +303,18 @@ async fn write(
     .bind(vm.memory_bytes)
     .fetch_optional(&mut *conn)
     .await?;
-    if let Some(epoch) = epoch {
-        return Ok(Placed::Placed(epoch));
-    }
+    let outcome = match placed {
+        Some((epoch, host)) => match placement_rules::broken(conn, place.vm_id, &host).await? {
+            None => return Ok(Placed::Placed(epoch)),
+            Some(reason) => Placed::Full(reason),
+        },
+        None => {
+            tracing::debug!(vm = %vm.name, "the chosen host is going");
+            Placed::Stale
+        }
+    };
     sqlx::query("ROLLBACK TO SAVEPOINT place").execute(&mut *conn).await?;
-    tracing::debug!(vm = %vm.name, "the chosen host is going");
-    Ok(Placed::Stale)
+    Ok(outcome)
 }
 
 /// Several decisions at once, each as [`Place`].
@@ -384,6 +390,10 @@ WITH vm AS (
         claimed_cpus = excluded.claimed_cpus, claimed_memory_bytes = excluded.claimed_memory_bytes
     WHERE p.epoch = excluded.epoch - 1 AND p.host_id IS NULL
     RETURNING p.vm_id, p.epoch
+), broken AS MATERIALIZED (
+    -- Under the claims on the hosts; the function sees what others committed before they let go of them.
+    SELECT EXISTS (SELECT FROM broken_placement_rules(a.vms)) AS any
+    FROM (SELECT array_agg(p.vm_id) AS vms FROM placed p, (SELECT count(*) FROM host) after_the_hosts) a
 )
 SELECT vm.id, placed.epoch,
     (SELECT count(*) FROM bound) = cardinality($8)
@@ -391,7 +401,8 @@ SELECT vm.id, placed.epoch,
     AND (SELECT count(*) FROM pool) = (SELECT count(*) FROM wanted)
     -- No volume of theirs is on another host, or still on none.
     AND NOT EXISTS (SELECT FROM vm JOIN volumes v ON v.vm_id = vm.id
-        WHERE v.id <> ALL ($8) AND v.host_id IS DISTINCT FROM vm.host_id) AS granted
+        WHERE v.id <> ALL ($8) AND v.host_id IS DISTINCT FROM vm.host_id)
+    AND NOT (SELECT b.any FROM broken b) AS granted
 FROM vm LEFT JOIN placed ON placed.vm_id = vm.id";
 
 /// A judgement that no host takes a VM now.

@@ -4,7 +4,7 @@
 use crate::{
     Accepted, Change, Error, Key, Result, TenantTx, Update,
     audit_events::{self, Entry},
-    change,
+    change, placement_rules,
     quotas::{self, Delta},
     row, tasks,
     vms::{Vm, columns},
@@ -84,7 +84,7 @@ fn alive(vm: &Vm) -> Result<()> {
 async fn save(conn: &mut PgConnection, change: &Change, vm: &Vm) -> Result<Vm> {
     let vm = sqlx::query_as(concat!(
         "UPDATE vms x SET spec = $2, labels = $3, incarnation = $4, operation = $5, deletion_requested_at = $6,
-            updated_at = $7, generation = generation + 1 WHERE id = $1 RETURNING ",
+            updated_at = $7, placement_rules = $8, generation = generation + 1 WHERE id = $1 RETURNING ",
         columns!()
     ))
     .bind(vm.id())
@@ -94,6 +94,7 @@ async fn save(conn: &mut PgConnection, change: &Change, vm: &Vm) -> Result<Vm> {
     .bind(vm.operation.as_ref().map(Json))
     .bind(vm.metadata.deletion_requested_at)
     .bind(change.now)
+    .bind(placement_rules::column(&vm.spec.placement))
     .fetch_one(conn)
     .await?;
     Ok(vm)

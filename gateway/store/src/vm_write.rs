@@ -3,6 +3,7 @@
 use crate::{
     Error, Key, Result,
     error::refused,
+    placement_rules,
     quotas::{self, Delta},
     row::{self, bigint, uuids},
     vm_insert::{Draft, NewNic},
@@ -29,16 +30,16 @@ WITH claim AS (
 ), asked AS (
     SELECT a.*, c.tenant_id, c.project_id FROM claim c, unnest($15::uuid[], $16::text[], $17::jsonb[],
         $18::timestamptz[], $19::jsonb[], $20::jsonb[], $21::uuid[], $22::timestamptz[], $23::jsonb[], $24::uuid[],
-        $25::text[], $26::uuid[], $27::text[], $28::text[])
+        $25::text[], $26::uuid[], $27::text[], $28::text[], $38::jsonb[])
         a(id, name, labels, at, spec, disks, task_id, deadline, actor, event_id, actor_kind, actor_id, actor_name,
-            request_id)
+            request_id, placement_rules)
 ), vm AS (
     INSERT INTO vms (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, incarnation,
-        nics, disks)
+        nics, disks, placement_rules)
     SELECT a.id, a.tenant_id, a.project_id, a.name, a.labels, 1, a.at, a.at, a.spec, 0,
         coalesce((SELECT jsonb_agg(jsonb_build_object('port_id', n.port_id, 'network_id', n.network_id,
             'network', n.network, 'mac', n.mac, 'address', host(n.address)) ORDER BY n.ord)
-            FROM nic n WHERE n.vm_id = a.id), '[]'), a.disks
+            FROM nic n WHERE n.vm_id = a.id), '[]'), a.disks, a.placement_rules
     FROM asked a WHERE (SELECT count(h.id) FROM held h) >= 0
     RETURNING id, nics
 ), port AS (
@@ -162,6 +163,7 @@ fn bind<'q>(project: ProjectId, asked: &Delta, drafts: &'q [Draft<'_>]) -> State
         .bind(volumes().map(|(d, _)| d.change.now).collect::<Vec<_>>())
         .bind(attached().map(|(_, volume)| volume).collect::<Vec<_>>())
         .bind(attached().map(|(vm, _)| vm).collect::<Vec<_>>())
+        .bind(vms().map(|v| placement_rules::column(&v.spec.placement)).collect::<Vec<_>>())
 }
 
 /// What the database refused, in the words of the spec.

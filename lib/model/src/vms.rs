@@ -179,6 +179,76 @@ pub struct PlacementRules {
     /// How to choose among hosts that fit.
     #[serde(default)]
     pub strategy: PlacementStrategy,
+    /// Only on hosts where VMs that these rules mean are placed; at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affinity: Vec<AffinityRule>,
+    /// Not on hosts where VMs that these rules mean are placed; at most 8. A required rule also keeps VMs that it means
+    /// away from this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anti_affinity: Vec<AffinityRule>,
+}
+
+/// Which VMs a VM should share its host with, or should not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AffinityRule {
+    /// The VMs of the same project that carry all of these labels; at least one.
+    pub vm_labels: Labels,
+    /// Whether a host that breaks the rule is left out. Otherwise it is only chosen later than the others.
+    #[serde(default = "yes")]
+    pub required: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Most rules of a kind on one VM.
+const MAX_AFFINITY_RULES: usize = 8;
+
+impl PlacementRules {
+    /// What VMs must be on the host already.
+    pub fn required_affinity(&self) -> impl Iterator<Item = &Labels> {
+        self.affinity.iter().filter(|r| r.required).map(|r| &r.vm_labels)
+    }
+
+    /// What VMs must not be on the host.
+    pub fn required_anti_affinity(&self) -> impl Iterator<Item = &Labels> {
+        self.anti_affinity.iter().filter(|r| r.required).map(|r| &r.vm_labels)
+    }
+
+    /// Whether other VMs matter to where this one goes.
+    pub fn looks_at_vms(&self) -> bool {
+        !self.affinity.is_empty() || !self.anti_affinity.is_empty()
+    }
+}
+
+impl Validate for PlacementRules {
+    fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
+        self.host_labels.validate(&format!("{path}.host_labels"), errors);
+        for (field, rules) in [("affinity", &self.affinity), ("anti_affinity", &self.anti_affinity)] {
+            if rules.len() > MAX_AFFINITY_RULES {
+                errors.push(FieldError::new(
+                    format!("{path}.{field}"),
+                    "too_many",
+                    format!("{} rules; a VM has at most {MAX_AFFINITY_RULES}", rules.len()),
+                    "remove some rules, or give the VMs that are meant a label in common",
+                ));
+            }
+            for (i, rule) in rules.iter().enumerate() {
+                let at = format!("{path}.{field}[{i}].vm_labels");
+                if rule.vm_labels.0.is_empty() {
+                    errors.push(FieldError::new(
+                        at.clone(),
+                        "required",
+                        "a rule without labels would mean every VM",
+                        "give at least one label that the VMs which are meant carry",
+                    ));
+                }
+                rule.vm_labels.validate(&at, errors);
+            }
+        }
+    }
 }
 
 /// How to choose among hosts that fit.
@@ -313,7 +383,7 @@ impl Validate for VmSpec {
         }
         let grace = format!("{path}.stop_grace_seconds");
         within(errors, grace, self.stop_grace_seconds.into(), (0, 3600), "seconds");
-        self.placement.host_labels.validate(&format!("{path}.placement.host_labels"), errors);
+        self.placement.validate(&format!("{path}.placement"), errors);
         self.validate_disks(path, errors);
         if self.nics.len() > 8 {
             errors.push(FieldError::new(
@@ -458,6 +528,29 @@ mod tests {
             ]
         );
         assert!(s.errors().iter().all(|e| !e.reason.is_empty() && !e.remedy.is_empty()));
+    }
+
+    #[test]
+    fn pl3_rules_about_no_vm_and_too_many_rules_name_field_reason_and_remedy() {
+        let rule = serde_json::json!({"vm_labels": {"app": "web"}});
+        let s = spec(serde_json::json!({"cpus": 1, "memory_bytes": 268435456u64,
+            "disks": [{"name": "root", "source": {"kind": "image", "image": "debian"}}],
+            "placement": {"affinity": [rule, {"vm_labels": {}}, {"vm_labels": {"a b": "c"}}],
+                "anti_affinity": vec![rule.clone(); 9]}}));
+        let errors = s.errors();
+        let fields: Vec<_> = errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.placement.affinity[1].vm_labels",
+                "spec.placement.affinity[2].vm_labels.a b",
+                "spec.placement.anti_affinity"
+            ]
+        );
+        assert!(errors.iter().all(|e| !e.reason.is_empty() && !e.remedy.is_empty()));
+        assert!(s.placement.affinity[0].required, "a rule is hard unless it says otherwise");
+        let none = serde_json::to_value(PlacementRules::default()).unwrap();
+        assert!(none.get("affinity").is_none() && none.get("anti_affinity").is_none());
     }
 
     #[test]

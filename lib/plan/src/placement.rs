@@ -4,6 +4,9 @@
 //! what would turn it round. [`Verdict::Never`] is said only when no host that the VM's rules admit
 //! could take it even if it were empty; everything else may change by itself or by an operator.
 
+pub mod affinity;
+
+use self::affinity::Neighbours;
 use basalt_model::{
     CapabilityReason, HostId, ImageId, Labels, Name,
     hosts::{HostFacts, HostSpec, HostState},
@@ -38,6 +41,8 @@ pub struct Request {
     pub segments: Vec<Segment>,
     /// Where it may run.
     pub rules: PlacementRules,
+    /// Its own labels: rules of other VMs may mean it.
+    pub labels: Labels,
 }
 
 /// What a volume needs of a host.
@@ -102,12 +107,17 @@ pub enum Verdict {
 }
 
 /// Chooses a host and pools. The same inputs give the same decision; equal scores go to the lower host id.
-pub fn choose<'a>(request: &Request, hosts: impl IntoIterator<Item = &'a HostView>) -> Decision {
+pub fn choose<'a>(
+    request: &Request,
+    neighbours: &Neighbours,
+    hosts: impl IntoIterator<Item = &'a HostView>,
+) -> Decision {
     let mut fits: Vec<PlacementCandidate> = Vec::new();
     let mut rejected: Vec<(Judged, PlacementCandidate)> = Vec::new();
     for host in hosts {
-        let judged = judge(request, host);
-        let score = judged.rejections.is_empty().then(|| score(request, host));
+        let judged = judge(request, neighbours, host);
+        let score =
+            judged.rejections.is_empty().then(|| score(request, host) + neighbours.score(request, host.id));
         let candidate = PlacementCandidate {
             host_id: host.id,
             host: host.name.clone(),
@@ -182,9 +192,12 @@ impl Judged {
     }
 }
 
-fn judge(request: &Request, host: &HostView) -> Judged {
+fn judge(request: &Request, neighbours: &Neighbours, host: &HostView) -> Judged {
     let mut out = Judged::default();
     rules(request, host, &mut out);
+    for reason in neighbours.rejections(request, host) {
+        out.reject(Lasts::Now, reason);
+    }
     state(host, &mut out);
     let Some(facts) = &host.facts else {
         return out;

@@ -9,7 +9,7 @@ use basalt_model::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
     }
 }
 
-fn host(n: u128) -> HostView {
+pub(super) fn host(n: u128) -> HostView {
     HostView {
         id: HostId(Uuid::from_u128(n)),
         name: name(&format!("h{n}")),
@@ -63,7 +63,7 @@ fn facts_of(host: &mut HostView) -> &mut HostFacts {
     Arc::make_mut(host.facts.as_mut().unwrap())
 }
 
-fn request() -> Request {
+pub(super) fn request() -> Request {
     Request {
         cpus: 2,
         memory_bytes: GIB,
@@ -73,9 +73,23 @@ fn request() -> Request {
     }
 }
 
-fn codes(decision: &Decision, of: &HostView) -> Vec<String> {
+pub(super) fn codes(decision: &Decision, of: &HostView) -> Vec<String> {
     let candidate = decision.explanation.candidates.iter().find(|c| c.host_id == of.id).unwrap();
     candidate.rejections.iter().map(|r| r.code.to_string()).collect()
+}
+
+/// Chooses where no other VM matters.
+fn choose<'a>(request: &Request, hosts: impl IntoIterator<Item = &'a HostView>) -> Decision {
+    super::choose(request, &Neighbours::default(), hosts)
+}
+
+/// Chooses among hosts on which these VMs are placed.
+pub(super) fn choose_beside<'a, 'p>(
+    request: &Request,
+    placed: impl IntoIterator<Item = (HostId, &'p affinity::Peer)>,
+    hosts: impl IntoIterator<Item = &'a HostView>,
+) -> Decision {
+    super::choose(request, &Neighbours::of(request, placed), hosts)
 }
 
 #[test]

@@ -351,3 +351,50 @@ async fn what_is_no_body_is_refused_before_anything_is_read_from_it() {
         door.admin("POST", &format!("{vms}/a/start")).json(json!({"force": true})).send().await.expect(422);
     assert_eq!(with_body.body["errors"][0]["field"], "body");
 }
+
+#[tokio::test]
+async fn pl3_rules_about_other_vms_are_checked_and_known_to_explain_before_a_vm_exists() {
+    let door = Door::new().await;
+    let project = door.project("acme").await.1;
+    let host = door.host("h1").await;
+    door.until("the host's pool", |rows| rows.all(Noun::Pool).len() == 1).await;
+    let (vms, explain) =
+        (format!("/v1/projects/{project}/vms"), format!("/v1/projects/{project}/placement/explain"));
+    let with = |name: &str, rules: Value| {
+        let mut body = small_vm(name);
+        body["labels"] = json!({"app": "web"});
+        body["spec"]["placement"] = rules;
+        body
+    };
+    let apart = json!({"anti_affinity": [{"vm_labels": {"app": "web"}}]});
+    let refused = door
+        .admin("POST", &vms)
+        .json(with("a", json!({"affinity": [{"vm_labels": {}}]})))
+        .send()
+        .await
+        .expect(422);
+    assert_eq!(refused.body["errors"][0]["field"], "spec.placement.affinity[0].vm_labels");
+    assert!(refused.body["errors"][0]["remedy"].as_str().is_some_and(|t| !t.is_empty()));
+    let free = door.admin("POST", &explain).json(with("b", apart.clone())).send().await.expect(200);
+    assert_eq!(free.body["host"], "h1");
+    let made = door.admin("POST", &vms).json(with("a", apart.clone())).send().await.expect(202);
+    place(&door, &made.body, host).await;
+    let id: uuid::Uuid = made.body["object"]["id"].as_str().unwrap().parse().unwrap();
+    door.until("it is placed", |rows| {
+        let shown = rows.object(Noun::Vm, id).and_then(|vm| vm.json().ok());
+        shown.is_some_and(|vm| vm["placement"]["host"] == "h1")
+    })
+    .await;
+    for (rules, why) in [(apart, "has the rule"), (json!({}), "is meant by the rule of the other")] {
+        let told = door.admin("POST", &explain).json(with("b", rules)).send().await.expect(200);
+        let rejection = &told.body["candidates"][0]["rejections"][0];
+        assert_eq!(rejection["code"], "anti_affinity", "{why}: {}", told.body);
+        assert!(rejection["evidence"].as_str().unwrap().starts_with("vm/a is placed there"), "{rejection}");
+    }
+    // A VM that must wait is taken in.
+    door.admin("POST", &vms)
+        .json(with("b", json!({"affinity": [{"vm_labels": {"app": "x"}}]})))
+        .send()
+        .await
+        .expect(202);
+}

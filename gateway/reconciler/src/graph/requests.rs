@@ -6,8 +6,8 @@ use basalt_model::{
     DateTime, Epoch, Generation, HostId, Name, ProjectId, TenantId, VmId, VolumeId,
     hosts::{HostState, state},
 };
-use basalt_plan::placement::{self, HostView, VolumeRequest};
-use krt::{Builder, Collection, Ctx, Failure};
+use basalt_plan::placement::{self, HostView, VolumeRequest, affinity::Peer};
+use krt::{Builder, Collection, Ctx, Failure, Index};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// A VM that is to be placed.
@@ -76,6 +76,46 @@ pub fn host_views(
     })
 }
 
+/// A placed VM that others may have to be with, or away from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedVm {
+    /// Its project.
+    pub project_id: ProjectId,
+    /// Where it is.
+    pub host_id: HostId,
+    /// What rules see of it.
+    pub peer: Peer,
+}
+
+/// Placed VMs that rules of other VMs can mean, and those that keep others away.
+#[derive(Clone, Copy, Debug)]
+pub struct Peers {
+    /// Placed VMs with labels, or with hard anti-affinity.
+    pub all: Collection<VmId, PlacedVm>,
+    /// The same by project.
+    pub by_project: Index<VmId, PlacedVm, ProjectId>,
+    /// Those that keep others away, by project: all that a VM without rules must look at.
+    pub keeping_away: Index<VmId, PlacedVm, ProjectId>,
+}
+
+/// They are apart from the hosts: what a VM's labels are changes no host, and only VMs that ask look here.
+pub fn peers(builder: &mut Builder, inputs: &Inputs) -> Peers {
+    let placements = inputs.placements;
+    let all = builder.derive("peers", &inputs.vms, move |ctx, id, row| {
+        let vm = &row.0;
+        let peer = Peer::of(&vm.metadata.name, &vm.metadata.labels, &vm.spec.placement)?;
+        let (host_id, _) = ctx.get(&placements, id)?.host.as_ref()?;
+        Some(PlacedVm { project_id: vm.metadata.project_id?, host_id: *host_id, peer })
+    });
+    Peers {
+        all,
+        by_project: builder.index("peers_by_project", &all, |_, vm| [vm.project_id]),
+        keeping_away: builder.index("peers_keeping_away", &all, |_, vm| {
+            (!vm.peer.keeps_away.is_empty()).then_some(vm.project_id)
+        }),
+    }
+}
+
 /// VMs that are on no host and should be.
 pub fn requests(builder: &mut Builder, inputs: &Inputs) -> Collection<VmId, Request> {
     let inputs = *inputs;
@@ -110,6 +150,7 @@ pub fn requests(builder: &mut Builder, inputs: &Inputs) -> Collection<VmId, Requ
                 images,
                 segments,
                 rules: vm.spec.placement.clone(),
+                labels: vm.metadata.labels.clone(),
             },
         }))
     })

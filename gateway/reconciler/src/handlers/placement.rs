@@ -5,15 +5,19 @@
 //! of the graph is kept here. The store has the last word:
 //! its conditional claim cannot overfill a host whatever was seen here.
 //!
-//! A VM that no host takes is parked. It is looked at again when a host gained something, and once
-//! in a while, so that its explanation stays true.
+//! A VM that no host takes is parked. It is looked at again when a host gained something, when a VM that its rules may
+//! mean came, went or changed, and once in a while, so that its explanation stays true.
 
 use crate::{
     graph::{Nodes, Request},
     lane::{Bounds, Lane, RECHECK, STALE},
 };
-use basalt_model::{CapabilityReason, DateTime, HostId, Name, VmId, VolumeId, quotas::Demand};
-use basalt_plan::placement::{Decision, HostView, Verdict, choose};
+use basalt_model::{CapabilityReason, DateTime, HostId, Name, ProjectId, VmId, VolumeId, quotas::Demand};
+use basalt_plan::placement::{
+    Decision, HostView, Verdict,
+    affinity::{self, Neighbours, Peer},
+    choose,
+};
 use basalt_store::{
     Error, Store, SystemTx,
     placements::{self, Place, Placed, Unplaced},
@@ -119,6 +123,8 @@ struct Pending {
     host: HostId,
     demand: Demand,
     pools: Vec<(Name, u64)>,
+    project: Option<ProjectId>,
+    peer: Option<Peer>,
 }
 
 /// Decides placements.
@@ -127,6 +133,8 @@ pub struct Placement {
     nodes: Nodes,
     pending: BTreeMap<VmId, Pending>,
     parked: BTreeSet<VmId>,
+    /// Those that are judged or parked, and that other VMs keep from some host.
+    watching: BTreeSet<VmId>,
     next_round: Duration,
     /// Counts the times a host gained something.
     gains: u64,
@@ -144,6 +152,7 @@ impl Placement {
             nodes: *nodes,
             pending: BTreeMap::new(),
             parked: BTreeSet::new(),
+            watching: BTreeSet::new(),
             next_round: Duration::ZERO,
             gains: 0,
             judged_at: BTreeMap::new(),
@@ -158,6 +167,7 @@ impl Placement {
                 for change in batch.changes(&self.nodes.requests) {
                     if change.new.is_none() {
                         self.parked.remove(&change.key);
+                        self.watching.remove(&change.key);
                         // Placed: the same revision shows the claim at the host.
                         self.pending.remove(&change.key);
                     }
@@ -165,11 +175,14 @@ impl Placement {
                 let hosts = batch.changes(&self.nodes.host_views);
                 if hosts.iter().any(|change| gains(change.old.as_deref(), change.new.as_deref())) {
                     self.retry_parked(now);
+                } else if !self.watching.is_empty() && !batch.changes(&self.nodes.peers.all).is_empty() {
+                    self.retry_watching(now);
                 }
             }
             Event::Lagged { snapshot, .. } => {
                 self.pending.retain(|vm, _| snapshot.get(&self.nodes.requests, vm).is_some());
                 self.parked.retain(|vm| snapshot.get(&self.nodes.requests, vm).is_some());
+                self.watching.retain(|vm| snapshot.get(&self.nodes.requests, vm).is_some());
                 self.retry_parked(now);
             }
         }
@@ -202,6 +215,37 @@ impl Placement {
         }
     }
 
+    /// Of the parked VMs, only those that other VMs keep from some host.
+    fn retry_watching(&mut self, now: Duration) {
+        self.gains += 1;
+        let at = now.max(self.next_round);
+        let due: Vec<VmId> = self.parked.intersection(&self.watching).copied().collect();
+        if !due.is_empty() {
+            self.next_round = at + ROUND;
+        }
+        for vm in due {
+            self.parked.remove(&vm);
+            self.lane.request(&vm, at);
+        }
+    }
+
+    /// The placed VMs that matter to this one, with those that are not in the graph yet.
+    fn neighbours(&self, vm: VmId, row: &Request, snapshot: &Snapshot) -> Neighbours {
+        let (request, Some(project)) = (&row.request, row.project_id) else { return Neighbours::default() };
+        let looks = request.rules.looks_at_vms();
+        if !looks && request.labels.0.is_empty() {
+            return Neighbours::default();
+        }
+        let index = if looks { &self.nodes.peers.by_project } else { &self.nodes.peers.keeping_away };
+        let shown = snapshot.lookup(index, &project).map(|(_, placed)| (placed.host_id, &placed.peer));
+        let decided = self
+            .pending
+            .iter()
+            .filter(|(other, pending)| **other != vm && pending.project == Some(project))
+            .filter_map(|(_, pending)| Some((pending.host, pending.peer.as_ref()?)));
+        Neighbours::of(request, shown.chain(decided))
+    }
+
     /// Decides the next batch. Empty when nothing is to be written.
     pub fn step(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Decided> {
         loop {
@@ -214,7 +258,8 @@ impl Placement {
             for job in jobs {
                 let shown = snapshot.rows(&self.nodes.host_views);
                 let views = shown.map(|(id, view)| claimed.get(id).unwrap_or(view.as_ref()));
-                let decision = choose(&job.value.request, views);
+                let neighbours = self.neighbours(job.key, &job.value, snapshot);
+                let decision = choose(&job.value.request, &neighbours, views);
                 match self.decide(job.key, &job.value, decision, &mut claimed, snapshot) {
                     Some(decided) => out.push(decided),
                     None => {
@@ -244,6 +289,7 @@ impl Placement {
         let value = serde_json::to_value(&explanation).unwrap_or_default();
         match decision.verdict {
             Verdict::Fits { host_id, pools } => {
+                self.watching.remove(&vm_id);
                 let chosen = row.volumes.iter().zip(pools).filter(|((_, needs_pool), _)| *needs_pool);
                 let pools: Vec<(VolumeId, Name)> = chosen.map(|((id, _), pool)| (*id, pool)).collect();
                 let pending = pending(row, host_id, &pools);
@@ -260,6 +306,12 @@ impl Placement {
                 }))
             }
             Verdict::Later(_) | Verdict::Never(_) => {
+                let rejections = || explanation.candidates.iter().flat_map(|c| &c.rejections);
+                if rejections().any(affinity::is_about_vms) {
+                    self.watching.insert(vm_id);
+                } else {
+                    self.watching.remove(&vm_id);
+                }
                 let stored = snapshot.get(&self.nodes.inputs.placements, &vm_id);
                 let known = stored.is_some_and(|s| {
                     s.generation >= row.generation && s.explanation.as_ref() == Some(&explanation)
@@ -327,6 +379,8 @@ fn pending(row: &Request, host: HostId, pools: &[(VolumeId, Name)]) -> Pending {
             storage_bytes: 0,
         },
         pools: pools.iter().map(|(id, pool)| (pool.clone(), size(id))).collect(),
+        project: row.project_id,
+        peer: Peer::of(&row.name, &row.request.labels, &row.request.rules),
     }
 }
 

@@ -1,7 +1,7 @@
-//! Where VMs go: PL1, PL2, PL4.
+//! Where VMs go: PL1, PL2, PL3, PL4.
 
 use crate::world::{World, name, until};
-use basalt_model::{GIB, VmId};
+use basalt_model::{GIB, Labels, VmId};
 use basalt_store::{Key, Page, Update, hosts, vms};
 use basalt_wire::rest::PlacementExplanation;
 use serde_json::json;
@@ -96,5 +96,96 @@ async fn pl4_a_hundred_concurrent_creates_never_overfill_a_small_host() {
     let mut tx = world.store.system_read().await.unwrap();
     let host = &hosts::list(&mut tx, &Page::default()).await.unwrap().items[0];
     assert_eq!((host.claimed.vms, host.claimed.cpus, host.claimed.memory_bytes), (10, 10, 10 * GIB));
+    running.stop().await;
+}
+
+fn group(text: &str) -> Labels {
+    [("group", text)].into_iter().collect()
+}
+
+/// Forty groups of five that keep apart, on four hosts with room for thirty each: of every group one VM is left over,
+/// and of the rest as many as there is room for find a place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pl3_parallel_creates_never_break_a_rule_or_overfill() {
+    const ROOM: u64 = 30;
+    let world = World::new().await;
+    world.furnish().await;
+    for host in ["h1", "h2", "h3", "h4"] {
+        world.host(host, 30, ROOM * GIB).await;
+    }
+    let running = world.start();
+    let groups: Vec<String> = (0..200).map(|i| format!("g{}", i % 40)).collect();
+    let names: Vec<String> = (0..200).map(|i| format!("vm-{i}")).collect();
+    let creates = names.iter().zip(&groups).map(|(vm, of)| {
+        let rules = json!({"placement": {"anti_affinity": [{"vm_labels": {"group": of}}]}});
+        world.create_labelled(vm, group(of), rules)
+    });
+    futures::future::join_all(creates).await;
+    let placed = |vms: &[vms::VmView]| vms.iter().filter(|v| host_of(v).is_some()).count();
+    until("what fits is placed, and the others say why not", || async {
+        let vms = world.vms().await;
+        placed(&vms) == 120 && vms.iter().all(|v| v.placement.is_some())
+    })
+    .await;
+    let vms = world.vms().await;
+    assert_eq!(vms.len(), 200);
+    let mut seen = std::collections::BTreeSet::new();
+    for vm in &vms {
+        match host_of(vm) {
+            Some(host) => {
+                let of = vm.vm.metadata.labels.get("group").unwrap().to_owned();
+                assert!(seen.insert((host.clone(), of.clone())), "two VMs of {of} are on {host}");
+            }
+            None => {
+                let told = explanation(&world, vm.vm.id()).await;
+                assert_eq!(told.candidates.len(), 4);
+                assert!(told.candidates.iter().all(|c| !c.rejections.is_empty()));
+            }
+        }
+    }
+    let mut tx = world.store.system_read().await.unwrap();
+    for host in hosts::list(&mut tx, &Page::default()).await.unwrap().items {
+        assert_eq!((host.claimed.vms, host.claimed.memory_bytes), (30, ROOM * GIB), "full, and no fuller");
+    }
+    drop(tx);
+    running.stop().await;
+}
+
+fn host_of(vm: &vms::VmView) -> Option<String> {
+    vm.placement.as_ref()?.host.as_ref().map(ToString::to_string)
+}
+
+/// A follower waits for the first VM of the group that it must be beside; one that is kept away, for the other to go.
+#[tokio::test(flavor = "multi_thread")]
+async fn pl3_a_vm_waits_with_a_reason_until_the_other_vm_comes_or_goes() {
+    let world = World::new().await;
+    world.furnish().await;
+    for host in ["h1", "h2"] {
+        let agent = world.host(host, 8, 8 * GIB).await;
+        agent.let_up_to(Some(basalt_wire::agent::manifest::ItemKind::Vm));
+        agent.run();
+    }
+    let running = world.start();
+    let rules = json!({"placement": {"affinity": [{"vm_labels": {"group": "db"}}]}});
+    let follower = world.create("follower", rules).await.object.id();
+    until("it says why it waits", || async { world.vm(follower).await.unwrap().placement.is_some() }).await;
+    let told = explanation(&world, follower).await;
+    let codes: Vec<_> = told.candidates.iter().flat_map(|c| &c.rejections).map(|r| r.code.as_ref()).collect();
+    assert_eq!(codes, ["affinity_unmet", "affinity_unmet"]);
+    let pinned = json!({"placement": {"host": "h2"}});
+    let first = world.create_labelled("first", group("db"), pinned).await;
+    until("it follows", || async { placed_on(&world, follower).await.as_deref() == Some("h2") }).await;
+    world.completed(first.task.id).await;
+    let rules = json!({"placement": {"host": "h2", "anti_affinity": [{"vm_labels": {"group": "db"}}]}});
+    let apart = world.create("apart", rules).await.object.id();
+    until("it says who is in its way", || async { world.vm(apart).await.unwrap().placement.is_some() }).await;
+    let told = explanation(&world, apart).await;
+    let h2 = told.candidates.iter().find(|c| c.host.as_str() == "h2").unwrap();
+    assert_eq!(
+        (&*h2.rejections[0].code, &*h2.rejections[0].evidence),
+        ("anti_affinity", "vm/first is placed there")
+    );
+    world.delete(first.object.id()).await;
+    until("it takes the place", || async { placed_on(&world, apart).await.as_deref() == Some("h2") }).await;
     running.stop().await;
 }

@@ -172,13 +172,27 @@ impl World {
 
     /// The same by way of another store.
     pub async fn create_on(&self, store: &Store, vm: &str, more: serde_json::Value) -> Accepted<Vm> {
+        self.create_labelled_on(store, vm, Labels::default(), more).await
+    }
+
+    /// The same with labels.
+    pub async fn create_labelled(&self, vm: &str, labels: Labels, more: serde_json::Value) -> Accepted<Vm> {
+        self.create_labelled_on(&self.store, vm, labels, more).await
+    }
+
+    async fn create_labelled_on(
+        &self,
+        store: &Store,
+        vm: &str,
+        labels: Labels,
+        more: serde_json::Value,
+    ) -> Accepted<Vm> {
         let mut spec = json!({"cpus": 1, "memory_bytes": GIB,
             "disks": [{"name": "root", "source": {"kind": "image", "image": "debian"}}], "nics": [{"network": "net"}]});
         for (key, value) in more.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        let new =
-            New { name: name(vm), labels: Labels::default(), spec: serde_json::from_value(spec).unwrap() };
+        let new = New { name: name(vm), labels, spec: serde_json::from_value(spec).unwrap() };
         let mut tx = store.tenant(self.tenant).await.unwrap();
         let made = vms::insert(&mut tx, &self.change(), self.project, &new).await.unwrap();
         tx.commit().await.unwrap();

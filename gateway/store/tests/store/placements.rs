@@ -1,9 +1,9 @@
 //! Placements: one host at a time, never more on it than it can take.
 
 use crate::fixture::{House, small};
-use basalt_model::{Epoch, GIB, HostId, VmId, VolumeId};
+use basalt_model::{Epoch, GIB, HostId, Labels, VmId, VolumeId, vms::AffinityRule};
 use basalt_store::{
-    Error, Key, Page, Update, hosts,
+    Error, Key, New, Page, Update, hosts,
     placements::{self, Place, Placed, Unplaced},
     pools,
     testkit::{self, facts, name, now},
@@ -216,6 +216,128 @@ async fn pl4_concurrent_places_never_overfill_a_pool() {
     let all = futures::future::join_all(vms.iter().map(|vm| place(&h, *vm, host, 0))).await;
     assert_eq!(all.iter().filter(|p| matches!(p, Placed::Placed(_))).count(), 3, "{all:?}");
     assert_eq!(claims(&h, host).await, (3, 3, 3 * GIB, 3 * GIB), "the refused ones took nothing of the host");
+}
+
+fn group(text: &str) -> Labels {
+    [("group", text)].into_iter().collect()
+}
+
+/// A VM of a group with hard rules about groups: which it must be beside, and which not.
+async fn ruled(h: &House, vm: &str, of: Option<&str>, beside: &[&str], apart: &[&str]) -> VmId {
+    let mut spec = small();
+    let rules = |of: &[&str]| {
+        of.iter().map(|g| AffinityRule { vm_labels: group(g), required: true }).collect::<Vec<_>>()
+    };
+    (spec.placement.affinity, spec.placement.anti_affinity) = (rules(beside), rules(apart));
+    let labels = of.map(group).unwrap_or_default();
+    let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
+    let new = New { name: name(vm), labels, spec };
+    let accepted = vms::insert(&mut tx, &h.change(), h.project, &new).await.unwrap();
+    tx.commit().await.unwrap();
+    accepted.object.id()
+}
+
+async fn place_all(h: &House, places: &[(VmId, HostId)]) -> bool {
+    let mut all = vec![];
+    for (vm, host) in places {
+        all.push(decision(h, *vm, *host, 0).await);
+    }
+    let mut tx = h.db.store.system().await.unwrap();
+    let placed = placements::place_all(&mut tx, &all).await.unwrap().is_some();
+    if placed {
+        tx.commit().await.unwrap();
+    }
+    placed
+}
+
+/// Two deciders that saw an empty host, each with another VM of the group, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pl3_of_two_deciders_one_is_refused_the_host_of_the_others_vm() {
+    let h = House::new().await;
+    for round in 0..8 {
+        let host = testkit::host(&h.db, &h.ids, &format!("h{round}"), facts(4, 16 * GIB, 100 * GIB)).await;
+        let (a, b) = (format!("a-{round}"), format!("b-{round}"));
+        // Odd rounds: only one of them has the rule, and it holds for both.
+        let apart: &[&str] = if round % 2 == 0 { &["web"] } else { &[] };
+        let (a, b) =
+            (ruled(&h, &a, Some("web"), &[], &["web"]).await, ruled(&h, &b, Some("web"), &[], apart).await);
+        let (first, second) = tokio::join!(place(&h, a, host, 0), place(&h, b, host, 0));
+        let refused = match (&first, &second) {
+            (Placed::Placed(_), Placed::Full(reason)) | (Placed::Full(reason), Placed::Placed(_)) => reason,
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(refused.code, "anti_affinity");
+        assert!(refused.evidence.starts_with("vm/") && !refused.remedy.is_empty(), "{refused}");
+        assert_eq!(claims(&h, host).await.0, 1, "the refused one took nothing");
+    }
+}
+
+/// Batches are one statement: it sees what another transaction committed while it waited for the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pl3_a_batch_that_waited_for_a_host_sees_who_was_put_there() {
+    let h = House::new().await;
+    let host = testkit::host(&h.db, &h.ids, "h1", facts(4, 16 * GIB, 100 * GIB)).await;
+    // The rule is the other's, and comes into the world after the batch has begun to wait.
+    let plain = ruled(&h, "plain", Some("web"), &[], &[]).await;
+    let mut holder = h.db.store.system().await.unwrap();
+    let before = ruled(&h, "before", None, &[], &[]).await;
+    let before = decision(&h, before, host, 0).await;
+    assert_eq!(placements::place(&mut holder, &before).await.unwrap(), Placed::Placed(Epoch(1)));
+    let batch = [(plain, host)];
+    let waits = place_all(&h, &batch);
+    let meanwhile = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let jealous = ruled(&h, "jealous", None, &[], &["web"]).await;
+        let jealous = decision(&h, jealous, host, 0).await;
+        assert_eq!(placements::place(&mut holder, &jealous).await.unwrap(), Placed::Placed(Epoch(1)));
+        holder.commit().await.unwrap();
+    };
+    let (placed, ()) = tokio::join!(waits, meanwhile);
+    assert!(!placed, "what was put there keeps it away");
+    assert!(matches!(place(&h, plain, host, 0).await, Placed::Full(r) if r.code == "anti_affinity"));
+}
+
+#[tokio::test]
+async fn pl3_a_batch_breaks_no_rule_among_its_own_vms() {
+    let h = House::new().await;
+    let (one, two) = (
+        testkit::host(&h.db, &h.ids, "h1", facts(4, 16 * GIB, 100 * GIB)).await,
+        testkit::host(&h.db, &h.ids, "h2", facts(4, 16 * GIB, 100 * GIB)).await,
+    );
+    let (a, b) =
+        (ruled(&h, "a", Some("web"), &[], &["web"]).await, ruled(&h, "b", Some("web"), &[], &["web"]).await);
+    assert!(!place_all(&h, &[(a, one), (b, one)]).await);
+    assert!(place_all(&h, &[(a, one), (b, two)]).await);
+    let (c, d) =
+        (ruled(&h, "c", Some("db"), &["db"], &[]).await, ruled(&h, "d", Some("db"), &["db"], &[]).await);
+    assert!(!place_all(&h, &[(c, one), (d, two)]).await, "a group does not begin on two hosts");
+    assert!(place_all(&h, &[(c, two), (d, two)]).await);
+    let follower = ruled(&h, "follower", None, &["db"], &[]).await;
+    let full = place(&h, follower, one, 0).await;
+    assert!(matches!(&full, Placed::Full(r) if r.code == "affinity_unmet"), "{full:?}");
+    assert_eq!(place(&h, follower, two, 0).await, Placed::Placed(Epoch(1)));
+}
+
+/// The first two VMs of a group have no host in common, and still do not part.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pl3_two_deciders_do_not_begin_one_group_on_two_hosts() {
+    let h = House::new().await;
+    let (one, two) = (
+        testkit::host(&h.db, &h.ids, "h1", facts(16, 64 * GIB, 100 * GIB)).await,
+        testkit::host(&h.db, &h.ids, "h2", facts(16, 64 * GIB, 100 * GIB)).await,
+    );
+    for round in 0..8 {
+        let of = format!("g{round}");
+        let a = ruled(&h, &format!("a-{round}"), Some(&of), &[&of], &[]).await;
+        let b = ruled(&h, &format!("b-{round}"), Some(&of), &[&of], &[]).await;
+        let both = tokio::join!(place(&h, a, one, 0), place(&h, b, two, 0));
+        match &both {
+            (Placed::Placed(_), Placed::Full(r)) | (Placed::Full(r), Placed::Placed(_)) => {
+                assert_eq!(r.code, "affinity_unmet");
+            }
+            _ => panic!("{both:?}"),
+        }
+    }
 }
 
 #[tokio::test]
