@@ -11,6 +11,7 @@ mod drill;
 mod firmware;
 mod guest;
 mod networks;
+mod partition;
 mod readme;
 mod underlay;
 mod verbs;

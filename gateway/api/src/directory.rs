@@ -27,8 +27,11 @@ use std::{
 };
 use uuid::Uuid;
 
-/// What changes in quick succession goes in one answer.
+/// What changes in quick succession goes in one answer: the more there is to say, the longer. Otherwise every VM of a
+/// large network that is being filled would be told to all of its hosts by itself, with all that were there before.
 const GATHERING: Duration = Duration::from_millis(50);
+const GATHERING_PER_PORT: Duration = Duration::from_micros(200);
+const LONGEST_GATHERING: Duration = Duration::from_millis(500);
 
 /// The ports of a VM.
 type Nics = Vec<(NetworkId, PeerPort)>;
@@ -56,6 +59,8 @@ pub struct Ports {
 struct Spread {
     /// The version of its last change.
     version: u64,
+    /// How many there are.
+    ports: usize,
     hosts: BTreeMap<HostId, BTreeSet<PeerPort>>,
 }
 
@@ -156,7 +161,7 @@ impl Ports {
         self.version += 1;
         let spread = self.networks.entry(network).or_default();
         spread.version = self.version;
-        spread.hosts.entry(host).or_default().insert(port);
+        spread.ports += usize::from(spread.hosts.entry(host).or_default().insert(port));
         self.of_host.entry(host).or_default().insert(network);
     }
 
@@ -165,7 +170,7 @@ impl Ports {
         let Some(ports) = spread.hosts.get_mut(&host) else { return };
         self.version += 1;
         spread.version = self.version;
-        ports.remove(port);
+        spread.ports -= usize::from(ports.remove(port));
         if !ports.is_empty() {
             return;
         }
@@ -190,6 +195,11 @@ impl Ports {
     /// What the directory of a host depends on.
     pub fn stamp(&self, host: HostId) -> Stamp {
         self.overlays_of(host).map(|(network, spread)| (network, spread.version)).collect()
+    }
+
+    /// How many ports there are in a host's networks.
+    pub fn count(&self, host: HostId) -> usize {
+        self.overlays_of(host).map(|(_, spread)| spread.ports).sum()
     }
 
     /// Where other hosts have ports of a host's networks. A host without an address for tunnels cannot be reached.
@@ -228,9 +238,18 @@ pub async fn read_directory(
         return Err(Error::NotReady("the truth is being read".into()));
     }
     let have = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).map(str::trim);
+    let gather = || async {
+        let ports = u32::try_from(app.hub.directory_ports(host)).unwrap_or(u32::MAX);
+        let pace = GATHERING + GATHERING_PER_PORT.saturating_mul(ports);
+        tokio::time::sleep(pace.min(LONGEST_GATHERING)).await;
+    };
     let other = async {
         let mut changes = app.hub.directory_changes();
         let mut seen = None;
+        // Who has one already was answered a moment ago.
+        if have.is_some() && wait_seconds > 0 {
+            gather().await;
+        }
         loop {
             changes.mark_unchanged();
             let stamp = Some(app.hub.directory_stamp(host));
@@ -244,7 +263,7 @@ pub async fn read_directory(
             if changes.changed().await.is_err() {
                 return Err(Error::NotReady("the gateway ends".into()));
             }
-            tokio::time::sleep(GATHERING).await;
+            gather().await;
         }
     };
     let news = tokio::time::timeout(Duration::from_secs(wait_seconds.into()), app.drain.or(other)).await;

@@ -96,6 +96,8 @@ fn n3_the_directory_follows_every_change_and_its_stamp_tells_of_each() {
         for n in 0..4 {
             let directory = ports.directory(host(n));
             assert_eq!(directory, truth.directory(host(n)), "step {step}, host {n}");
+            let theirs: usize = directory.networks.iter().flat_map(|n| &n.peers).map(|p| p.ports.len()).sum();
+            assert!(theirs <= ports.count(host(n)), "step {step}: ports are miscounted");
             let stamp = ports.stamp(host(n));
             if let Some((old, shown)) = before.get(&host(n)).filter(|(old, _)| *old == stamp) {
                 assert_eq!(*shown, directory, "step {step}: {old:?} stands for two directories");

@@ -199,6 +199,11 @@ impl Hub {
         self.inner().ports.stamp(host)
     }
 
+    /// How many ports there are in a host's networks.
+    pub fn directory_ports(&self, host: HostId) -> usize {
+        self.inner().ports.count(host)
+    }
+
     /// Tells whenever the directory of some host may be another one.
     pub fn directory_changes(&self) -> watch::Receiver<()> {
         self.inner().directory.subscribe()

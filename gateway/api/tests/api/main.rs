@@ -10,6 +10,7 @@ mod consoles;
 mod door;
 mod enrolment;
 mod first_boot;
+mod hosts;
 mod openapi;
 mod people;
 mod server_owned;
