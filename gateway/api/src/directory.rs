@@ -30,7 +30,7 @@ use uuid::Uuid;
 /// What changes in quick succession goes in one answer: the more there is to say, the longer. Otherwise every VM of a
 /// large network that is being filled would be told to all of its hosts by itself, with all that were there before.
 const GATHERING: Duration = Duration::from_millis(50);
-const GATHERING_PER_PORT: Duration = Duration::from_micros(200);
+const GATHERING_PER_PORT: Duration = Duration::from_micros(500);
 const LONGEST_GATHERING: Duration = Duration::from_millis(500);
 
 /// The ports of a VM.
