@@ -433,7 +433,7 @@ fn failed(action: &Action, why: &str) -> CapabilityReason {
 
 fn item_key(resource: Resource) -> Option<ItemKey> {
     let (kind, id) = match resource {
-        Resource::Network(id) => (ItemKind::Network, id.0),
+        Resource::Network(id) | Resource::Names(id) => (ItemKind::Network, id.0),
         Resource::Image(id) => (ItemKind::Image, id.0),
         Resource::Volume(id) => (ItemKind::Volume, id.0),
         Resource::Vm(id) => (ItemKind::Vm, id.0),

@@ -16,4 +16,5 @@ mod ovs;
 mod rig;
 mod run;
 mod seed;
+mod segments;
 mod storage;

@@ -19,22 +19,22 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-const BRIDGE: &str = "br-int";
+pub(crate) const BRIDGE: &str = "br-int";
 
 /// ovsdb-server and ovs-vswitchd of a test; they end with it.
-struct Ovs {
-    dir: TempDir,
+pub(crate) struct Ovs {
+    pub(crate) dir: TempDir,
     database: Child,
     vswitchd: Child,
-    switch: Switch,
+    pub(crate) switch: Switch,
 }
 
 impl Ovs {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(None).await
     }
 
-    async fn start_with(tunnel_address: Option<&str>) -> Self {
+    pub(crate) async fn start_with(tunnel_address: Option<&str>) -> Self {
         // Sockets have short names only.
         let dir = tempfile::Builder::new().prefix("ovs").tempdir_in("/tmp").unwrap();
         let create = command(dir.path(), "ovsdb-tool")
@@ -56,7 +56,7 @@ impl Ovs {
         Self { dir, database, vswitchd, switch }
     }
 
-    fn run(&self, program: &str, args: &[&str]) -> String {
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
         let output = command(self.dir.path(), program)
             .args(args)
             .stdout(Stdio::piped())
@@ -67,24 +67,24 @@ impl Ovs {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn ofctl(&self, args: &[&str]) -> String {
+    pub(crate) fn ofctl(&self, args: &[&str]) -> String {
         self.run("ovs-ofctl", &[&["-O", "OpenFlow15"], args].concat())
     }
 
-    async fn standing(&self) -> Option<String> {
+    pub(crate) async fn standing(&self) -> Option<String> {
         let view = self.switch.look().await.unwrap();
         self.switch.standing(&view).await
     }
 
     /// Where the switch would send a frame: the last line of its own trace.
-    fn trace(&self, flow: &str) -> String {
+    pub(crate) fn trace(&self, flow: &str) -> String {
         let text = self.run("ovs-appctl", &["ofproto/trace", BRIDGE, flow]);
         let line = text.lines().rfind(|l| l.starts_with("Datapath actions:")).unwrap();
         line.trim_start_matches("Datapath actions:").trim().to_owned()
     }
 
     /// The actions of all flows that a frame meets, as the switch traces them.
-    fn flow_trace(&self, flow: &str) -> String {
+    pub(crate) fn flow_trace(&self, flow: &str) -> String {
         self.run("ovs-appctl", &["ofproto/trace", BRIDGE, flow])
     }
 }
@@ -121,7 +121,7 @@ async fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     panic!("it did not come to pass");
 }
 
-fn network(n: u32) -> FlowNetwork {
+pub(crate) fn network(n: u32) -> FlowNetwork {
     FlowNetwork {
         id: NetworkId(Uuid::from_u128(n.into())),
         segment: Segment::Vxlan,
@@ -129,31 +129,34 @@ fn network(n: u32) -> FlowNetwork {
         cidr: "10.10.0.0/24".parse().unwrap(),
         gateway: "10.10.0.1".parse().unwrap(),
         dhcp_server: "10.10.0.254".parse().unwrap(),
+        cidr6: None,
         dhcp: true,
+        names: false,
         peers: vec![],
     }
 }
 
-fn port(n: u8, network: u32) -> FlowPort {
+pub(crate) fn port(n: u8, network: u32) -> FlowPort {
     FlowPort {
         port_id: PortId(Uuid::from_u128(n.into())),
         network_id: NetworkId(Uuid::from_u128(network.into())),
         mac: format!("02:00:00:00:00:{n:02x}"),
         address: format!("10.10.0.{n}").parse().unwrap(),
+        address6: None,
     }
 }
 
 /// Two guests on network 100, one on 200.
-fn set(hash: &str) -> FlowSet {
+pub(crate) fn set(hash: &str) -> FlowSet {
     let ports = vec![port(5, 100), port(6, 100), port(7, 200)];
     FlowSet { networks: vec![network(100), network(200)], ports, hash: hash.into() }
 }
 
-fn vm() -> VmId {
+pub(crate) fn vm() -> VmId {
     VmId(Uuid::from_u128(1))
 }
 
-async fn plug(switch: &Switch, set: &FlowSet) {
+pub(crate) async fn plug(switch: &Switch, set: &FlowSet) {
     switch.ensure().await.unwrap();
     for port in &set.ports {
         let tap = format!("tap{}", port.mac.split(':').next_back().unwrap());
@@ -166,13 +169,14 @@ fn n4_the_flows_of_two_networks_are_as_checked_in() {
     let set = set("h");
     let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();
     let servers = BTreeMap::from([(network(100).id, 9)]);
-    let numbers = PortNumbers { guests, servers, tunnel: None };
+    let numbers = PortNumbers { guests, servers, ..PortNumbers::default() };
     golden::check("flows.txt", &(render(&set, &numbers).join("\n") + "\n"));
 }
 
 /// The set with a peer on network 100 that has one port.
 fn set_with_peer(hash: &str) -> FlowSet {
-    let there = PeerPort { address: "10.10.0.8".parse().unwrap(), mac: "02:00:00:00:00:08".into() };
+    let there =
+        PeerPort { address: "10.10.0.8".parse().unwrap(), mac: "02:00:00:00:00:08".into(), name: None };
     let peer = Peer { tunnel_address: PEER.parse().unwrap(), ports: vec![there] };
     let networks = vec![FlowNetwork { peers: vec![peer], ..network(100) }, network(200)];
     FlowSet { networks, ..set(hash) }
@@ -184,7 +188,7 @@ const PEER: &str = "10.78.0.2";
 fn n3_the_flows_of_a_network_on_two_hosts_are_as_checked_in() {
     let set = set_with_peer("h");
     let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();
-    let numbers = PortNumbers { guests, servers: BTreeMap::new(), tunnel: Some(12) };
+    let numbers = PortNumbers { guests, tunnel: Some(12), ..PortNumbers::default() };
     golden::check("flows-peer.txt", &(render(&set, &numbers).join("\n") + "\n"));
 }
 
@@ -196,6 +200,7 @@ fn a_thousand_ports_are_a_set_of_flows_that_grows_with_them_and_no_faster() {
             network_id: network(100).id,
             mac: format!("02:00:00:00:{:02x}:{:02x}", n >> 8, n & 255),
             address: (0x0a0a_0000 + n).into(),
+            address6: None,
         };
         let set = FlowSet {
             networks: vec![network(100)],
@@ -474,12 +479,13 @@ async fn r37_a_restarted_switch_gets_its_flows_back_and_news_comes_of_it() {
     watch.abort();
 }
 
-fn definition() -> NetworkDefinition {
-    let FlowNetwork { id, segment, vni, cidr, gateway, dhcp_server, dhcp, peers: _ } = network(100);
+pub(crate) fn definition() -> NetworkDefinition {
+    let FlowNetwork { id, segment, vni, cidr, gateway, dhcp_server, dhcp, .. } = network(100);
     let reservation = |n: u8| Reservation {
         port_id: port(n, 100).port_id,
         mac: port(n, 100).mac,
         address: port(n, 100).address,
+        address6: None,
         hostname: format!("web-{n}").parse().unwrap(),
     };
     let reservations = vec![reservation(5), reservation(6)];
@@ -489,11 +495,13 @@ fn definition() -> NetworkDefinition {
         segment,
         vni,
         cidr,
+        cidr6: None,
         gateway,
         dhcp_server,
         dhcp,
         dns,
         mtu: 1450,
+        names: false,
         reservations,
         hash: "n1".into(),
     }

@@ -171,8 +171,11 @@ impl Running {
 
 /// One peer of the network of all tests, with so many ports.
 fn directory(ports: u8) -> Directory {
-    let port =
-        |n: u8| PeerPort { address: [10, 10, 0, 100 + n].into(), mac: format!("02:00:00:00:01:{n:02x}") };
+    let port = |n: u8| PeerPort {
+        address: [10, 10, 0, 100 + n].into(),
+        mac: format!("02:00:00:00:01:{n:02x}"),
+        name: None,
+    };
     let peer = Peer { tunnel_address: [10, 78, 0, 2].into(), ports: (0..ports).map(port).collect() };
     Directory { networks: vec![DirectoryNetwork { id: NetworkId(NETWORK), peers: vec![peer] }] }
 }

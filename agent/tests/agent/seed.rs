@@ -16,6 +16,7 @@ fn nic(dhcp: bool) -> SeedNic {
         mac: "02:00:00:00:00:05".into(),
         address: "10.10.0.5".parse().unwrap(),
         prefix_len: 24,
+        address6: None,
         gateway: "10.10.0.1".parse().unwrap(),
         dns: vec!["9.9.9.9".parse().unwrap(), "1.1.1.1".parse().unwrap()],
         mtu: 1450,
@@ -36,6 +37,13 @@ fn definition() -> SeedDefinition {
         nics: vec![nic(true), SeedNic { mac: "02:00:00:00:00:06".into(), ..nic(false) }],
         hash: "0123456789abcdef".into(),
     }
+}
+
+#[test]
+fn n1_a_guest_without_dhcp_is_told_both_of_its_addresses() {
+    let both = SeedNic { address6: Some("fd00:10::ff:fe00:5".parse().unwrap()), ..nic(false) };
+    let said = text(&SeedDefinition { nics: vec![both], ..definition() }, "network-config");
+    assert!(said.contains("addresses: [10.10.0.5/24, \"fd00:10::ff:fe00:5/64\"]"), "{said}");
 }
 
 fn text(seed: &SeedDefinition, name: &str) -> String {

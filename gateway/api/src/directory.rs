@@ -76,8 +76,11 @@ impl Ports {
         if let Ok(id) = Uuid::parse_str(&change.key) {
             match (change.table, &change.row) {
                 (Table::Vm, Some(Row::Vm(vm))) => {
-                    let port =
-                        |n: &basalt_model::vms::VmNic| PeerPort { address: n.address, mac: n.mac.clone() };
+                    let port = |n: &basalt_model::vms::VmNic| PeerPort {
+                        address: n.address,
+                        mac: n.mac.clone(),
+                        name: Some(vm.metadata.name.clone()),
+                    };
                     self.attach(id, vm.nics.iter().map(|n| (n.network_id, port(n))).collect());
                 }
                 (Table::Vm, _) => self.attach(id, Vec::new()),

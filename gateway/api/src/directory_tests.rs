@@ -9,7 +9,7 @@ fn network(n: u128) -> NetworkId {
     NetworkId(Uuid::from_u128(n))
 }
 fn port(n: u8) -> PeerPort {
-    PeerPort { address: [10, 10, 0, n].into(), mac: format!("02:00:00:00:00:{n:02x}") }
+    PeerPort { address: [10, 10, 0, n].into(), mac: format!("02:00:00:00:00:{n:02x}"), name: None }
 }
 
 /// The rows as they are, and what follows from them at once.

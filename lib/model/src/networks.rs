@@ -1,9 +1,9 @@
 //! Virtual networks: address space, kind of segment, and what guests are told by DHCP.
 
 use crate::validate::{FieldError, Validate, within};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use utoipa::ToSchema;
 
 /// What a user wants of a network.
@@ -16,6 +16,10 @@ pub struct NetworkSpec {
     /// IPv4 prefix, /8 to /29, without host bits.
     #[schema(value_type = String, examples("10.10.0.0/24"))]
     pub cidr: Ipv4Net,
+    /// IPv6 prefix, /64: a guest's address in it follows from its MAC address (SLAAC's EUI-64), and DHCPv6 gives the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, examples("fd00:10::/64"))]
+    pub cidr6: Option<Ipv6Net>,
     /// The router's address inside `cidr`; default: the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Ipv4)]
@@ -23,7 +27,8 @@ pub struct NetworkSpec {
     /// Whether guests are given their address by DHCP.
     #[serde(default = "yes")]
     pub dhcp: bool,
-    /// Name servers that guests are told, at most 4.
+    /// Name servers that guests are told, at most 4. None: the host's own, which knows the names of the network's guests
+    /// as `<vm>.internal` and nothing else.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub dns: Vec<Ipv4Addr>,
@@ -58,6 +63,36 @@ pub enum Segment {
         /// The uplink bridge's name on the hosts.
         uplink: String,
     },
+}
+
+impl Segment {
+    /// The bridge by which frames leave a host, where they do not travel in tunnels.
+    pub fn uplink(&self) -> Option<&str> {
+        match self {
+            Self::Vxlan => None,
+            Self::Vlan { uplink, .. } | Self::Flat { uplink } => Some(uplink),
+        }
+    }
+}
+
+/// The domain of guests' names on the hosts' own name servers (reserved for private use by ICANN).
+pub const DOMAIN: &str = "internal";
+
+/// A guest's address in a prefix: what SLAAC makes of its MAC address.
+pub fn address6(prefix: Ipv6Net, mac: &str) -> Ipv6Addr {
+    interface_address(prefix.network(), mac)
+}
+
+/// The address that an interface gives itself in a /64 (modified EUI-64, RFC 4291 appendix A). `mac` is checked before;
+/// what is not hexadecimal counts as 0.
+pub fn interface_address(prefix: Ipv6Addr, mac: &str) -> Ipv6Addr {
+    let mut bytes = [0; 6];
+    for (byte, text) in bytes.iter_mut().zip(mac.split(':')) {
+        *byte = u8::from_str_radix(text, 16).unwrap_or_default();
+    }
+    let [a, b, c, d, e, f] = bytes;
+    let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from((u128::from(prefix) & !u128::from(u64::MAX)) | u128::from(interface))
 }
 
 impl NetworkSpec {
@@ -107,6 +142,9 @@ impl Validate for NetworkSpec {
                 "choose a private range such as 10.10.0.0/24",
             ));
         }
+        if let Some(prefix) = self.cidr6 {
+            check_prefix6(prefix, &format!("{path}.cidr6"), errors);
+        }
         if let Some(gateway) = self.gateway
             && (!self.cidr.contains(&gateway)
                 || gateway == self.cidr.network()
@@ -134,6 +172,46 @@ impl Validate for NetworkSpec {
         if let Segment::Vlan { vlan_id, .. } = &self.segment {
             within(errors, format!("{path}.segment.vlan_id"), (*vlan_id).into(), (1, 4094), "");
         }
+        if let Some(uplink) = self.segment.uplink()
+            && (uplink.is_empty()
+                || uplink.len() > 15
+                || !uplink.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+        {
+            errors.push(FieldError::new(
+                format!("{path}.segment.uplink"),
+                "no_bridge_name",
+                format!("{uplink:?} cannot be the name of a bridge"),
+                "write the bridge's name as `ovs-vsctl list-br` says it on the hosts, at most 15 letters, digits, - _ .",
+            ));
+        }
+    }
+}
+
+fn check_prefix6(prefix: Ipv6Net, field: &str, errors: &mut Vec<FieldError>) {
+    let private = "choose a private prefix such as fd00:10::/64";
+    if prefix.prefix_len() != 64 {
+        errors.push(FieldError::new(
+            field,
+            "out_of_range",
+            format!("/{} is not /64, and guests make their address of 64 bits", prefix.prefix_len()),
+            format!("write {}/64", prefix.network()),
+        ));
+    } else if prefix.trunc() != prefix {
+        errors.push(FieldError::new(
+            field,
+            "host_bits",
+            format!("{prefix} has host bits set"),
+            format!("write {}", prefix.trunc()),
+        ));
+    }
+    let first = prefix.network().segments()[0];
+    if !(0x2000..0xfe00).contains(&first) {
+        errors.push(FieldError::new(
+            field,
+            "reserved",
+            format!("{prefix} is not a prefix for hosts"),
+            private,
+        ));
     }
 }
 

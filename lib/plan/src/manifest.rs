@@ -167,6 +167,7 @@ pub fn network(network: Network<'_>) -> Item {
         segment: spec.segment.clone(),
         vni: network.vni,
         cidr: spec.cidr,
+        cidr6: spec.cidr6,
         gateway: spec.gateway(),
         dhcp_server: spec.dhcp_server(),
         dhcp: spec.dhcp,

@@ -21,6 +21,7 @@ impl Parts {
             Action::EnsureSwitch => self.switch.ensure().await,
             Action::EnsureFlows(set) => self.switch.apply(set).await,
             Action::EnsureNetwork(network) => self.networks.ensure(network).await,
+            Action::EnsureNames(names) => self.networks.name(names),
             Action::RemoveNetwork(id) => self.networks.remove(*id).await,
             Action::EnsureImage(image) => images::ensure(&self.pools, image, with, &*self.clock).await,
             Action::RemoveImage(id) => images::remove(&self.pools, *id),

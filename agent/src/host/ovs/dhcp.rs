@@ -1,17 +1,20 @@
-//! DHCP of networks: one dnsmasq for each, on an internal port of the integration bridge.
+//! DHCP, router advertisements and names of networks: one dnsmasq for each, on an internal port of the integration bridge.
 //!
 //! dnsmasq detaches itself, so it outlives a killed agent; it is found again by its PID file and its command
 //! line. A changed reservation is a SIGHUP, a changed network a restart. Everything lies under a directory
 //! that a reboot empties, as it empties the ports:
 //!
 //! ```text
-//! <dir>/<network id>/{dnsmasq.conf,hosts,leases,dnsmasq.pid,network.json}
+//! <dir>/<network id>/{dnsmasq.conf,hosts,names,leases,dnsmasq.pid,network.json,names.json}
 //! ```
 
 use super::{Switch, SwitchView};
 use crate::{Error, host::program::Program};
-use basalt_model::NetworkId;
-use basalt_plan::host::{NetworkDefinition, NetworkSeen, flows};
+use basalt_model::{
+    NetworkId,
+    networks::{DOMAIN, address6},
+};
+use basalt_plan::host::{NamesDefinition, NetworkDefinition, NetworkSeen, flows};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -26,6 +29,9 @@ use std::{
 
 /// How long a lease lasts; addresses never move, so it only says how soon a guest notices a changed option.
 const LEASE: &str = "1h";
+
+/// Seconds between router advertisements that nobody asked for.
+const RA_SECONDS: u32 = 60;
 
 /// The networks that were set up on this host.
 #[derive(Clone, Debug)]
@@ -42,6 +48,13 @@ struct SetUp {
     dhcp: bool,
 }
 
+/// What a network's dnsmasq was told of names.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    hash: String,
+    text: String,
+}
+
 /// The internal port of a network: at most 15 characters for the largest VNI.
 pub fn interface(vni: u32) -> String {
     format!("dhcp{vni}")
@@ -54,18 +67,36 @@ pub fn configuration(network: &NetworkDefinition, dir: &Path) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{line}");
     };
-    line("port=0".into());
+    match network.names {
+        // What it does not know it asks nobody.
+        true => line(format!(
+            "domain={DOMAIN}\nlocal=/{DOMAIN}/\nexpand-hosts\naddn-hosts={}",
+            dir.join("names").display()
+        )),
+        false => line("port=0".into()),
+    }
     line("no-resolv\nno-hosts\nno-ping\ndhcp-authoritative".into());
     line(format!("interface={}\nexcept-interface=lo\nbind-dynamic", interface(network.vni)));
     line(format!("dhcp-range={},static,{},{LEASE}", network.cidr.network(), network.cidr.netmask()));
     line(format!("dhcp-option=option:router,{}", network.gateway));
     line(format!("dhcp-option=option:mtu,{}", network.mtu));
     let servers: Vec<String> = network.dns.iter().map(ToString::to_string).collect();
-    // An option without a value is not sent; unsaid, dnsmasq would name itself.
-    line(match servers.is_empty() {
-        true => "dhcp-option=option:dns-server".into(),
-        false => format!("dhcp-option=option:dns-server,{}", servers.join(",")),
-    });
+    // An option without a value is not sent; unsaid, dnsmasq names itself.
+    match servers.is_empty() {
+        true if network.names => {}
+        true => line("dhcp-option=option:dns-server".into()),
+        false => line(format!("dhcp-option=option:dns-server,{}", servers.join(","))),
+    }
+    if let Some(prefix) = network.cidr6 {
+        // Both ways lead to the same address: SLAAC makes it of the MAC address, DHCPv6 has it in its reservations. The
+        // host is no router.
+        line("enable-ra".into());
+        line(format!("dhcp-range={},static,slaac,64,{LEASE}", prefix.network()));
+        line(format!("ra-param={},mtu:{},{RA_SECONDS},0", interface(network.vni), network.mtu));
+        if !network.names {
+            line("dhcp-option=option6:dns-server".into());
+        }
+    }
     for (option, file) in
         [("dhcp-hostsfile", "hosts"), ("dhcp-leasefile", "leases"), ("pid-file", "dnsmasq.pid")]
     {
@@ -76,9 +107,24 @@ pub fn configuration(network: &NetworkDefinition, dir: &Path) -> String {
 
 /// The file of reservations.
 pub fn reservations(network: &NetworkDefinition) -> String {
-    let lines =
-        network.reservations.iter().map(|r| format!("{},{},{},{LEASE}\n", r.mac, r.address, r.hostname));
+    let lines = network.reservations.iter().map(|r| {
+        let second = r.address6.map(|address| format!("[{address}],")).unwrap_or_default();
+        format!("{},{},{second}{},{LEASE}\n", r.mac, r.address, r.hostname)
+    });
     lines.collect()
+}
+
+/// The file of names.
+pub fn names(definition: &NamesDefinition) -> String {
+    let mut text = String::new();
+    for name in &definition.names {
+        let second = name.address6.map(|address| address.to_string());
+        for address in [name.address.to_string()].into_iter().chain(second) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{address} {}", name.hostname);
+        }
+    }
+    text
 }
 
 impl Networks {
@@ -103,6 +149,10 @@ impl Networks {
         let (file, hosts) = (dir.join("dnsmasq.conf"), dir.join("hosts"));
         let reconfigured = write_if_changed(&file, &configuration)?;
         let reserved = write_if_changed(&hosts, &reservations)?;
+        // dnsmasq wants to read it from the first moment.
+        if network.names && !dir.join("names").exists() {
+            write_if_changed(&dir.join("names"), "")?;
+        }
         let running = dnsmasq(&dir);
         match running {
             Some(process) if !network.dhcp || reconfigured => {
@@ -125,10 +175,29 @@ impl Networks {
         let broadcast = network.cidr.broadcast().to_string();
         let ip = |args: &[&str]| Program::new("ip").args(args).limit(Duration::from_secs(5));
         ip(&["address", "replace", &address, "broadcast", &broadcast, "dev", interface]).run().await?;
+        if let Some(prefix) = network.cidr6 {
+            let address = format!("{}/64", address6(prefix, &flows::server_mac(network.vni)));
+            // It has the same on every host, so another one's is no duplicate.
+            ip(&["-6", "address", "replace", &address, "dev", interface, "nodad"]).run().await?;
+        }
         ip(&["link", "set", "dev", interface, "up"]).run().await?;
         // The userspace datapath reads the port as raw packets: a checksum left to hardware would stay wrong.
         let offloads = Program::new("ethtool").args(["-K", interface, "tx", "off"]);
         offloads.limit(Duration::from_secs(5)).run().await.map(drop)
+    }
+
+    /// The name server of a network knows its guests.
+    pub fn name(&self, definition: &NamesDefinition) -> Result<(), Error> {
+        let dir = self.dir_of(definition.id);
+        let text = names(definition);
+        write_if_changed(&dir.join("names"), &text)?;
+        if let Some(process) = dnsmasq(&dir) {
+            signal(&process, Signal::HUP)?;
+        }
+        // Only now: until it was told, what stands in the file is not known.
+        let told = Told { hash: definition.hash.clone(), text };
+        let json = serde_json::to_string(&told).map_err(|e| Error::host("keeping names' marks", e))?;
+        write_if_changed(&dir.join("names.json"), &json).map(drop)
     }
 
     /// Nothing of a network is left.
@@ -163,6 +232,7 @@ impl Networks {
                 let port = view.ports.iter().any(|p| p.network_id() == Some(id) && p.number.is_some());
                 let answers = !set_up.dhcp || dnsmasq(&entry.path()).is_some();
                 NetworkSeen {
+                    names: told(&entry.path()),
                     running: port && answers && routed.contains(&set_up.interface),
                     hash: set_up.hash,
                 }
@@ -171,6 +241,12 @@ impl Networks {
         }
         Ok(seen)
     }
+}
+
+/// The hash of the names that a network's dnsmasq was told last, if its file still says so.
+fn told(dir: &Path) -> Option<String> {
+    let told: Told = serde_json::from_slice(&fs::read(dir.join("names.json")).ok()?).ok()?;
+    (fs::read_to_string(dir.join("names")).ok()? == told.text).then_some(told.hash)
 }
 
 /// Interfaces that are up and have an address: each has a route to its own network.

@@ -3,7 +3,10 @@
 //! One look is one run of `ovs-vsctl`; whether the flows still stand is answered by the switch itself
 //! (`ovs-ofctl diff-flows` against what was applied), so wiped, added and altered flows are all noticed.
 
-use super::table::{Row, Table};
+use super::{
+    table::{Row, Table},
+    uplinks::{self, Patch},
+};
 use crate::{Error, host::program::Program};
 use basalt_model::{CapabilityReason, NetworkId, PortId, VmId};
 use basalt_plan::host::{
@@ -81,12 +84,16 @@ pub struct SwitchView {
     pub ports: Vec<PortRow>,
     /// OpenFlow number of the tunnels' port, while it is as it must be.
     pub tunnel: Option<u32>,
+    /// Patch ports to uplink bridges, by the bridge.
+    pub patches: BTreeMap<String, Patch>,
 }
 
 impl SwitchView {
     /// OpenFlow numbers of all ports that have one.
     pub fn numbers(&self) -> PortNumbers {
-        let mut numbers = PortNumbers { tunnel: self.tunnel, ..PortNumbers::default() };
+        let uplinks = self.patches.iter().filter_map(|(name, patch)| Some((name.clone(), patch.number?)));
+        let mut numbers =
+            PortNumbers { tunnel: self.tunnel, uplinks: uplinks.collect(), ..PortNumbers::default() };
         for port in &self.ports {
             let Some(number) = port.number else { continue };
             if let Some(id) = port.network_id() {
@@ -126,7 +133,9 @@ impl SwitchView {
             })
             .flat_map(|p| p.uuids("interfaces"))
             .collect();
-        for row in interfaces.rows().filter(|i| i.uuid("_uuid").is_some_and(|id| wanted.contains(&id))) {
+        let members = || interfaces.rows().filter(|i| i.uuid("_uuid").is_some_and(|id| wanted.contains(&id)));
+        view.patches = uplinks::read(members(), bridges, ports, interfaces);
+        for row in members().filter(|row| uplinks::uplink_of(*row).is_none()) {
             let number = row.number("ofport").and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
             if row.text("name") == Some(TUNNEL_PORT) {
                 view.tunnel = number.filter(|_| switch.is_our_tunnel(row));
@@ -191,7 +200,7 @@ impl Switch {
         }
     }
 
-    fn vsctl(&self) -> Program {
+    pub(super) fn vsctl(&self) -> Program {
         self.program("ovs-vsctl").arg(format!("--timeout={PATIENCE_SECONDS}"))
     }
 
@@ -348,12 +357,14 @@ impl Switch {
     }
 
     /// Replaces all flows of the bridge by a set, in one transaction; flows that are in both go on untouched. Tunnels
-    /// that cannot be made are an error, and leave the flows of this host's own ports in force.
+    /// and uplinks that cannot be made are an error, and leave the flows of this host's own ports in force.
     pub async fn apply(&self, set: &FlowSet) -> Result<(), Error> {
-        let tunnels = match set.needs_tunnel() && self.look().await?.tunnel.is_none() {
+        let view = self.look().await?;
+        let tunnels = match set.needs_tunnel() && view.tunnel.is_none() {
             true => self.ensure_tunnel().await.map(drop),
             false => Ok(()),
         };
+        let uplinks = self.ensure_uplinks(&set.uplinks(), &view).await;
         let numbers = self.look().await?.numbers().of(set);
         if let Some(port) = set.ports.iter().find(|p| !numbers.guests.contains_key(&p.port_id)) {
             return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.port_id)));
@@ -369,6 +380,7 @@ impl Switch {
         std::fs::write(&file, text).map_err(failed)?;
         self.ofctl().args(["--bundle", "replace-flows", &self.bridge]).arg(&file).run().await?;
         tunnels?;
+        uplinks?;
         let json = serde_json::to_vec(&applied).map_err(|e| Error::host("keeping the flows' marks", e))?;
         std::fs::write(self.applied_file(), json).map_err(failed)
     }
@@ -380,6 +392,9 @@ impl Switch {
         let guests = applied.numbers.guests.iter().all(|(id, number)| now.guests.get(id) == Some(number));
         let servers =
             applied.networks.iter().all(|id| now.servers.get(id) == applied.numbers.servers.get(id));
+        if applied.numbers.uplinks != now.uplinks {
+            return None;
+        }
         if !guests || !servers || applied.numbers.tunnel.is_some_and(|number| now.tunnel != Some(number)) {
             return None;
         }

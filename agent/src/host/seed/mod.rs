@@ -60,7 +60,8 @@ fn network_config(nics: &[SeedNic]) -> String {
             continue;
         }
         line(4, "dhcp4: false".into());
-        line(4, format!("addresses: [{}/{}]", nic.address, nic.prefix_len));
+        let second = nic.address6.map(|address| format!(", \"{address}/64\"")).unwrap_or_default();
+        line(4, format!("addresses: [{}/{}{second}]", nic.address, nic.prefix_len));
         // One way out: a second default route would only compete.
         if number == 0 {
             line(4, format!("gateway4: {}", nic.gateway));

@@ -6,9 +6,9 @@ use basalt_model::{
     networks::Segment, vms::Firmware,
 };
 use basalt_wire::agent::directory::Peer;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// One idempotent deed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Action {
     EnsureFlows(FlowSet),
     /// DHCP answers as said, on a port of the integration bridge.
     EnsureNetwork(NetworkDefinition),
+    /// The host's name server knows the guests of a network. Networks without one have no such action.
+    EnsureNames(NamesDefinition),
     /// Nothing of a network is left.
     RemoveNetwork(NetworkId),
     /// The image is in the cache, verified. Resumes where it stopped.
@@ -86,6 +88,8 @@ pub enum Resource {
     Flows,
     /// A network.
     Network(NetworkId),
+    /// What a network's name server knows.
+    Names(NetworkId),
     /// An image.
     Image(ImageId),
     /// A volume, in all its incarnations.
@@ -103,6 +107,7 @@ impl Action {
             Self::EnsureSwitch => Resource::Switch,
             Self::EnsureFlows(_) => Resource::Flows,
             Self::EnsureNetwork(n) => Resource::Network(n.id),
+            Self::EnsureNames(n) => Resource::Names(n.id),
             Self::RemoveNetwork(id) => Resource::Network(*id),
             Self::EnsureImage(i) => Resource::Image(i.id),
             Self::RemoveImage(id) => Resource::Image(*id),
@@ -131,6 +136,7 @@ impl Action {
             Self::EnsureSwitch => "making the bridge",
             Self::EnsureFlows(_) => "setting flows",
             Self::EnsureNetwork(_) => "setting up the network",
+            Self::EnsureNames(_) => "naming the network's guests",
             Self::RemoveNetwork(_) => "removing the network",
             Self::EnsureImage(_) => "downloading image",
             Self::RemoveImage(_) => "removing the image",
@@ -172,12 +178,16 @@ pub struct NetworkDefinition {
     pub dhcp_server: Ipv4Addr,
     /// Whether to answer DHCP.
     pub dhcp: bool,
+    /// Its IPv6 prefix.
+    pub cidr6: Option<Ipv6Net>,
     /// Name servers to tell guests.
     pub dns: Vec<Ipv4Addr>,
     /// Largest frame payload in bytes.
     pub mtu: u16,
     /// Who gets which address, by port id.
     pub reservations: Vec<Reservation>,
+    /// Whether this host's name server is the one that guests are told: then `dns` is empty.
+    pub names: bool,
     /// Changes whenever anything above does. Keep it where [`super::NetworkSeen::hash`] can read it back.
     #[serde(skip)]
     pub hash: String,
@@ -192,8 +202,33 @@ pub struct Reservation {
     pub mac: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address.
+    pub address6: Option<Ipv6Addr>,
     /// The guest's host name.
     pub hostname: Name,
+}
+
+/// What the name server of a network knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamesDefinition {
+    /// The network.
+    pub id: NetworkId,
+    /// Its guests, here and on other hosts, sorted.
+    pub names: Vec<KnownName>,
+    /// Changes whenever anything above does. Keep it where [`super::NetworkSeen::names`] can read it back.
+    #[serde(skip)]
+    pub hash: String,
+}
+
+/// Who has a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct KnownName {
+    /// The guest's host name.
+    pub hostname: Name,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its IPv6 address.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// An image as it is to be cached.
@@ -258,6 +293,9 @@ pub struct SeedNic {
     pub address: Ipv4Addr,
     /// Prefix length of the network.
     pub prefix_len: u8,
+    /// Its IPv6 address, in a /64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The router.
     pub gateway: Ipv4Addr,
     /// Name servers.
@@ -389,8 +427,12 @@ pub struct FlowNetwork {
     pub gateway: Ipv4Addr,
     /// The address that DHCP answers from; its port on the bridge belongs to the network.
     pub dhcp_server: Ipv4Addr,
+    /// Its IPv6 prefix.
+    pub cidr6: Option<Ipv6Net>,
     /// Whether DHCP answers.
     pub dhcp: bool,
+    /// Whether names are answered.
+    pub names: bool,
     /// Other hosts on which it has ports.
     pub peers: Vec<Peer>,
 }
@@ -406,4 +448,6 @@ pub struct FlowPort {
     pub mac: String,
     /// The only address it may send from.
     pub address: Ipv4Addr,
+    /// The same for IPv6, beside the one that it gives itself on its link.
+    pub address6: Option<Ipv6Addr>,
 }

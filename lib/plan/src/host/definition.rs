@@ -1,10 +1,11 @@
 //! From a manifest's bodies to what a host is told to make, with hashes that a host can read back.
 
 use super::{
-    DiskDefinition, DiskSourceDefinition, FlowNetwork, FlowPort, FlowSet, ImageDefinition, NetworkDefinition,
-    NicDefinition, Reservation, SeedDefinition, SeedNic, VmDefinition, VolumeDefinition, VolumeKey,
+    DiskDefinition, DiskSourceDefinition, FlowNetwork, FlowPort, FlowSet, ImageDefinition, KnownName,
+    NamesDefinition, NetworkDefinition, NicDefinition, Reservation, SeedDefinition, SeedNic, VmDefinition,
+    VolumeDefinition, VolumeKey,
 };
-use basalt_model::{ImageId, NetworkId, PortId, VmId, VolumeId};
+use basalt_model::{ImageId, Name, NetworkId, PortId, VmId, VolumeId, networks::address6};
 use basalt_wire::agent::{
     Desired, Item, ItemKey, ItemKind, Manifest,
     directory::Directory,
@@ -22,20 +23,27 @@ pub(super) struct Index<'a> {
 
 impl<'a> Index<'a> {
     pub(super) fn new(manifest: &'a Manifest) -> Self {
+        let items: BTreeMap<ItemKey, &Item> = manifest.items.iter().map(|i| (i.key(), i)).collect();
         let mut reservations: BTreeMap<NetworkId, Vec<Reservation>> = BTreeMap::new();
         for item in &manifest.items {
             let Desired::Vm(body) = &item.desired else { continue };
             for nic in &body.nics {
+                let network = ItemKey { kind: ItemKind::Network, id: nic.network_id.0 };
+                let prefix = match items.get(&network).map(|i| &i.desired) {
+                    Some(Desired::Network(network)) => network.cidr6,
+                    _ => None,
+                };
                 reservations.entry(nic.network_id).or_default().push(Reservation {
                     port_id: nic.port_id,
                     mac: nic.mac.clone(),
                     address: nic.address,
+                    address6: prefix.map(|prefix| address6(prefix, &nic.mac)),
                     hostname: body.name.clone(),
                 });
             }
         }
         reservations.values_mut().for_each(|r| r.sort());
-        Self { items: manifest.items.iter().map(|i| (i.key(), i)).collect(), reservations }
+        Self { items, reservations }
     }
 
     /// All items in the order of their kinds: what others wait for comes first.
@@ -86,16 +94,47 @@ impl<'a> Index<'a> {
             segment: body.segment.clone(),
             vni: body.vni,
             cidr: body.cidr,
+            cidr6: body.cidr6,
             gateway: body.gateway,
             dhcp_server: body.dhcp_server,
             dhcp: body.dhcp,
             dns: body.dns.clone(),
             mtu: body.mtu,
             reservations: self.reservations.get(&id).cloned().unwrap_or_default(),
+            names: answers_names(body),
             hash: String::new(),
         };
         definition.hash = fingerprint(&definition);
         definition
+    }
+
+    /// What the name server of a network must know, where it is this host's.
+    pub(super) fn names(
+        &self,
+        id: NetworkId,
+        body: &NetworkBody,
+        directory: &Directory,
+    ) -> Option<NamesDefinition> {
+        if !answers_names(body) {
+            return None;
+        }
+        let known = |hostname: &Name, address, mac: &str| KnownName {
+            hostname: hostname.clone(),
+            address,
+            address6: body.cidr6.map(|prefix| address6(prefix, mac)),
+        };
+        let here = self.reservations.get(&id).into_iter().flatten();
+        let there = directory.peers(id).iter().flat_map(|peer| &peer.ports);
+        let mut names: Vec<KnownName> = here
+            .map(|r| known(&r.hostname, r.address, &r.mac))
+            .chain(there.filter_map(|p| Some(known(p.name.as_ref()?, p.address, &p.mac))))
+            .collect();
+        names.sort();
+        // While a guest moves it is in both.
+        names.dedup();
+        let mut definition = NamesDefinition { id, names, hash: String::new() };
+        definition.hash = fingerprint(&definition);
+        Some(definition)
     }
 
     pub(super) fn seed(&self, id: VmId, body: &VmBody) -> SeedDefinition {
@@ -105,6 +144,7 @@ impl<'a> Index<'a> {
                 mac: nic.mac.clone(),
                 address: nic.address,
                 prefix_len: network.cidr.prefix_len(),
+                address6: network.cidr6.map(|prefix| address6(prefix, &nic.mac)),
                 gateway: network.gateway,
                 dns: network.dns.clone(),
                 mtu: network.mtu,
@@ -204,19 +244,25 @@ impl<'a> Index<'a> {
                 cidr: body.cidr,
                 gateway: body.gateway,
                 dhcp_server: body.dhcp_server,
+                cidr6: body.cidr6,
                 dhcp: body.dhcp,
+                names: answers_names(body),
                 peers: directory.peers(NetworkId(item.id)).to_vec(),
             }),
             _ => None,
         });
         let nics = self.vms().flat_map(|(_, body)| &body.nics);
-        let on = nics.filter(|n| attached(&n.port_id) && self.network(n.network_id).is_some());
+        let on = nics.filter(|n| attached(&n.port_id));
         let mut ports: Vec<_> = on
-            .map(|n| FlowPort {
-                port_id: n.port_id,
-                network_id: n.network_id,
-                mac: n.mac.clone(),
-                address: n.address,
+            .filter_map(|n| {
+                let network = self.network(n.network_id)?;
+                Some(FlowPort {
+                    port_id: n.port_id,
+                    network_id: n.network_id,
+                    mac: n.mac.clone(),
+                    address: n.address,
+                    address6: network.cidr6.map(|prefix| address6(prefix, &n.mac)),
+                })
             })
             .collect();
         ports.sort_by_key(|p| p.port_id);
@@ -224,6 +270,11 @@ impl<'a> Index<'a> {
         flows.hash = fingerprint(&flows);
         flows
     }
+}
+
+/// Whether the host's own name server is the one that guests are told.
+fn answers_names(body: &NetworkBody) -> bool {
+    body.dhcp && body.dns.is_empty()
 }
 
 pub(super) fn volume_key(id: VolumeId, body: &VolumeBody) -> VolumeKey {

@@ -86,6 +86,7 @@ impl World {
             Action::EnsureSwitch
             | Action::EnsureFlows(_)
             | Action::EnsureNetwork(_)
+            | Action::EnsureNames(_)
             | Action::RemoveNetwork(_) => {
                 return self.act_network(action);
             }
@@ -137,8 +138,15 @@ impl World {
         match action {
             Action::EnsureFlows(set) => Ok(flows.replace(set.hash.clone()).as_ref() != Some(&set.hash)),
             Action::EnsureNetwork(network) => {
-                let seen = NetworkSeen { hash: network.hash.clone(), running: true };
-                Ok(self.observed.networks.items.insert(network.id, seen.clone()) != Some(seen))
+                let seen = self.observed.networks.items.entry(network.id).or_default();
+                let wanted =
+                    NetworkSeen { hash: network.hash.clone(), running: true, names: seen.names.clone() };
+                Ok(std::mem::replace(seen, wanted.clone()) != wanted)
+            }
+            Action::EnsureNames(names) => {
+                let seen =
+                    self.observed.networks.items.get_mut(&names.id).ok_or("there is no such network")?;
+                Ok(seen.names.replace(names.hash.clone()).as_ref() != Some(&names.hash))
             }
             Action::RemoveNetwork(id) => Ok(self.observed.networks.items.remove(id).is_some()),
             _ => Ok(false),

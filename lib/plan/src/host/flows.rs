@@ -2,21 +2,33 @@
 //!
 //! | table | what |
 //! |---|---|
-//! | 0 | classify: the port says which network (reg0 = VNI); whoever lies about MAC, address, ARP or being a DHCP server is dropped. From the tunnel only what a known peer sends in a known network (reg2 = 1) |
+//! | 0 | classify: the port says which network (reg0 = VNI); whoever lies about MAC, address, ARP or being a DHCP server is dropped. From the tunnel only what a known peer sends in a known network, from an uplink only its own VLAN (reg2 = 1) |
 //! | 10 | egress policy of the sender |
-//! | 20 | forwarding from the truth: (network, destination MAC) → reg1 = port, or the tunnel to its host; questions for a known address are answered here; broadcast to the network's own ports, and once to each peer |
+//! | 20 | forwarding from the truth: (network, destination MAC) → reg1 = port, or the tunnel to its host, or the wire that it shares with others; questions for a known address are answered here; broadcast to the network's own ports, and once to each peer or to the wire |
+//! | 21 | the second half of an answer to a neighbour solicitation |
 //! | 30 | ingress policy of the receiver, then output to reg1 |
 //!
-//! What came out of a tunnel never enters one again. A MAC address that stands here and at a peer, while its guest
+//! What came from outside (reg2 = 1) never goes there again. A MAC address that stands here and at a peer, while its guest
 //! moves, is here.
 //!
 //! The port on which DHCP answers belongs to the host itself. Guests reach nothing of the host through it but
 //! DHCP; the host may open connections to its guests, and only answers come back (TCP with ACK, echo replies).
 
+mod neighbours;
+mod ways;
+
 use super::{FlowNetwork, FlowPort, FlowSet};
-use basalt_model::{NetworkId, PortId};
+use basalt_model::{
+    NetworkId, PortId,
+    networks::{Segment, address6},
+};
+use neighbours::link_local;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
+use ways::Way;
 
 /// All frames for more than one receiver.
 const GROUP: &str = "01:00:00:00:00:00/01:00:00:00:00:00";
@@ -31,6 +43,9 @@ pub struct PortNumbers {
     /// OpenFlow number of the port that leads to all peers.
     #[serde(default)]
     pub tunnel: Option<u32>,
+    /// OpenFlow numbers of the ports that lead to uplink bridges, by the bridge's name.
+    #[serde(default)]
+    pub uplinks: BTreeMap<String, u32>,
 }
 
 impl PortNumbers {
@@ -50,6 +65,11 @@ impl PortNumbers {
                 .map(|(id, port)| (*id, *port))
                 .collect(),
             tunnel: self.tunnel.filter(|_| set.needs_tunnel()),
+            uplinks: set
+                .uplinks()
+                .into_iter()
+                .filter_map(|name| Some((name.to_owned(), *self.uplinks.get(name)?)))
+                .collect(),
         }
     }
 }
@@ -57,7 +77,12 @@ impl PortNumbers {
 impl FlowSet {
     /// Whether any of it leads to another host.
     pub fn needs_tunnel(&self) -> bool {
-        self.networks.iter().any(|network| !network.peers.is_empty())
+        self.networks.iter().any(|network| network.segment == Segment::Vxlan && !network.peers.is_empty())
+    }
+
+    /// The uplink bridges that its networks are on.
+    pub fn uplinks(&self) -> BTreeSet<&str> {
+        self.networks.iter().filter_map(|network| network.segment.uplink()).collect()
     }
 }
 
@@ -73,6 +98,7 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         "table=0,priority=0,actions=drop".to_owned(),
         "table=10,priority=0,actions=goto_table:20".to_owned(),
         "table=20,priority=0,actions=drop".to_owned(),
+        "table=21,priority=0,actions=drop".to_owned(),
         "table=30,priority=0,actions=output:NXM_NX_REG1[]".to_owned(),
     ];
     let mut guests: BTreeMap<NetworkId, Vec<(u32, &FlowPort)>> = BTreeMap::new();
@@ -86,7 +112,13 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
             network,
             guests: guests.remove(&network.id).unwrap_or_default(),
             server: numbers.servers.get(&network.id).copied(),
-            tunnel: numbers.tunnel,
+            way: match (network.segment.uplink(), numbers.tunnel) {
+                (Some(uplink), _) => {
+                    let port = numbers.uplinks.get(uplink);
+                    port.map_or(Way::None, |port| Way::Uplink(*port, &network.segment))
+                }
+                (None, tunnel) => tunnel.map_or(Way::None, Way::Tunnels),
+            },
         };
         view.render(&mut flows);
     }
@@ -99,7 +131,7 @@ struct View<'a> {
     network: &'a FlowNetwork,
     guests: Vec<(u32, &'a FlowPort)>,
     server: Option<u32>,
-    tunnel: Option<u32>,
+    way: Way<'a>,
 }
 
 impl View<'_> {
@@ -107,27 +139,26 @@ impl View<'_> {
         for (number, port) in &self.guests {
             self.classify_guest(flows, *number, port);
             self.forward(flows, *number, &port.mac);
-            self.answer(flows, port.address, &port.mac);
-            // Who asks for its own address asks whether another one has it, and none has.
-            let own = format!("table=20,priority=120,in_port={number},arp,arp_op=1");
-            flows.push(format!("{own},arp_tpa={},actions=drop", port.address));
         }
         if let Some(number) = self.server {
             let mac = server_mac(self.network.vni);
             self.classify_server(flows, number, &mac);
             self.forward(flows, number, &mac);
-            self.answer(flows, self.network.dhcp_server, &mac);
-            guard_server(flows, number);
+            self.serve(flows, number);
         }
-        if let Some(tunnel) = self.tunnel {
-            self.reach_peers(flows, tunnel);
-        }
+        self.neighbours(flows);
+        self.reach(flows);
+        self.configure(flows);
         self.broadcast(flows);
+    }
+
+    fn enter(&self) -> String {
+        format!("set_field:{}->reg0,goto_table:10", self.network.vni)
     }
 
     fn classify_guest(&self, flows: &mut Vec<String>, number: u32, port: &FlowPort) {
         let FlowPort { mac, address, .. } = port;
-        let enter = format!("set_field:{}->reg0,goto_table:10", self.network.vni);
+        let enter = self.enter();
         let from = format!("table=0,in_port={number},dl_src={mac}");
         flows.push(format!("table=0,priority=50,in_port={number},actions=drop"));
         // Only the network's own server answers DHCP.
@@ -139,15 +170,50 @@ impl View<'_> {
         // Duplicate address detection asks from the empty address (RFC 5227).
         flows.push(format!("{from},priority=100,arp,arp_sha={mac},arp_spa=0.0.0.0,arp_op=1,actions={enter}"));
         flows.push(format!("{from},priority=100,ip,nw_src={address},actions={enter}"));
+        if let Some(address) = port.address6 {
+            self.classify_guest6(flows, number, mac, [address, link_local(mac)]);
+        }
+    }
+
+    /// A guest has two IPv6 addresses, and speaks of no other; it is neither router nor DHCP server.
+    fn classify_guest6(&self, flows: &mut Vec<String>, number: u32, mac: &str, own: [Ipv6Addr; 2]) {
+        let enter = self.enter();
+        let from = format!("table=0,in_port={number},dl_src={mac}");
+        let never = format!("table=0,in_port={number},priority=120");
+        for what in ["udp6,tp_src=547", "icmp6,icmp_type=134", "icmp6,icmp_type=137"] {
+            flows.push(format!("{never},{what},actions=drop"));
+        }
+        // Whatever a neighbour is told that does not hold is dropped.
+        for kind in [135, 136] {
+            flows.push(format!("table=0,in_port={number},priority=112,icmp6,icmp_type={kind},actions=drop"));
+        }
+        for address in own {
+            let ask = format!("icmp6,icmp_type=135,icmp_code=0,ipv6_src={address},nd_sll={mac}");
+            let detect = format!("icmp6,icmp_type=135,icmp_code=0,ipv6_src=::,nd_target={address}");
+            let tell = format!(
+                "icmp6,icmp_type=136,icmp_code=0,ipv6_src={address},nd_target={address},nd_tll={mac}"
+            );
+            for what in [ask, detect, tell] {
+                flows.push(format!("{from},priority=114,{what},actions={enter}"));
+            }
+            flows.push(format!("{from},priority=100,ipv6,ipv6_src={address},actions={enter}"));
+        }
+        // Before it has an address it may look for a router.
+        flows.push(format!("{from},priority=110,icmp6,icmp_type=133,ipv6_src=::,actions={enter}"));
     }
 
     fn classify_server(&self, flows: &mut Vec<String>, number: u32, mac: &str) {
         let address = self.network.dhcp_server;
-        let enter = format!("set_field:{}->reg0,goto_table:10", self.network.vni);
+        let enter = self.enter();
         let from = format!("table=0,in_port={number},dl_src={mac}");
         flows.push(format!("table=0,priority=50,in_port={number},actions=drop"));
         flows.push(format!("{from},priority=100,arp,arp_sha={mac},arp_spa={address},actions={enter}"));
         flows.push(format!("{from},priority=100,ip,nw_src={address},actions={enter}"));
+        if let Some(prefix) = self.network.cidr6 {
+            for address in [address6(prefix, mac), link_local(mac)] {
+                flows.push(format!("{from},priority=100,ipv6,ipv6_src={address},actions={enter}"));
+            }
+        }
     }
 
     fn forward(&self, flows: &mut Vec<String>, number: u32, mac: &str) {
@@ -157,75 +223,46 @@ impl View<'_> {
         ));
     }
 
-    /// The question who has an address goes to nobody: the truth knows (RFC 826, the reply's fields).
-    fn answer(&self, flows: &mut Vec<String>, address: Ipv4Addr, mac: &str) {
-        let question = format!("reg0={},reg2=0,arp,arp_op=1,arp_tpa={address}", self.network.vni);
-        let ethernet = format!("move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:{mac}->eth_src");
-        let target = "move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[]";
-        let sender = format!("set_field:{mac}->arp_sha,set_field:{address}->arp_spa");
-        flows.push(format!(
-            "table=20,priority=110,{question},actions={ethernet},set_field:2->arp_op,{target},{sender},in_port"
-        ));
-    }
-
-    /// The ports of other hosts, each through the tunnel to its host; and what comes from there.
-    fn reach_peers(&self, flows: &mut Vec<String>, tunnel: u32) {
+    /// A guest's question for its address, or for a router, concerns nobody but the server. Where none answers, it
+    /// may be asked on the wire.
+    fn configure(&self, flows: &mut Vec<String>) {
         let vni = self.network.vni;
-        for peer in &self.network.peers {
-            let enter = format!("set_field:{vni}->reg0,set_field:1->reg2,goto_table:20");
-            let from = format!("in_port={tunnel},tun_id={vni},tun_src={}", peer.tunnel_address);
-            flows.push(format!("table=0,priority=100,{from},actions={enter}"));
-            let leave = format!("{},output:{tunnel}", self.to(peer.tunnel_address));
-            for port in &peer.ports {
-                let known = format!("reg0={vni},reg2=0,dl_dst={}", port.mac);
-                flows.push(format!("table=20,priority=90,{known},actions={leave}"));
-                self.answer_for_peer(flows, port.address, &port.mac);
+        let asks = |what: &str| format!("table=20,priority=70,reg0={vni},{what},dl_dst={GROUP},actions=");
+        let wire = matches!(self.way, Way::Uplink(..));
+        let server = self.server.filter(|_| self.network.dhcp);
+        let to = match server {
+            Some(number) => format!("set_field:{number}->reg1,goto_table:30"),
+            None if wire => return,
+            None => "drop".to_owned(),
+        };
+        flows.push(asks("udp,tp_dst=67") + &to);
+        if self.network.cidr6.is_some() {
+            flows.push(asks("udp6,tp_dst=547") + &to);
+            flows.push(asks("icmp6,icmp_type=133") + &to);
+        }
+        if wire && server.is_some() {
+            // Another server on the wire answers none of these guests.
+            for what in ["udp,tp_src=67,tp_dst=68", "udp6,tp_src=547,tp_dst=546"] {
+                flows.push(format!("table=20,priority=130,reg0={vni},reg2=1,{what},actions=drop"));
             }
         }
     }
 
-    fn answer_for_peer(&self, flows: &mut Vec<String>, address: Ipv4Addr, mac: &str) {
-        // Said here already of a guest that is on its way.
-        if !self.guests.iter().any(|(_, port)| port.address == address) {
-            self.answer(flows, address, mac);
+    /// Through the port on which DHCP answers, guests reach nothing of the host but what is served there.
+    fn serve(&self, flows: &mut Vec<String>, number: u32) {
+        let to = format!("table=30,priority=100,reg1={number}");
+        let mut served = vec!["arp", "udp,tp_dst=67", "icmp,icmp_type=0", "tcp,tcp_flags=+ack"];
+        if self.network.names {
+            served.extend(["udp,tp_dst=53", "tcp,tp_dst=53"]);
         }
-    }
-
-    fn to(&self, peer: Ipv4Addr) -> String {
-        format!("set_field:{}->tun_id,set_field:{peer}->tun_dst", self.network.vni)
-    }
-
-    fn broadcast(&self, flows: &mut Vec<String>) {
-        let vni = self.network.vni;
-        // A guest's question for an address concerns nobody but the server.
-        let dhcp = match self.server.filter(|_| self.network.dhcp) {
-            Some(number) => format!("set_field:{number}->reg1,goto_table:30"),
-            None => "drop".to_owned(),
-        };
-        flows.push(format!("table=20,priority=70,reg0={vni},udp,tp_dst=67,dl_dst={GROUP},actions={dhcp}"));
-        // An address that the truth does not know is nobody's.
-        flows.push(format!("table=20,priority=80,reg0={vni},arp,arp_op=1,actions=drop"));
-        let mut numbers: Vec<u32> =
-            self.guests.iter().map(|(number, _)| *number).chain(self.server).collect();
-        numbers.sort_unstable();
-        let here: Vec<String> =
-            numbers.iter().map(|number| format!("set_field:{number}->reg1,resubmit(,30)")).collect();
-        let there = self.tunnel.into_iter().flat_map(|tunnel| {
-            let each = |address| format!("{},output:{tunnel}", self.to(address));
-            self.network.peers.iter().map(move |peer| each(peer.tunnel_address)).collect::<Vec<_>>()
-        });
-        let all: Vec<String> = here.iter().cloned().chain(there).collect();
-        for (came, to) in [("reg2=0", &all), ("reg2=1", &here)] {
-            let actions = if to.is_empty() { "drop".to_owned() } else { to.join(",") };
-            flows.push(format!("table=20,priority=60,reg0={vni},{came},dl_dst={GROUP},actions={actions}"));
+        if self.network.cidr6.is_some() {
+            served.extend(["udp6,tp_dst=547", "icmp6,icmp_type=129", "tcp6,tcp_flags=+ack"]);
+            served.extend(["icmp6,icmp_type=133", "icmp6,icmp_type=135", "icmp6,icmp_type=136"]);
+            if self.network.names {
+                served.extend(["udp6,tp_dst=53", "tcp6,tp_dst=53"]);
+            }
         }
+        flows.extend(served.iter().map(|what| format!("{to},{what},actions=output:NXM_NX_REG1[]")));
+        flows.push(format!("table=30,priority=50,reg1={number},actions=drop"));
     }
-}
-
-fn guard_server(flows: &mut Vec<String>, number: u32) {
-    let to = format!("table=30,priority=100,reg1={number}");
-    for what in ["arp", "udp,tp_dst=67", "icmp,icmp_type=0", "tcp,tcp_flags=+ack"] {
-        flows.push(format!("{to},{what},actions=output:NXM_NX_REG1[]"));
-    }
-    flows.push(format!("table=30,priority=50,reg1={number},actions=drop"));
 }

@@ -3,8 +3,8 @@
 use super::{
     Action, Draft, Judgement, Listing, Look, PortDefinition, PortState, Resource, Seen, SwitchSeen, vm,
 };
-use basalt_model::{CapabilityReason, NetworkId, VmId, networks::Segment};
-use basalt_wire::agent::{ItemKind, ItemObserved, manifest::NetworkBody};
+use basalt_model::{CapabilityReason, NetworkId, VmId};
+use basalt_wire::agent::{Desired, ItemKind, ItemObserved, manifest::NetworkBody};
 
 /// The bridge is there before anything is attached to it, and before anything is placed here: placement
 /// chooses only hosts whose facts show it.
@@ -40,7 +40,7 @@ pub(super) fn present(look: &Look<'_>, draft: &Draft, id: NetworkId, body: &Netw
 }
 
 fn uplink_missing(look: &Look<'_>, id: NetworkId, body: &NetworkBody) -> Option<CapabilityReason> {
-    let (Segment::Vlan { uplink, .. } | Segment::Flat { uplink }) = &body.segment else { return None };
+    let uplink = body.segment.uplink()?;
     (!look.observed.capabilities.bridges.contains(uplink)).then(|| {
         CapabilityReason::new(
             "uplink_missing",
@@ -86,7 +86,23 @@ pub(super) fn ports(look: &Look<'_>, draft: &mut Draft) {
             }
         }
     }
+    names(look, draft);
     flows(look, draft);
+}
+
+/// Names change with every guest of a network, anywhere; that makes no network less ready.
+fn names(look: &Look<'_>, draft: &mut Draft) {
+    for item in look.index.items() {
+        let Desired::Network(body) = &item.desired else { continue };
+        let id = NetworkId(item.id);
+        if let Seen::There(seen) = look.observed.networks.get(&id)
+            && seen.running
+            && let Some(wanted) = look.index.names(id, body, &look.memory.directory)
+            && seen.names.as_ref() != Some(&wanted.hash)
+        {
+            draft.work(look, Resource::Names(id), vec![Action::EnsureNames(wanted)]);
+        }
+    }
 }
 
 fn flows(look: &Look<'_>, draft: &mut Draft) {

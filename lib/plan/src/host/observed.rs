@@ -231,6 +231,8 @@ pub struct ImageSeen {
 pub struct NetworkSeen {
     /// [`super::NetworkDefinition::hash`] that it was last set up with.
     pub hash: String,
+    /// [`super::NamesDefinition::hash`] of what its name server knows, if that still stands.
+    pub names: Option<String>,
     /// Whether its DHCP server answers with that configuration (true where none is wanted) and its
     /// port on the bridge is there.
     pub running: bool,

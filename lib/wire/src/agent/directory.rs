@@ -4,7 +4,7 @@
 //! that have read the same truth say the same, byte for byte. Served whole with its digest as ETag.
 
 use crate::agent::manifest::is_mac;
-use basalt_model::NetworkId;
+use basalt_model::{Name, NetworkId};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use utoipa::ToSchema;
@@ -43,6 +43,9 @@ pub struct PeerPort {
     pub address: Ipv4Addr,
     /// Its MAC address, lower case with colons.
     pub mac: String,
+    /// Its guest's host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
 }
 
 impl Directory {

@@ -9,7 +9,7 @@ use basalt_model::{
     networks::Segment,
     vms::{Firmware, Operation, Power},
 };
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use utoipa::ToSchema;
@@ -141,6 +141,10 @@ pub struct NetworkBody {
     /// Address range.
     #[schema(value_type = String, examples("10.10.0.0/24"))]
     pub cidr: Ipv4Net,
+    /// IPv6 prefix; guests' addresses in it follow from their MAC addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, examples("fd00:10::/64"))]
+    pub cidr6: Option<Ipv6Net>,
     /// The router's address.
     #[schema(value_type = String, format = Ipv4)]
     pub gateway: Ipv4Addr,
@@ -149,7 +153,7 @@ pub struct NetworkBody {
     pub dhcp_server: Ipv4Addr,
     /// Whether to answer DHCP. Reservations come from the VMs of this manifest.
     pub dhcp: bool,
-    /// Name servers to tell guests.
+    /// Name servers to tell guests; none: the host's own.
     #[schema(value_type = Vec<String>)]
     pub dns: Vec<Ipv4Addr>,
     /// Largest frame payload in bytes.

@@ -55,6 +55,7 @@ pub fn network() -> Item {
         name: name("net"),
         segment: Segment::Vxlan,
         vni: 4097,
+        cidr6: None,
         cidr: "10.10.0.0/24".parse().unwrap(),
         gateway: Ipv4Addr::new(10, 10, 0, 1),
         dhcp_server: Ipv4Addr::new(10, 10, 0, 254),
