@@ -273,6 +273,7 @@ impl Host for SimHost {
             name: name.clone(),
             datapath: "netdev".into(),
             integration: name == "br-int",
+            mtu: None,
         });
         let accelerator = can.accelerator.iter().map(|kind| Accelerator {
             kind: kind.clone(),
@@ -293,6 +294,7 @@ impl Host for SimHost {
             pools: pools.collect(),
             bridges: bridges.collect(),
             tunnel_address: Some(tunnel_address(&state.name)),
+            tunnel_mtu: None,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),
             problems: Vec::new(),

@@ -29,6 +29,16 @@ pub enum Error {
     /// The caller may see it, and may not do this.
     #[error("the caller lacks the role {0:?}")]
     Forbidden(Role),
+    /// Only an administrator of the whole system may ask for this.
+    #[error("{field}: {why}")]
+    NeedsSystemAdmin {
+        /// Where it stands.
+        field: &'static str,
+        /// Why not everybody may.
+        why: &'static str,
+        /// What can be done instead.
+        remedy: &'static str,
+    },
     /// It does not exist, or the caller may not know that it does.
     #[error("{kind} {name:?} is not known")]
     NotFound {
@@ -160,6 +170,8 @@ impl Error {
                 let need = format!("{role:?}").to_lowercase();
                 simple(403, "forbidden", "Not allowed", format!("This needs the role {need} here; an administrator can grant it with POST /v1/role-bindings."))
             }
+            Self::NeedsSystemAdmin { field, why, remedy } => simple(403, "forbidden", "Not allowed", format!("{why}: {remedy}."))
+                .with_errors(vec![FieldError::new(*field, "forbidden", *why, *remedy)]),
             Self::NotFound { kind, name } => simple(404, "not_found", "Not found", format!("There is no {kind} {name:?} here.")),
             Self::Ambiguous { kind, name } => simple(409, "ambiguous_name", "Ambiguous name", format!("Several {kind}s are named {name:?}; give the id.")),
             Self::Invalid(errors) => simple(422, "invalid_body", "Invalid body", sentence(errors)).with_errors(errors.clone()),

@@ -11,7 +11,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use basalt_model::{Generation, tasks::Task};
+use basalt_model::{
+    Generation,
+    roles::{Role, Scope, allows},
+    tasks::Task,
+};
 use basalt_store::{Change, TenantTx, idempotency};
 use basalt_wire::rest::Accepted;
 use serde::Serialize;
@@ -74,6 +78,11 @@ impl Intent {
     /// Whether it may be written in one transaction with others: it is meant, and nobody will ask again for its answer.
     pub fn may_be_shared(&self) -> bool {
         !self.line.dry_run && self.line.key.is_none()
+    }
+
+    /// Whether the caller has a role at a scope.
+    pub fn holds(&self, role: Role, scope: &Scope) -> bool {
+        allows(&self.line.permit.principal.grants, role, scope)
     }
 
     /// The change in the caller's name.

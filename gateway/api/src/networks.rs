@@ -9,9 +9,13 @@ use crate::{
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
 use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
-use basalt_model::networks::NetworkSpec;
+use basalt_model::{
+    FieldError,
+    networks::NetworkSpec,
+    roles::{Role, Scope},
+};
 use basalt_store::{
-    Key, New,
+    Key, New, hosts,
     networks::{self, NetworkView},
 };
 use basalt_wire::rest::{Accepted, Create, Network, Page, Phase, Update};
@@ -41,10 +45,40 @@ pub async fn create_network(
     Json { value, bytes }: Json<Create<NetworkSpec>>,
 ) -> Result<Response, Error> {
     body::check_create(&value)?;
+    check_wire(&intent, &value.spec)?;
+    check_path(&app, &value.spec).await?;
     let mut writing = intent.begin(&app, &bytes).await?;
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
     let made = networks::insert(&mut writing.tx, &writing.change, writing.project.id, &new).await?;
     answer(writing, made).await
+}
+
+/// Which wires of the hosts belong to whom is said by who runs the system.
+fn check_wire(intent: &Intent, spec: &NetworkSpec) -> Result<(), Error> {
+    match spec.segment.uplink().is_some() && !intent.holds(Role::Admin, &Scope::System) {
+        true => Err(Error::NeedsSystemAdmin {
+            field: "spec.segment",
+            why: "networks on a wire of the hosts are made by an administrator of the system",
+            remedy: "use a vxlan network, or let an administrator of the system make this one",
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Frames of the network pass between all hosts that may have a part in it.
+async fn check_path(app: &App, spec: &NetworkSpec) -> Result<(), Error> {
+    let mut tx = app.store.system().await?;
+    let narrowest = hosts::narrowest_path(&mut tx, &spec.segment).await?;
+    drop(tx);
+    match narrowest {
+        Some((host, largest)) if spec.mtu > largest => Err(Error::Invalid(vec![FieldError::new(
+            "spec.mtu",
+            "mtu_too_large",
+            format!("frames of {} bytes do not leave the host {host}: {largest} is the most", spec.mtu),
+            format!("give at most {largest}, or raise the MTU between the hosts"),
+        )])),
+        _ => Ok(()),
+    }
 }
 
 /// Shows a network.
@@ -77,6 +111,10 @@ pub async fn update_network(
     body::check_update(&value)?;
     let key = Key::parse("network", &name)?;
     let mut writing = intent.begin(&app, &bytes).await?;
+    let now = networks::get(&mut writing.tx, writing.project.id, &key).await?;
+    if now.network.spec.mtu != value.spec.mtu {
+        check_path(&app, &value.spec).await?;
+    }
     let update = basalt_store::Update { expected: writing.expected, labels: value.labels, spec: value.spec };
     let changed =
         networks::update(&mut writing.tx, &writing.change, writing.project.id, &key, &update).await?;

@@ -1,6 +1,6 @@
 //! The store's refusals as problems: each names the field or the object, the reason and the remedy.
 
-use basalt_model::{CapabilityReason, FieldError};
+use basalt_model::{CapabilityReason, FieldError, networks::Segment};
 use basalt_store::Error;
 use basalt_wire::rest::Problem;
 
@@ -114,14 +114,36 @@ fn reference(error: &Error) -> Option<Problem> {
             format!("the network {network} has no free address"),
             "use another network, or delete VMs of this one".into(),
         ),
-        Error::CidrOverlap { cidr, with } => field_problem(
+        Error::WireTaken { segment } => wire_taken(segment),
+        Error::CidrOverlap { field, cidr, with } => field_problem(
             "cidr_overlap",
-            "spec.cidr",
+            field,
             format!("{cidr} overlaps with the network {with}"),
             "choose a range that no network of the project uses".into(),
         ),
         _ => return None,
     })
+}
+
+/// Two networks on one wire would be one network.
+fn wire_taken(segment: &Segment) -> Problem {
+    match segment {
+        Segment::Vlan { vlan_id, uplink } => field_problem(
+            "vlan_in_use",
+            "spec.segment.vlan_id",
+            format!("VLAN {vlan_id} of {uplink} belongs to another network"),
+            "choose a VLAN that no network of the system uses, or attach VMs to that network".into(),
+        ),
+        _ => field_problem(
+            "uplink_in_use",
+            "spec.segment.uplink",
+            format!(
+                "the untagged frames of {} belong to another network",
+                segment.uplink().unwrap_or_default()
+            ),
+            "use a VLAN of the uplink, another uplink, or attach VMs to that network".into(),
+        ),
+    }
 }
 
 /// About the state that things are in.

@@ -18,7 +18,7 @@ use basalt_model::{
     VmId, VolumeId,
     adoption::{AdoptedNic, AdoptedSource, AdoptedVm, AdoptedVolume, Known, Named},
     hosts::HostFacts,
-    networks::NetworkSpec,
+    networks::{NetworkSpec, address6},
     tasks::{Subject, TaskKind},
     vms::{VmDisk, VmNic, VmSpec},
 };
@@ -267,7 +267,9 @@ async fn claim_nics(conn: &mut PgConnection, change: &Change, wanted: &[AdoptedN
                 .map_err(|e| no_address(e, &nic.network))?;
         let address = address.parse().map_err(|e| row::unreadable("address", e))?;
         let network = nic.network.clone();
-        nics.push(VmNic { port_id, network_id: nic.network_id, network, mac, address });
+        let prefix = specs.get(&nic.network_id).and_then(|spec| spec.cidr6);
+        let address6 = prefix.map(|prefix| address6(prefix, &mac));
+        nics.push(VmNic { port_id, network_id: nic.network_id, network, mac, address, address6 });
     }
     Ok(nics)
 }

@@ -4,7 +4,7 @@
 
 use basalt_model::{
     CapabilityReason, FieldError, Generation, Name, ProjectId, TenantId, images::ImageState,
-    tasks::TaskState, vms::OperationVerb,
+    networks::Segment, tasks::TaskState, vms::OperationVerb,
 };
 use sqlx::postgres::PgDatabaseError;
 use std::net::Ipv4Addr;
@@ -95,10 +95,18 @@ pub enum Error {
     /// Another network of the project has addresses of this range.
     #[error("{cidr} overlaps {with}")]
     CidrOverlap {
+        /// Where it stands.
+        field: &'static str,
         /// The range.
         cidr: String,
         /// The range it overlaps.
         with: String,
+    },
+    /// Another network has the VLAN of the uplink, or its untagged frames.
+    #[error("another network is on {segment:?}")]
+    WireTaken {
+        /// What was asked for.
+        segment: Segment,
     },
     /// The network has no free address.
     #[error("{field}: network {network} has no free address")]

@@ -11,8 +11,9 @@ use crate::{
     row::{self, Selected, bigint},
 };
 use basalt_model::{
-    Condition, DateTime, Generation, HostId, Metadata,
-    hosts::{HostFacts, HostSpec},
+    Condition, DateTime, Generation, HostId, Metadata, Name,
+    hosts::{HostFacts, HostSpec, VXLAN_OVERHEAD},
+    networks::Segment,
     quotas::Demand,
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -177,6 +178,29 @@ pub async fn get(tx: &mut SystemTx, key: &Key) -> Result<HostView> {
         .fetch_optional(tx.conn())
         .await?
         .ok_or_else(|| key.missing("host"))
+}
+
+/// The host through which the smallest frames of a kind of network pass, and how large their payload may be. Hosts that
+/// did not say are not known.
+pub async fn narrowest_path(tx: &mut SystemTx, segment: &Segment) -> Result<Option<(Name, u16)>> {
+    let query = match segment.uplink() {
+        None => sqlx::query(
+            "SELECT h.name, (f.facts ->> 'tunnel_mtu')::integer - $1::integer AS mtu
+             FROM host_facts f JOIN hosts h ON h.id = f.host_id WHERE f.facts ->> 'tunnel_mtu' IS NOT NULL
+             ORDER BY mtu LIMIT 1",
+        )
+        .bind(i32::from(VXLAN_OVERHEAD)),
+        Some(uplink) => sqlx::query(
+            "SELECT h.name, (b ->> 'mtu')::integer AS mtu FROM host_facts f JOIN hosts h ON h.id = f.host_id
+                CROSS JOIN LATERAL jsonb_array_elements(f.facts -> 'bridges') b
+             WHERE b ->> 'name' = $1 AND b ->> 'mtu' IS NOT NULL ORDER BY mtu LIMIT 1",
+        )
+        .bind(uplink),
+    };
+    let Some(row) = query.fetch_optional(tx.conn()).await? else { return Ok(None) };
+    // What is larger than this type is no limit to a network.
+    let mtu: i32 = row.try_get("mtu")?;
+    Ok(Some((row.try_get("name")?, u16::try_from(mtu.max(0)).unwrap_or(u16::MAX))))
 }
 
 /// Hosts, oldest first.

@@ -11,7 +11,7 @@ use crate::{
 };
 use basalt_model::{
     Condition, DateTime, Generation, Metadata, NetworkId, PortId, ProjectId, TenantId, VmId,
-    networks::NetworkSpec,
+    networks::{NetworkSpec, address6},
     tasks::{Subject, Task, TaskKind},
     vms::VmNic,
 };
@@ -117,7 +117,7 @@ pub async fn insert(
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(with) = overlapped {
-        return Err(Error::CidrOverlap { cidr, with });
+        return Err(Error::CidrOverlap { field: "spec.cidr", cidr, with });
     }
     let network: Network = sqlx::query_as(concat!(
         "INSERT INTO networks AS x (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec,
@@ -138,9 +138,17 @@ pub async fn insert(
         named(e, |c| match c {
             "networks_name" => Some(Error::NameTaken { kind: "network", name: new.name.to_string() }),
             "networks_project" => Some(Key::from(project).missing("project")),
-            "networks_cidr_overlap" => {
-                Some(Error::CidrOverlap { cidr: cidr.clone(), with: "a network that was just declared".into() })
-            }
+            "networks_cidr_overlap" => Some(Error::CidrOverlap {
+                field: "spec.cidr",
+                cidr: cidr.clone(),
+                with: "a network that was just declared".into(),
+            }),
+            "networks_cidr6_overlap" => Some(Error::CidrOverlap {
+                field: "spec.cidr6",
+                cidr: spec.cidr6.map(|prefix| prefix.to_string()).unwrap_or_default(),
+                with: "another network of the project".into(),
+            }),
+            "networks_wire" => Some(Error::WireTaken { segment: spec.segment.clone() }),
             _ => None,
         })
     })?;
@@ -233,6 +241,7 @@ pub async fn update(
     let (was, wanted) = (&old.spec, &update.spec);
     for (field, same) in [
         ("spec.cidr", was.cidr == wanted.cidr),
+        ("spec.cidr6", was.cidr6 == wanted.cidr6),
         ("spec.gateway", was.gateway() == wanted.gateway()),
         ("spec.segment", was.segment == wanted.segment),
     ] {
@@ -341,7 +350,7 @@ pub async fn ports(
 ) -> Result<List<Port>> {
     let rows = sqlx::query(
         "SELECT p.id, p.tenant_id, p.project_id, p.network_id, p.vm_id, p.mac, host(p.address) AS address,
-            n.name AS network FROM ports p JOIN networks n ON n.id = p.network_id
+            n.name AS network, text(n.cidr6) AS cidr6 FROM ports p JOIN networks n ON n.id = p.network_id
          WHERE p.id > $1 AND p.project_id = $3 AND ($4::uuid IS NULL OR p.network_id = $4) ORDER BY p.id LIMIT $2",
     )
     .bind(page.after())
@@ -356,12 +365,16 @@ pub async fn ports(
 
 fn read_port(row: &PgRow) -> sqlx::Result<Port> {
     let address: String = row.try_get("address")?;
+    let mac: String = row.try_get("mac")?;
+    let prefix: Option<&str> = row.try_get("cidr6")?;
+    let prefix = prefix.map(str::parse).transpose().map_err(|e| row::unreadable("cidr6", e))?;
     Ok(Port {
         nic: VmNic {
             port_id: row.try_get::<PortId, _>("id")?,
             network_id: row.try_get("network_id")?,
             network: row.try_get("network")?,
-            mac: row.try_get("mac")?,
+            address6: prefix.map(|prefix| address6(prefix, &mac)),
+            mac,
             address: address.parse().map_err(|e| row::unreadable("address", e))?,
         },
         vm_id: row.try_get("vm_id")?,

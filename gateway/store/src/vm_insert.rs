@@ -16,14 +16,18 @@ use crate::{
 };
 use basalt_model::{
     Generation, ImageId, MIB, Metadata, Name, NetworkId, PortId, ProjectId, TenantId, VmId, VolumeId,
-    networks::NetworkSpec,
+    networks::{NetworkSpec, address6},
     tasks::{Task, TaskKind},
     vms::{DiskSource, DiskSpec, VmDisk, VmSpec},
     volumes::{VolumeSource, VolumeSpec},
 };
 use serde::Deserialize;
 use sqlx::PgConnection;
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// Declares a VM with its volumes, ports and claims; its task ends when it is as declared.
@@ -359,6 +363,7 @@ pub(crate) struct NewNic {
     pub(crate) network: Name,
     pub(crate) mac: String,
     pub(crate) wanted: Option<Ipv4Addr>,
+    pub(crate) address6: Option<Ipv6Addr>,
 }
 
 fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Result<Vec<NewNic>> {
@@ -389,6 +394,7 @@ fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Resul
             port_id,
             network_id: network.id,
             network: network.name.clone(),
+            address6: network.spec.cidr6.map(|prefix| address6(prefix, &mac(port_id))),
             mac: mac(port_id),
             wanted: nic.address,
         });

@@ -23,10 +23,10 @@ WITH claim AS (
 ), held AS (
     SELECT hold_image(i.id) AS id FROM claim, unnest($6::uuid[]) i(id)
 ), nic AS (
-    SELECT n.vm_id, n.ord, n.port_id, n.network_id, n.network, n.mac,
+    SELECT n.vm_id, n.ord, n.port_id, n.network_id, n.network, n.mac, n.address6,
         claim_address(n.network_id, n.wanted::inet, $14::text[]::inet[]) AS address
-    FROM claim, unnest($7::uuid[], $8::int[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[])
-        n(vm_id, ord, port_id, network_id, network, mac, wanted)
+    FROM claim, unnest($7::uuid[], $8::int[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[],
+        $39::text[]) n(vm_id, ord, port_id, network_id, network, mac, wanted, address6)
 ), asked AS (
     SELECT a.*, c.tenant_id, c.project_id FROM claim c, unnest($15::uuid[], $16::text[], $17::jsonb[],
         $18::timestamptz[], $19::jsonb[], $20::jsonb[], $21::uuid[], $22::timestamptz[], $23::jsonb[], $24::uuid[],
@@ -37,8 +37,9 @@ WITH claim AS (
     INSERT INTO vms (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, incarnation,
         nics, disks, placement_rules)
     SELECT a.id, a.tenant_id, a.project_id, a.name, a.labels, 1, a.at, a.at, a.spec, 0,
-        coalesce((SELECT jsonb_agg(jsonb_build_object('port_id', n.port_id, 'network_id', n.network_id,
-            'network', n.network, 'mac', n.mac, 'address', host(n.address)) ORDER BY n.ord)
+        coalesce((SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('port_id', n.port_id,
+            'network_id', n.network_id, 'network', n.network, 'mac', n.mac, 'address', host(n.address),
+            'address6', n.address6)) ORDER BY n.ord)
             FROM nic n WHERE n.vm_id = a.id), '[]'), a.disks, a.placement_rules
     FROM asked a WHERE (SELECT count(h.id) FROM held h) >= 0
     RETURNING id, nics
@@ -164,6 +165,7 @@ fn bind<'q>(project: ProjectId, asked: &Delta, drafts: &'q [Draft<'_>]) -> State
         .bind(attached().map(|(_, volume)| volume).collect::<Vec<_>>())
         .bind(attached().map(|(vm, _)| vm).collect::<Vec<_>>())
         .bind(vms().map(|v| placement_rules::column(&v.spec.placement)).collect::<Vec<_>>())
+        .bind(nics().map(|(.., n)| n.address6.map(|a| a.to_string())).collect::<Vec<_>>())
 }
 
 /// What the database refused, in the words of the spec.

@@ -138,6 +138,9 @@ pub struct BridgeFacts {
     pub datapath: String,
     /// Whether it is the bridge that guests are attached to.
     pub integration: bool,
+    /// Largest frame payload that passes it, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
 /// Versions of what the host runs.
@@ -207,6 +210,9 @@ pub struct HostFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Ipv4)]
     pub tunnel_address: Option<Ipv4Addr>,
+    /// Largest frame payload in the network that carries tunnels, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_mtu: Option<u32>,
     /// Versions.
     pub versions: Versions,
     /// What no manifest names.
@@ -216,6 +222,9 @@ pub struct HostFacts {
     #[serde(default)]
     pub problems: Vec<CapabilityReason>,
 }
+
+/// What a tunnel puts around a frame: Ethernet, IPv4, UDP and VXLAN (RFC 7348), in bytes.
+pub const VXLAN_OVERHEAD: u16 = 50;
 
 impl HostFacts {
     /// The best accelerator that was seen to work.

@@ -9,7 +9,10 @@ use crate::{
     validate::{FieldError, Validate, multiple_of, within},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 use utoipa::ToSchema;
 
 /// The power state that a user wants.
@@ -349,6 +352,10 @@ pub struct VmNic {
     /// Its address on the network.
     #[schema(value_type = String, format = Ipv4)]
     pub address: Ipv4Addr,
+    /// Its IPv6 address, on a network that has a prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv6)]
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// A disk as it is in the truth: resolved to a volume or an ISO image.

@@ -232,6 +232,7 @@ fn a_host_says_why_it_takes_nothing() {
         pools: vec![],
         bridges: vec![],
         tunnel_address: None,
+        tunnel_mtu: None,
         versions: Default::default(),
         foreign: vec![],
         problems: vec![],

@@ -42,6 +42,7 @@ fn items(generation: i64, epoch: i64) -> Vec<Item> {
         boot_order: Some(1),
     }];
     let nics = [VmNic {
+        address6: None,
         port_id: PortId(Uuid::from_u128(9)),
         network_id: NetworkId(Uuid::from_u128(4)),
         network: Name::new("net").unwrap(),

@@ -327,14 +327,7 @@ fn capability(request: &Request, host: &HostView, facts: &HostFacts, out: &mut J
         // The agent makes it, so a host that lacks it now may have it in a moment.
         out.reject(Lasts::Now, reason.with_evidence(format!("bridges: {}", bridges())));
     }
-    let uplinks: BTreeSet<&str> = request
-        .segments
-        .iter()
-        .filter_map(|s| match s {
-            Segment::Vxlan => None,
-            Segment::Vlan { uplink, .. } | Segment::Flat { uplink } => Some(uplink.as_str()),
-        })
-        .collect();
+    let uplinks: BTreeSet<&str> = request.segments.iter().filter_map(Segment::uplink).collect();
     for uplink in uplinks.into_iter().filter(|u| !facts.bridges.iter().any(|b| b.name == *u)) {
         let reason = CapabilityReason::new(
             "uplink_missing",

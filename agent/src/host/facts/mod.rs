@@ -3,8 +3,9 @@
 pub mod accelerators;
 pub mod cpu;
 
+use crate::host::program::Program;
 use basalt_model::hosts::{BridgeFacts, NumaNode};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, time::Duration};
 
 /// Directories where distributions put OVMF.
 const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_CODE_4M.fd"];
@@ -57,8 +58,22 @@ pub fn bridges(seen: &BTreeMap<String, String>, integration: &str) -> Vec<Bridge
         name: name.clone(),
         datapath: datapath.clone(),
         integration: name == integration,
+        mtu: mtu(name),
     };
     seen.iter().map(facts).collect()
+}
+
+/// Largest frame payload of a device, in bytes.
+pub fn mtu(device: &str) -> Option<u32> {
+    read(Path::new("/sys/class/net").join(device).join("mtu")).trim().parse().ok()
+}
+
+/// The device that has an address.
+pub async fn device_of(address: Ipv4Addr) -> Option<String> {
+    let asked = Program::new("ip").args(["-o", "-4", "address", "show", "to", &format!("{address}/32")]);
+    let printed = asked.limit(Duration::from_secs(5)).run().await.ok()?;
+    // `7: br-phy    inet 10.78.0.1/24 …`
+    String::from_utf8_lossy(&printed).split_whitespace().nth(1).map(str::to_owned)
 }
 
 fn kibibytes(text: &str, field: &str) -> u64 {

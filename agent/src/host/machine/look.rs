@@ -125,6 +125,10 @@ impl Parts {
             uefi: facts::has_uefi(),
             pools,
             bridges,
+            tunnel_mtu: match self.tunnel_address {
+                Some(address) => facts::device_of(address).await.and_then(|device| facts::mtu(&device)),
+                None => None,
+            },
             tunnel_address: self.tunnel_address,
             versions,
             foreign: Vec::new(),

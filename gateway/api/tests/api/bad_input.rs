@@ -108,7 +108,18 @@ fn networks() -> impl Iterator<Item = Case> {
     let router = net(json!({"cidr": "10.5.0.0/24", "gateway": "10.6.0.1"}));
     let taken = json!({"name": "lan", "spec": {"cidr": "10.77.0.0/24"}});
     let range = |cidr: &str| net(json!({"cidr": cidr}));
+    let six = |prefix: &str| net(json!({"cidr": "10.5.0.0/24", "cidr6": prefix}));
+    let vlan = |vlan_id: u32, uplink: &str| {
+        net(json!({"cidr": "10.5.0.0/24", "segment": {"kind": "vlan", "vlan_id": vlan_id, "uplink": uplink}}))
+    };
+    let wide = net(json!({"cidr": "10.5.0.0/24", "mtu": 1451}));
     let rows = [
+        ("a VLAN number that is none", vlan(4095, "br-ext"), 422, "invalid_body", "spec.segment.vlan_id"),
+        ("an uplink that is no bridge's name", vlan(7, "br ext"), 422, "invalid_body", "spec.segment.uplink"),
+        ("an MTU larger than the path", wide, 422, "invalid_body", "spec.mtu"),
+        ("a prefix that is no /64", six("fd00::/48"), 422, "invalid_body", "spec.cidr6"),
+        ("a link-local prefix", six("fe80::/64"), 422, "invalid_body", "spec.cidr6"),
+        ("host bits of IPv6", six("fd00::1/64"), 422, "invalid_body", "spec.cidr6"),
         ("an overlapping subnet", range("10.1.0.128/25"), 422, "cidr_overlap", "spec.cidr"),
         ("host bits", range("10.5.0.1/24"), 422, "invalid_body", "spec.cidr"),
         ("a prefix too short", range("10.0.0.0/7"), 422, "invalid_body", "spec.cidr"),
@@ -164,7 +175,9 @@ async fn world(door: &Door) -> (TenantId, ProjectId) {
     post("vms", taken).await.expect(202);
     let mut facts = basalt_store::testkit::facts(8, 16 * GIB, 100 * GIB);
     facts.uefi = false;
-    facts.bridges = vec![BridgeFacts { name: "br-int".into(), datapath: "netdev".into(), integration: true }];
+    facts.tunnel_mtu = Some(1500);
+    facts.bridges =
+        vec![BridgeFacts { name: "br-int".into(), datapath: "netdev".into(), integration: true, mtu: None }];
     basalt_store::testkit::host(&door.db, &door.ids, "h1", facts).await;
     door.until("the host's pool", |rows| rows.all(Noun::Pool).len() == 1).await;
     project

@@ -1,6 +1,8 @@
 //! What most tests begin with: a tenant with a project, an image and a network, and short ways to act in it.
 
-use basalt_model::{ImageId, Labels, ProjectId, TenantId, VmId, images::ImageFormat, vms::VmSpec};
+use basalt_model::{
+    ImageId, Labels, ProjectId, TenantId, VmId, images::ImageFormat, networks::NetworkSpec, vms::VmSpec,
+};
 use basalt_store::{
     Accepted, Change, Error, Ids, New, networks,
     testkit::{self, Database, name},
@@ -35,7 +37,10 @@ impl House {
     }
 
     pub async fn network(&self, text: &str, cidr: &str) -> Result<networks::Network, Error> {
-        let spec = serde_json::from_value(json!({ "cidr": cidr })).unwrap();
+        self.network_as(text, serde_json::from_value(json!({ "cidr": cidr })).unwrap()).await
+    }
+
+    pub async fn network_as(&self, text: &str, spec: NetworkSpec) -> Result<networks::Network, Error> {
         let new = New { name: name(text), labels: Labels::default(), spec };
         let mut tx = self.db.store.tenant(self.tenant).await?;
         let accepted = networks::insert(&mut tx, &self.change(), self.project, &new).await?;

@@ -4,6 +4,7 @@ use crate::fixture::{House, small, spec};
 use basalt_model::{
     GIB, Labels, MIB, Selector,
     images::{ImageFormat, ImageSpec, ImageState, Visibility},
+    networks::NetworkSpec,
     quotas::QuotaSpec,
     tasks::{TaskKind, TaskState},
     vms::{OperationVerb, Power},
@@ -127,7 +128,7 @@ async fn v1_overlapping_subnets_and_taken_names_are_refused_by_name() {
     let h = House::new().await;
     let e = h.network("other", "10.10.7.0/24").await.unwrap_err();
     assert!(
-        matches!(&e, Error::CidrOverlap { cidr, with } if cidr == "10.10.7.0/24" && with == "10.10.0.0/16"),
+        matches!(&e, Error::CidrOverlap { cidr, with, .. } if cidr == "10.10.7.0/24" && with == "10.10.0.0/16"),
         "{e}"
     );
     let e = h.network("net", "10.20.0.0/16").await.unwrap_err();
@@ -143,6 +144,47 @@ async fn v1_overlap_is_refused_by_the_database_when_two_declare_at_once() {
     let (a, b) = tokio::join!(h.network("one", "10.30.0.0/16"), h.network("two", "10.30.1.0/24"));
     assert_eq!(a.is_ok() as u8 + b.is_ok() as u8, 1, "{a:?} {b:?}");
     assert!(matches!(a.err().or(b.err()).unwrap(), Error::CidrOverlap { .. }));
+}
+
+#[tokio::test]
+async fn n1_a_wire_and_a_prefix_belong_to_one_network_also_when_two_ask_at_once() {
+    let h = House::new().await;
+    let wired = |cidr: &str, segment: serde_json::Value, cidr6: Option<&str>| -> NetworkSpec {
+        serde_json::from_value(json!({"cidr": cidr, "segment": segment, "cidr6": cidr6})).unwrap()
+    };
+    let vlan = |id: u16, uplink: &str| json!({"kind": "vlan", "vlan_id": id, "uplink": uplink});
+    let flat = |uplink: &str| json!({"kind": "flat", "uplink": uplink});
+    h.network_as("seven", wired("10.31.0.0/24", vlan(7, "br-ext"), Some("fd00:1::/64"))).await.unwrap();
+    h.network_as("eight", wired("10.32.0.0/24", vlan(8, "br-ext"), Some("fd00:2::/64"))).await.unwrap();
+    h.network_as("elsewhere", wired("10.33.0.0/24", vlan(7, "br-two"), None)).await.unwrap();
+    let e = h.network_as("again", wired("10.34.0.0/24", vlan(7, "br-ext"), None)).await.unwrap_err();
+    assert!(matches!(&e, Error::WireTaken { segment } if segment.uplink() == Some("br-ext")), "{e}");
+    let e =
+        h.network_as("prefix", wired("10.35.0.0/24", json!({"kind": "vxlan"}), Some("fd00:1::/64"))).await;
+    assert!(matches!(e.unwrap_err(), Error::CidrOverlap { field: "spec.cidr6", .. }));
+    let (a, b) = tokio::join!(
+        h.network_as("one", wired("10.36.0.0/24", flat("br-ext"), None)),
+        h.network_as("two", wired("10.37.0.0/24", flat("br-ext"), None))
+    );
+    assert_eq!(a.is_ok() as u8 + b.is_ok() as u8, 1, "{a:?} {b:?}");
+    assert!(matches!(a.err().or(b.err()).unwrap(), Error::WireTaken { .. }));
+}
+
+#[tokio::test]
+async fn n1_a_port_has_the_address_that_its_mac_address_makes_of_the_prefix() {
+    let h = House::new().await;
+    let spec: NetworkSpec =
+        serde_json::from_value(json!({"cidr": "10.31.0.0/24", "cidr6": "fd00:31::/64"})).unwrap();
+    h.network_as("six", spec.clone()).await.unwrap();
+    let mut vm = small();
+    vm.nics = vec![serde_json::from_value(json!({"network": "six"})).unwrap()];
+    let made = h.try_vm("six", vm).await.unwrap();
+    let nic = &made.object.nics[0];
+    let wanted = basalt_model::networks::address6(spec.cidr6.unwrap(), &nic.mac);
+    assert_eq!(nic.address6, Some(wanted));
+    let mut tx = h.db.store.tenant_read(h.tenant).await.unwrap();
+    let ports = networks::ports(&mut tx, h.project, None, &Page::default()).await.unwrap().items;
+    assert_eq!(ports[0].nic.address6, Some(wanted));
 }
 
 #[tokio::test]
