@@ -192,7 +192,10 @@ LOGGED TABLE networks (
     deletion_requested_at timestamp with time zone,
     spec jsonb NOT NULL,
     cidr cidr NOT NULL,
-    vni integer NOT NULL DEFAULT nextval('network_vnis'::regclass)
+    vni integer NOT NULL DEFAULT nextval('network_vnis'::regclass),
+    uplink text GENERATED ALWAYS AS ((spec #>> '{segment,uplink}'::text[])),
+    vlan_id integer GENERATED ALWAYS AS (((spec #>> '{segment,vlan_id}'::text[]))::integer),
+    cidr6 cidr GENERATED ALWAYS AS (((spec ->> 'cidr6'::text))::cidr)
 );
 LOGGED TABLE placements (
     vm_id uuid NOT NULL,
@@ -423,6 +426,7 @@ CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['netw
 CONSTRAINT manifest_items_manifest ON manifest_items FOREIGN KEY (host_id) REFERENCES manifests(host_id);
 CONSTRAINT manifests_host ON manifests FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifests_id ON manifests PRIMARY KEY (host_id);
+CONSTRAINT networks_cidr6_overlap ON networks EXCLUDE USING gist (project_id WITH =, cidr6 inet_ops WITH &&);
 CONSTRAINT networks_cidr_overlap ON networks EXCLUDE USING gist (project_id WITH =, cidr inet_ops WITH &&);
 CONSTRAINT networks_id ON networks PRIMARY KEY (id);
 CONSTRAINT networks_name ON networks UNIQUE (project_id, name);
@@ -498,6 +502,7 @@ CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (cr
 CREATE INDEX images_shared ON public.images USING btree (tenant_id, name) WHERE shared;
 CREATE INDEX manifest_facts_object ON public.manifest_facts USING btree (id);
 CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
+CREATE UNIQUE INDEX networks_wire ON public.networks USING btree (uplink, vlan_id) NULLS NOT DISTINCT WHERE (uplink IS NOT NULL);
 CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
 CREATE INDEX ports_vm_id ON public.ports USING btree (vm_id);
 CREATE UNIQUE INDEX service_tokens_name ON public.service_tokens USING btree (name) WHERE ((user_id IS NULL) AND (revoked_at IS NULL));

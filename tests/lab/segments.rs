@@ -69,8 +69,9 @@ async fn n1_n4_s47_guests_speak_ipv6_know_each_others_names_and_share_a_wire_by_
     }
 
     // S47: VLAN 8 has the same addresses, and nothing of VLAN 7 reaches it, whatever happens to the switch.
-    let device = format!("dhcp{eight}");
-    let reached = || c.host.run(&["ping", "-c", "1", "-W", "1", "-I", &device, "10.7.0.53"]).is_ok();
+    let space = format!("net-{eight}");
+    let reached =
+        || c.host.run(&["ip", "netns", "exec", &space, "ping", "-c", "1", "-W", "1", "10.7.0.53"]).is_ok();
     until("c answers its host", Duration::from_secs(60), async || reached()).await;
     let foreign = address6(&c.nics[0]);
     let apart = |when: &str| {
@@ -90,7 +91,7 @@ async fn n1_n4_s47_guests_speak_ipv6_know_each_others_names_and_share_a_wire_by_
     apart("the switch was killed");
     holds("the switch was killed", 20, &a, &b, async || pings(&a, "ping6", 1452, &wired)).await;
     apart("the switch came back");
-    assert!(reached());
+    until("c answers its host again", Duration::from_secs(20), async || reached()).await;
 
     // N4: a guest that lies about itself is silent, in both families, and heard again when it stops.
     for (lie, command, to) in [

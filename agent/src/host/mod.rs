@@ -9,6 +9,7 @@ pub mod facts;
 pub mod images;
 pub mod libvirt;
 pub mod machine;
+pub mod netns;
 pub mod ovs;
 pub mod program;
 pub mod seed;

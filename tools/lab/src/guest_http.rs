@@ -31,6 +31,24 @@ pub fn get_from(netns: &Path, address: SocketAddr, path: &str, limit: Duration) 
     enter_path(netns, move || fetch(address, &path, limit))
 }
 
+/// Whether a network namespace has a device in the range of an address.
+pub fn is_near(netns: &Path, address: Ipv4Addr) -> bool {
+    let routes = enter_path(netns, || Ok(std::fs::read_to_string("/proc/thread-self/net/route")?));
+    routes.is_ok_and(|table| table.lines().skip(1).any(|line| leads_to(line, address)))
+}
+
+/// Whether a line of the kernel's routes is of a network with this address. Its numbers are as in memory.
+fn leads_to(line: &str, address: Ipv4Addr) -> bool {
+    let number = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, destination, gateway, _, _, _, _, mask, ..] = fields[..] else { return false };
+    let (Some(destination), Some(0), Some(mask)) = (number(destination), number(gateway), number(mask))
+    else {
+        return false;
+    };
+    mask != 0 && u32::from(address) & mask == destination
+}
+
 fn fetch(address: SocketAddr, path: &str, limit: Duration) -> Result<Page> {
     let end = Instant::now() + limit;
     let left = || end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero());
@@ -65,6 +83,17 @@ fn parse(text: &str) -> Option<Page> {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    #[test]
+    fn a_route_leads_to_the_addresses_of_its_network() {
+        let line = "dhcp7\t0014140A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0";
+        assert!(leads_to(line, Ipv4Addr::new(10, 20, 20, 7)));
+        assert!(!leads_to(line, Ipv4Addr::new(10, 20, 21, 7)));
+        assert!(!leads_to(
+            "dhcp7\t00000000\t0114140A\t0003\t0\t0\t0\t00000000\t0\t0\t0",
+            Ipv4Addr::LOCALHOST
+        ));
+    }
 
     #[test]
     fn a_page_is_split_into_status_and_body() {

@@ -1,4 +1,6 @@
-//! DHCP, router advertisements and names of networks: one dnsmasq for each, on an internal port of the integration bridge.
+//! DHCP, router advertisements and names of networks: one dnsmasq for each, on an internal port of the integration bridge,
+//! in a network namespace of the network's own. Its range was chosen by a tenant: in the host's own namespace it would
+//! take the way to whatever else has these addresses, another tenant's network or the host's own.
 //!
 //! dnsmasq detaches itself, so it outlives a killed agent; it is found again by its PID file and its command
 //! line. A changed reservation is a SIGHUP, a changed network a restart. Everything lies under a directory
@@ -9,7 +11,7 @@
 //! ```
 
 use super::{Switch, SwitchView};
-use crate::{Error, host::program::Program};
+use crate::{Error, host::netns::Netns};
 use basalt_model::{
     NetworkId,
     networks::{DOMAIN, address6},
@@ -44,7 +46,7 @@ pub struct Networks {
 #[derive(Debug, Serialize, Deserialize)]
 struct SetUp {
     hash: String,
-    interface: String,
+    vni: u32,
     dhcp: bool,
 }
 
@@ -58,6 +60,11 @@ struct Told {
 /// The internal port of a network: at most 15 characters for the largest VNI.
 pub fn interface(vni: u32) -> String {
     format!("dhcp{vni}")
+}
+
+/// The network namespace in which that port is.
+pub fn namespace(vni: u32) -> Netns {
+    Netns::named(format!("net-{vni}"))
 }
 
 /// dnsmasq's configuration of a network.
@@ -141,9 +148,16 @@ impl Networks {
     pub async fn ensure(&self, network: &NetworkDefinition) -> Result<(), Error> {
         let (dir, interface) = (self.dir_of(network.id), interface(network.vni));
         let mac = flows::server_mac(network.vni);
-        self.switch.ensure_server(&interface, network.id, &mac, network.mtu).await?;
-        self.address(network, &interface).await?;
+        let namespace = namespace(network.vni);
         make_dir(&dir)?;
+        if set_up(&dir).is_none() {
+            // So that what is half made is found again.
+            keep(&dir, &SetUp { hash: String::new(), vni: network.vni, dhcp: network.dhcp })?;
+        }
+        self.switch.ensure_server(&interface, network.id, &mac).await?;
+        namespace.ensure().await?;
+        namespace.take(&interface).await?;
+        address(network, &namespace, &interface, &mac).await?;
         let configuration = configuration(network, &dir);
         let reservations = reservations(network);
         let (file, hosts) = (dir.join("dnsmasq.conf"), dir.join("hosts"));
@@ -153,37 +167,19 @@ impl Networks {
         if network.names && !dir.join("names").exists() {
             write_if_changed(&dir.join("names"), "")?;
         }
-        let running = dnsmasq(&dir);
-        match running {
-            Some(process) if !network.dhcp || reconfigured => {
+        match dnsmasq(&dir) {
+            Some(process) if !network.dhcp || reconfigured || !namespace.has(process.pid) => {
                 stop(&dir, &process).await?;
                 if network.dhcp {
-                    start(&file).await?;
+                    start(&namespace, &file).await?;
                 }
             }
-            Some(process) if reserved => signal(&process, Signal::HUP)?,
-            None if network.dhcp => start(&file).await?,
+            Some(process) if reserved => process.signal(Signal::HUP)?,
+            None if network.dhcp => start(&namespace, &file).await?,
             _ => {}
         }
-        let set_up = SetUp { hash: network.hash.clone(), interface, dhcp: network.dhcp };
-        let json = serde_json::to_string(&set_up).map_err(|e| Error::host("keeping a network's marks", e))?;
-        write_if_changed(&dir.join("network.json"), &json).map(drop)
-    }
-
-    async fn address(&self, network: &NetworkDefinition, interface: &str) -> Result<(), Error> {
-        let address = format!("{}/{}", network.dhcp_server, network.cidr.prefix_len());
-        let broadcast = network.cidr.broadcast().to_string();
-        let ip = |args: &[&str]| Program::new("ip").args(args).limit(Duration::from_secs(5));
-        ip(&["address", "replace", &address, "broadcast", &broadcast, "dev", interface]).run().await?;
-        if let Some(prefix) = network.cidr6 {
-            let address = format!("{}/64", address6(prefix, &flows::server_mac(network.vni)));
-            // It has the same on every host, so another one's is no duplicate.
-            ip(&["-6", "address", "replace", &address, "dev", interface, "nodad"]).run().await?;
-        }
-        ip(&["link", "set", "dev", interface, "up"]).run().await?;
-        // The userspace datapath reads the port as raw packets: a checksum left to hardware would stay wrong.
-        let offloads = Program::new("ethtool").args(["-K", interface, "tx", "off"]);
-        offloads.limit(Duration::from_secs(5)).run().await.map(drop)
+        let set_up = SetUp { hash: network.hash.clone(), vni: network.vni, dhcp: network.dhcp };
+        keep(&dir, &set_up)
     }
 
     /// The name server of a network knows its guests.
@@ -192,7 +188,7 @@ impl Networks {
         let text = names(definition);
         write_if_changed(&dir.join("names"), &text)?;
         if let Some(process) = dnsmasq(&dir) {
-            signal(&process, Signal::HUP)?;
+            process.signal(Signal::HUP)?;
         }
         // Only now: until it was told, what stands in the file is not known.
         let told = Told { hash: definition.hash.clone(), text };
@@ -207,6 +203,9 @@ impl Networks {
             stop(&dir, &process).await?;
         }
         self.switch.remove_server(id).await?;
+        if let Some(set_up) = set_up(&dir) {
+            namespace(set_up.vni).remove().await?;
+        }
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::state(dir, e)),
             _ => Ok(()),
@@ -222,18 +221,17 @@ impl Networks {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(seen),
             other => other.map_err(|e| Error::state(&self.dir, e))?,
         };
-        let routed = routed_interfaces();
         for entry in entries {
             let entry = entry.map_err(|e| Error::state(&self.dir, e))?;
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let known = fs::read(entry.path().join("network.json")).ok();
-            let set_up = known.and_then(|json| serde_json::from_slice::<SetUp>(&json).ok());
-            let network = set_up.map_or_else(NetworkSeen::default, |set_up| {
+            let network = set_up(&entry.path()).map_or_else(NetworkSeen::default, |set_up| {
+                let namespace = namespace(set_up.vni);
                 let port = view.ports.iter().any(|p| p.network_id() == Some(id) && p.number.is_some());
-                let answers = !set_up.dhcp || dnsmasq(&entry.path()).is_some();
+                let process = dnsmasq(&entry.path()).filter(|process| namespace.has(process.pid));
+                let answers = !set_up.dhcp || process.is_some();
                 NetworkSeen {
                     names: told(&entry.path()),
-                    running: port && answers && routed.contains(&set_up.interface),
+                    running: port && answers && namespace.routed_devices().contains(&interface(set_up.vni)),
                     hash: set_up.hash,
                 }
             });
@@ -249,39 +247,73 @@ fn told(dir: &Path) -> Option<String> {
     (fs::read_to_string(dir.join("names")).ok()? == told.text).then_some(told.hash)
 }
 
-/// Interfaces that are up and have an address: each has a route to its own network.
-fn routed_interfaces() -> Vec<String> {
-    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+fn set_up(dir: &Path) -> Option<SetUp> {
+    serde_json::from_slice(&fs::read(dir.join("network.json")).ok()?).ok()
 }
 
-/// The dnsmasq that serves a network's directory, held so that its number cannot become another's.
-fn dnsmasq(dir: &Path) -> Option<OwnedFd> {
+fn keep(dir: &Path, set_up: &SetUp) -> Result<(), Error> {
+    let json = serde_json::to_string(set_up).map_err(|e| Error::host("keeping a network's marks", e))?;
+    write_if_changed(&dir.join("network.json"), &json).map(drop)
+}
+
+/// The port has the addresses that the network's server answers from.
+async fn address(
+    network: &NetworkDefinition,
+    namespace: &Netns,
+    interface: &str,
+    mac: &str,
+) -> Result<(), Error> {
+    let address = format!("{}/{}", network.dhcp_server, network.cidr.prefix_len());
+    let broadcast = network.cidr.broadcast().to_string();
+    let (dev, mtu) = (["dev", interface], network.mtu.to_string());
+    let ip = |args: &[&str]| namespace.ip(args);
+    ip(&[&["link", "set"][..], &dev, &["address", mac, "mtu", &mtu]].concat()).run().await?;
+    ip(&[&["address", "replace", &address, "broadcast", &broadcast][..], &dev].concat()).run().await?;
+    if let Some(prefix) = network.cidr6 {
+        let address = format!("{}/64", address6(prefix, mac));
+        // It has the same on every host, so another one's is no duplicate.
+        ip(&[&["-6", "address", "replace", &address][..], &dev, &["nodad"]].concat()).run().await?;
+    }
+    ip(&[&["link", "set"][..], &dev, &["up"]].concat()).run().await?;
+    // The userspace datapath reads the port as raw packets: a checksum left to hardware would stay wrong.
+    namespace.program("ethtool").args(["-K", interface, "tx", "off"]).run().await.map(drop)
+}
+
+/// A dnsmasq, held so that its number cannot become another's.
+struct Process {
+    pid: i32,
+    handle: OwnedFd,
+}
+
+impl Process {
+    fn signal(&self, signal: Signal) -> Result<(), Error> {
+        match pidfd_send_signal(&self.handle, signal) {
+            // It ended in between.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(Error::host("signalling dnsmasq", error)),
+        }
+    }
+}
+
+/// The dnsmasq that serves a network's directory.
+fn dnsmasq(dir: &Path) -> Option<Process> {
     let pid: i32 = fs::read_to_string(dir.join("dnsmasq.pid")).ok()?.trim().parse().ok()?;
-    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let wanted = format!("--conf-file={}", dir.join("dnsmasq.conf").display());
-    line.split(|b| *b == 0).any(|arg| arg == wanted.as_bytes()).then_some(process)
+    line.split(|b| *b == 0).any(|arg| arg == wanted.as_bytes()).then_some(Process { pid, handle })
 }
 
-async fn start(configuration: &Path) -> Result<(), Error> {
+async fn start(namespace: &Netns, configuration: &Path) -> Result<(), Error> {
     let option = format!("--conf-file={}", configuration.display());
-    Program::new("dnsmasq").arg(option).limit(Duration::from_secs(10)).run().await.map(drop)
-}
-
-fn signal(process: &OwnedFd, signal: Signal) -> Result<(), Error> {
-    match pidfd_send_signal(process, signal) {
-        // It ended in between.
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(error) => Err(Error::host("signalling dnsmasq", error)),
-    }
+    namespace.program("dnsmasq").arg(option).limit(Duration::from_secs(10)).run().await.map(drop)
 }
 
 /// Ends a network's dnsmasq and waits until it is gone, so that the next can have its address. One that ended
 /// and was not collected yet has no command line any more.
-async fn stop(dir: &Path, process: &OwnedFd) -> Result<(), Error> {
+async fn stop(dir: &Path, process: &Process) -> Result<(), Error> {
     for kind in [Signal::TERM, Signal::KILL] {
-        signal(process, kind)?;
+        process.signal(kind)?;
         for _ in 0..40 {
             tokio::time::sleep(Duration::from_millis(25)).await;
             if dnsmasq(dir).is_none() {

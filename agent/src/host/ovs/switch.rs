@@ -288,13 +288,7 @@ impl Switch {
     }
 
     /// An internal port on which a network's DHCP answers.
-    pub(super) async fn ensure_server(
-        &self,
-        name: &str,
-        id: NetworkId,
-        mac: &str,
-        mtu: u16,
-    ) -> Result<(), Error> {
+    pub(super) async fn ensure_server(&self, name: &str, id: NetworkId, mac: &str) -> Result<(), Error> {
         self.vsctl()
             .args([
                 "--may-exist",
@@ -308,7 +302,6 @@ impl Switch {
                 "type=internal",
             ])
             .arg(format!("mac=\"{mac}\""))
-            .arg(format!("mtu_request={mtu}"))
             .arg(format!("external_ids:{NETWORK_KEY}=\"{id}\""))
             .run()
             .await
