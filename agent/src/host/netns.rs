@@ -61,9 +61,11 @@ impl Netns {
         Ok(())
     }
 
-    /// A device that is still the host's moves in.
+    /// A device that is still the host's moves in. What has its name here is the one that a switch which has ended left
+    /// behind, with nothing behind it.
     pub async fn take(&self, device: &str) -> Result<(), Error> {
-        if Path::new("/sys/class/net").join(device).exists() {
+        if is_outside(device) {
+            let _ = self.ip(&["link", "delete", "dev", device]).end().await?;
             quick("ip").args(["link", "set", "dev", device, "netns", &self.0]).run().await?;
         }
         Ok(())
@@ -97,6 +99,11 @@ impl Netns {
             scope.spawn(enter).join().ok().flatten()
         })
     }
+}
+
+/// Whether a device is in the host's own namespace.
+pub fn is_outside(device: &str) -> bool {
+    Path::new("/sys/class/net").join(device).exists()
 }
 
 fn quick(program: &str) -> Program {

@@ -120,7 +120,9 @@ fn define_guest(host: &Host, name: &str, mac: &str, seed: &[u8]) {
 fn page(host: &Host, address: Ipv4Addr, path: &str) -> String {
     // No agent: the machine was given its address in the host's own namespace.
     let limit = std::time::Duration::from_secs(5);
-    basalt_lab::guest_http::get(&host.netns().path(), address, path, limit).map(|page| page.body).unwrap_or_default()
+    basalt_lab::guest_http::get(&host.netns().path(), address, path, limit)
+        .map(|page| page.body)
+        .unwrap_or_default()
 }
 
 #[test]

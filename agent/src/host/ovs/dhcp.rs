@@ -11,7 +11,10 @@
 //! ```
 
 use super::{Switch, SwitchView};
-use crate::{Error, host::netns::Netns};
+use crate::{
+    Error,
+    host::netns::{self, Netns},
+};
 use basalt_model::{
     NetworkId,
     networks::{DOMAIN, address6},
@@ -225,13 +228,14 @@ impl Networks {
             let entry = entry.map_err(|e| Error::state(&self.dir, e))?;
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let network = set_up(&entry.path()).map_or_else(NetworkSeen::default, |set_up| {
-                let namespace = namespace(set_up.vni);
+                let (namespace, device) = (namespace(set_up.vni), interface(set_up.vni));
+                let inside = !netns::is_outside(&device) && namespace.routed_devices().contains(&device);
                 let port = view.ports.iter().any(|p| p.network_id() == Some(id) && p.number.is_some());
                 let process = dnsmasq(&entry.path()).filter(|process| namespace.has(process.pid));
                 let answers = !set_up.dhcp || process.is_some();
                 NetworkSeen {
                     names: told(&entry.path()),
-                    running: port && answers && namespace.routed_devices().contains(&interface(set_up.vni)),
+                    running: port && answers && inside,
                     hash: set_up.hash,
                 }
             });
