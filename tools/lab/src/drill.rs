@@ -7,7 +7,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -256,9 +255,8 @@ impl Drill {
     }
 
     fn fetch(&self) -> Result<String> {
-        let init = self.init_pid()?;
-        let netns = PathBuf::from(format!("/proc/{init}/ns/net"));
-        Ok(guest_http::get(&netns, self.address, "/", Duration::from_secs(2))?.body)
+        let limit = Duration::from_secs(2);
+        Ok(guest_http::get_on_host(self.init_pid()?, self.address, "/", limit)?.body)
     }
 
     /// Every QEMU of the VM on this machine, whichever host it is in.

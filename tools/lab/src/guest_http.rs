@@ -1,8 +1,9 @@
 //! Fetches a page from a guest, from inside a network namespace that can reach it.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -31,9 +32,23 @@ pub fn get_from(netns: &Path, address: SocketAddr, path: &str, limit: Duration) 
     enter_path(netns, move || fetch(address, &path, limit))
 }
 
+/// Like [`get`], from the namespace of the first network of a host that has the address. The agent makes one for each
+/// network of guests.
+pub fn get_on_host(init_pid: u32, address: Ipv4Addr, path: &str, limit: Duration) -> Result<Page> {
+    let dir = PathBuf::from(format!("/proc/{init_pid}/root/run/netns"));
+    let mut networks: Vec<PathBuf> = fs::read_dir(&dir)
+        .context("the host has no network of guests yet")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("net-")))
+        .collect();
+    networks.sort();
+    let network = networks.iter().find(|network| is_near(network, address));
+    get(network.with_context(|| format!("{address} is in no network of the host"))?, address, path, limit)
+}
+
 /// Whether a network namespace has a device in the range of an address.
-pub fn is_near(netns: &Path, address: Ipv4Addr) -> bool {
-    let routes = enter_path(netns, || Ok(std::fs::read_to_string("/proc/thread-self/net/route")?));
+fn is_near(netns: &Path, address: Ipv4Addr) -> bool {
+    let routes = enter_path(netns, || Ok(fs::read_to_string("/proc/thread-self/net/route")?));
     routes.is_ok_and(|table| table.lines().skip(1).any(|line| leads_to(line, address)))
 }
 
