@@ -83,7 +83,7 @@ impl Domain {
 impl Connection {
     /// All domains.
     pub async fn domains(&self) -> Result<Vec<Domain>, LibvirtError> {
-        self.call(|connect| {
+        self.look(|connect| {
             let mut domains = Vec::new();
             for handle in connect.list_all_domains(0)? {
                 match read(&handle) {
@@ -100,7 +100,7 @@ impl Connection {
 
     /// One domain; `None` if libvirt has none with that UUID.
     pub async fn domain(&self, id: VmId) -> Result<Option<Domain>, LibvirtError> {
-        match self.call(move |connect| read(&lookup(connect, id)?)).await {
+        match self.look(move |connect| read(&lookup(connect, id)?)).await {
             Ok(domain) => Ok(Some(domain)),
             Err(LibvirtError::NoDomain(_)) => Ok(None),
             Err(error) => Err(error),
