@@ -5,6 +5,7 @@
 
 mod console;
 mod deeds;
+mod definitions;
 mod look;
 mod probe;
 mod serial;
@@ -25,6 +26,7 @@ use basalt_daemon::Clock;
 use basalt_model::{VmId, hosts::HostFacts};
 use basalt_plan::host::{Action, Observed};
 use basalt_wire::agent::console::Mode;
+use definitions::Definitions;
 use probe::Probe;
 use std::{
     fs,
@@ -54,6 +56,7 @@ struct Parts {
     switch: Switch,
     networks: Networks,
     pools: Pools,
+    definitions: Definitions,
     ports: Ports,
     datapath: Datapath,
     tunnel_address: Option<Ipv4Addr>,
@@ -95,6 +98,7 @@ impl Machine {
             networks: Networks::new(&run.join("networks"), switch.clone()),
             switch,
             pools: Pools::new(&config.pools, &state),
+            definitions: Definitions::new(&run.join("definitions")),
             ports: Ports::default(),
             datapath: network.datapath,
             tunnel_address: network.tunnel_address,

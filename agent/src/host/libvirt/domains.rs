@@ -10,6 +10,7 @@ use super::{
     xml::Element,
 };
 use basalt_model::VmId;
+use sha2::{Digest, Sha256};
 use std::{collections::BTreeSet, path::PathBuf};
 use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain as Handle, error::ErrorNumber, sys};
@@ -61,6 +62,8 @@ pub struct Domain {
     pub live: Option<Marks>,
     /// What the next start is made from; `None` when it has no definition or is foreign.
     pub defined: Option<Marks>,
+    /// Digest of its definition as libvirt writes it.
+    pub definition: Option<String>,
     /// `kvm` or `tcg`, as it runs or would.
     pub accelerator: String,
     /// Interfaces with a tap.
@@ -215,10 +218,11 @@ fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
     let active = handle.is_active()?;
     let persistent = handle.is_persistent()?;
     let current = parse(&handle.get_xml_desc(0)?);
-    let defined = match (active, persistent) {
-        (true, true) => parse(&handle.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?),
-        (_, persistent) => persistent.then(|| current.clone()).flatten(),
+    let definition = match persistent {
+        true => Some(handle.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?),
+        false => None,
     };
+    let defined = definition.as_deref().and_then(parse);
     let live = current.as_ref().filter(|_| active);
     let marks = defined.as_ref().and_then(stamp::read);
     let mut shape = defined.as_ref().filter(|_| marks.is_some()).or(current.as_ref()).map(shape::read);
@@ -234,6 +238,7 @@ fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
         autostart: handle.get_autostart().unwrap_or(false),
         live: live.and_then(stamp::read),
         defined: marks,
+        definition: definition.map(|xml| hex::encode(Sha256::digest(xml))),
         shape,
         accelerator: current.as_ref().map(accelerator).unwrap_or_default(),
         files: current.iter().chain(&defined).flat_map(files).collect(),

@@ -66,7 +66,12 @@ impl Parts {
             offloads: self.datapath == Datapath::System,
             serial_log: self.serial_log(vm.id),
         };
-        Ok(self.libvirt.define(definition.render()?).await?)
+        self.definitions.forget(vm.id)?;
+        self.libvirt.define(definition.render()?).await?;
+        match self.libvirt.domain(vm.id).await?.and_then(|domain| domain.definition) {
+            Some(digest) => self.definitions.keep(vm.id, &digest),
+            None => Ok(()),
+        }
     }
 
     fn disk(&self, source: &DiskSourceDefinition) -> Result<Disk, Error> {
@@ -111,6 +116,7 @@ impl Parts {
 
     async fn undefine(&self, id: VmId) -> Result<(), Error> {
         self.libvirt.undefine(id).await?;
+        self.definitions.forget(id)?;
         let log = self.serial_log(id);
         crate::host::storage::files::remove(&log)
     }
@@ -124,6 +130,7 @@ impl Parts {
             return Err(Error::host("attaching a port", why));
         };
         sink::isolate(self.datapath, &nic.tap).await?;
+        sink::raise(&nic.tap).await?;
         self.switch.ensure_port(&nic.tap, port.port_id, port.vm_id, &port.mac).await
     }
 }

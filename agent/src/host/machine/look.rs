@@ -1,6 +1,6 @@
 //! What is seen of the machine. Each listing stands for itself: one that fails takes no other with it.
 
-use super::Parts;
+use super::{Parts, definitions::Definitions};
 use crate::{
     Error,
     host::{
@@ -18,7 +18,8 @@ use basalt_model::{
     vms::ObservedPower,
 };
 use basalt_plan::host::{
-    Capabilities, DiskPlace, DiskShape, Observed, PortSeen, PortState, Section, SwitchSeen, VmSeen, VmShape,
+    Capabilities, DiskPlace, DiskShape, Observed, PortSeen, PortState, Section, Stamp, SwitchSeen, VmSeen,
+    VmShape,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +41,7 @@ impl Parts {
             Err(error) => Section::failed(error.to_string()),
             Ok(view) => section(self.networks.look(view)),
         };
-        let isolated = |tap: &str| sink::is_isolated(self.datapath, tap);
+        let isolated = |tap: &str| sink::is_isolated(self.datapath, tap) && sink::is_up(tap);
         let ports = match (&domains, &view) {
             (Ok(domains), Ok(view)) => {
                 strays.extend(stray_ports(view, domains));
@@ -64,7 +65,9 @@ impl Parts {
         };
         let vms = match &domains {
             Err(error) => Section::failed(error.to_string()),
-            Ok(domains) => Section::complete(domains.iter().map(|d| (VmId(d.uuid), vm(d, &self.pools)))),
+            Ok(domains) => Section::complete(
+                domains.iter().map(|d| (VmId(d.uuid), vm(d, &self.pools, &self.definitions))),
+            ),
         };
         Observed {
             vms,
@@ -161,7 +164,7 @@ fn section<K: Ord, V>(listed: Result<BTreeMap<K, V>, Error>) -> Section<K, V> {
     }
 }
 
-fn vm(domain: &Domain, pools: &Pools) -> VmSeen {
+fn vm(domain: &Domain, pools: &Pools, definitions: &Definitions) -> VmSeen {
     let marks = || domain.live.iter().chain(&domain.defined);
     let stamp = |marks: &Option<Marks>| {
         marks.as_ref().filter(|m| m.vm_id.0 == domain.uuid).map(|m| m.stamp.clone()).unwrap_or_default()
@@ -176,7 +179,15 @@ fn vm(domain: &Domain, pools: &Pools) -> VmSeen {
             DomainState::Off => ObservedPower::Stopped,
             DomainState::Crashed => ObservedPower::Crashed,
         },
-        defined: domain.persistent.then(|| stamp(&domain.defined)),
+        defined: domain.persistent.then(|| {
+            let stamp = stamp(&domain.defined);
+            // Whose definition a hand has altered is defined anew, and what libvirt starts by itself too.
+            let is_altered = |digest: &String| definitions.is_altered(VmId(domain.uuid), digest);
+            match domain.autostart || domain.definition.as_ref().is_some_and(is_altered) {
+                true if stamp != Stamp::default() => Stamp { definition_hash: String::new(), ..stamp },
+                _ => stamp,
+            }
+        }),
         running: domain.is_active().then(|| stamp(&domain.live)),
         started_at: domain.is_active().then(|| started_at(&domain.name)).flatten(),
         accelerator: domain.is_active().then(|| domain.accelerator.clone()),
@@ -336,6 +347,7 @@ mod tests {
             state: DomainState::Running,
             persistent: false,
             autostart: false,
+            definition: None,
             live: None,
             defined: None,
             accelerator: "tcg".into(),
@@ -428,7 +440,8 @@ mod tests {
 
     #[test]
     fn h5_a_domain_without_marks_has_the_default_stamp() {
-        let seen = vm(&domain(9, "tap9"), &Pools::new(&[], Path::new("/nowhere")));
+        let nowhere = Path::new("/nowhere");
+        let seen = vm(&domain(9, "tap9"), &Pools::new(&[], nowhere), &Definitions::new(nowhere));
         assert_eq!((seen.defined, seen.running), (None, Some(Stamp::default())));
     }
 }

@@ -46,11 +46,21 @@ pub struct Networks {
 }
 
 /// What a network was last set up with.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct SetUp {
     hash: String,
     vni: u32,
     dhcp: bool,
+    /// What was written into the files that dnsmasq reads: a hand may have altered them since.
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+}
+
+impl SetUp {
+    /// Whether the files still say what was written.
+    fn stands(&self, dir: &Path) -> bool {
+        self.files.iter().all(|(name, text)| fs::read_to_string(dir.join(name)).is_ok_and(|now| now == *text))
+    }
 }
 
 /// What a network's dnsmasq was told of names.
@@ -155,7 +165,7 @@ impl Networks {
         make_dir(&dir)?;
         if set_up(&dir).is_none() {
             // So that what is half made is found again.
-            keep(&dir, &SetUp { hash: String::new(), vni: network.vni, dhcp: network.dhcp })?;
+            keep(&dir, &SetUp { vni: network.vni, dhcp: network.dhcp, ..SetUp::default() })?;
         }
         self.switch.ensure_server(&interface, network.id, &mac).await?;
         namespace.ensure().await?;
@@ -181,7 +191,13 @@ impl Networks {
             None if network.dhcp => start(&namespace, &file).await?,
             _ => {}
         }
-        let set_up = SetUp { hash: network.hash.clone(), vni: network.vni, dhcp: network.dhcp };
+        let files = [("dnsmasq.conf", configuration), ("hosts", reservations)];
+        let set_up = SetUp {
+            hash: network.hash.clone(),
+            vni: network.vni,
+            dhcp: network.dhcp,
+            files: files.map(|(name, text)| (name.to_owned(), text)).into(),
+        };
         keep(&dir, &set_up)
     }
 
@@ -235,7 +251,7 @@ impl Networks {
                 let answers = !set_up.dhcp || process.is_some();
                 NetworkSeen {
                     names: told(&entry.path()),
-                    running: port && answers && inside,
+                    running: port && answers && inside && set_up.stands(&entry.path()),
                     hash: set_up.hash,
                 }
             });

@@ -40,6 +40,18 @@ pub async fn isolate(datapath: Datapath, tap: &str) -> Result<(), Error> {
     ip(&[&["link", "set", "dev", tap, "type", "bridge_slave"][..], &apart].concat()).await
 }
 
+/// Whether a device passes frames at all.
+pub fn is_up(tap: &str) -> bool {
+    let flags = fs::read_to_string(Path::new("/sys/class/net").join(tap).join("flags")).unwrap_or_default();
+    let up = |text: &str| u32::from_str_radix(text, 16).is_ok_and(|flags| flags & 1 == 1);
+    flags.trim().strip_prefix("0x").is_some_and(up)
+}
+
+/// A device passes frames.
+pub async fn raise(tap: &str) -> Result<(), Error> {
+    ip(&["link", "set", "dev", tap, "up"]).await
+}
+
 async fn ip(args: &[&str]) -> Result<(), Error> {
     Program::new("ip").args(args).limit(Duration::from_secs(5)).run().await.map(drop)
 }
