@@ -303,8 +303,7 @@ mod tests {
         assert_eq!(spec.errors(), []);
         assert_eq!((spec.rules[0].protocol, &spec.rules[0].remote), (Protocol::Any, &Remote::Any));
         assert_eq!(spec.named(), [(3, &"web".parse().unwrap())]);
-        let again: SecurityGroupSpec =
-            serde_json::from_value(serde_json::to_value(&spec).unwrap()).unwrap();
+        let again: SecurityGroupSpec = serde_json::from_value(serde_json::to_value(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
     }
 

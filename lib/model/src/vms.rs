@@ -4,8 +4,10 @@
 //! [`Power`] is wanted, [`ObservedPower`] is seen, and the transition is derived where it is shown.
 
 use crate::{
-    CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, SecurityGroupId, TaskId, VolumeId,
-    quotas::Demand, security_groups,
+    CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, SecurityGroupId,
+    TaskId, VolumeId,
+    quotas::Demand,
+    security_groups,
     validate::{FieldError, Validate, multiple_of, within},
 };
 use serde::{Deserialize, Serialize};

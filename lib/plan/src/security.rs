@@ -74,9 +74,9 @@ pub fn restricts_egress(groups: &[Rules<'_>]) -> bool {
 }
 
 fn admits(rule: &RuleBody, flow: &Flow, is_member: &impl Fn(SecurityGroupId, IpAddr) -> bool) -> bool {
-    let ports = rule.ports.is_none_or(|range| {
-        flow.port.is_some_and(|port| (range.from..=range.to).contains(&u32::from(port)))
-    });
+    let ports = rule
+        .ports
+        .is_none_or(|range| flow.port.is_some_and(|port| (range.from..=range.to).contains(&u32::from(port))));
     rule.direction == flow.direction
         && (rule.protocol == Protocol::Any || rule.protocol == flow.protocol)
         && ports
@@ -142,7 +142,11 @@ mod tests {
         assert_eq!(judged(tcp(Ingress, 80, "10.0.1.9")), Verdict::Dropped);
         assert_eq!(judged(tcp(Ingress, 5432, "10.1.0.7")), Verdict::Admitted(group(2), 0));
         assert_eq!(judged(tcp(Ingress, 5432, "10.1.0.8")), Verdict::Dropped);
-        assert_eq!(judged(tcp(Egress, 80, "10.0.0.9")), Verdict::Dropped, "one egress rule, so the rest stays");
+        assert_eq!(
+            judged(tcp(Egress, 80, "10.0.0.9")),
+            Verdict::Dropped,
+            "one egress rule, so the rest stays"
+        );
         let dns = Flow { protocol: Protocol::Udp, ..tcp(Egress, 53, "9.9.9.9") };
         assert_eq!(judged(dns), Verdict::Admitted(group(2), 1));
     }

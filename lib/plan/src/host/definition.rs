@@ -1,13 +1,11 @@
 //! From a manifest's bodies to what a host is told to make, with hashes that a host can read back.
 
 use super::{
-    DiskDefinition, DiskSourceDefinition, FlowGroup, FlowNetwork, FlowPort, FlowSet, ImageDefinition, KnownName,
-    NamesDefinition, NetworkDefinition, NicDefinition, Reservation, SeedDefinition, SeedNic, VmDefinition,
-    VolumeDefinition, VolumeKey,
+    DiskDefinition, DiskSourceDefinition, FlowGroup, FlowNetwork, FlowPort, FlowSet, ImageDefinition,
+    KnownName, NamesDefinition, NetworkDefinition, NicDefinition, Reservation, SeedDefinition, SeedNic,
+    VmDefinition, VolumeDefinition, VolumeKey,
 };
-use basalt_model::{
-    ImageId, Name, NetworkId, PortId, SecurityGroupId, VmId, VolumeId, networks::address6,
-};
+use basalt_model::{ImageId, Name, NetworkId, PortId, SecurityGroupId, VmId, VolumeId, networks::address6};
 use basalt_wire::agent::{
     Desired, Item, ItemKey, ItemKind, Manifest,
     directory::Directory,
@@ -286,11 +284,13 @@ impl<'a> Index<'a> {
     /// The groups that ports are in, as far as the manifest has them.
     fn groups(&self, ports: &[FlowPort]) -> Vec<FlowGroup> {
         let used: BTreeSet<_> = ports.iter().flat_map(|p| &p.security_groups).copied().collect();
-        let group = |id: SecurityGroupId| {
-            match &self.items.get(&ItemKey { kind: ItemKind::SecurityGroup, id: id.0 })?.desired {
-                Desired::SecurityGroup(body) => Some(FlowGroup { id, rules: body.rules.clone() }),
-                _ => None,
-            }
+        let group = |id: SecurityGroupId| match &self
+            .items
+            .get(&ItemKey { kind: ItemKind::SecurityGroup, id: id.0 })?
+            .desired
+        {
+            Desired::SecurityGroup(body) => Some(FlowGroup { id, rules: body.rules.clone() }),
+            _ => None,
         };
         used.into_iter().filter_map(group).collect()
     }

@@ -24,8 +24,8 @@ use basalt_model::{
     networks::{Segment, address6},
 };
 use neighbours::link_local;
-use serde::{Deserialize, Serialize};
 use security::Policies;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,

@@ -1,7 +1,8 @@
 //! The bridge, its flows, networks and ports.
 
 use super::{
-    Action, Draft, FlowSet, Judgement, Listing, Look, PortDefinition, PortState, Resource, Seen, SwitchSeen, vm,
+    Action, Draft, FlowSet, Judgement, Listing, Look, PortDefinition, PortState, Resource, Seen, SwitchSeen,
+    vm,
 };
 use basalt_model::{CapabilityReason, NetworkId, VmId};
 use basalt_wire::agent::{Desired, Item, ItemKind, ItemObserved, manifest::NetworkBody};

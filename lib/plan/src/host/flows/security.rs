@@ -254,7 +254,10 @@ fn details(rule: &RuleBody) -> Vec<String> {
     }
     let name = if rule.protocol == Protocol::Icmpv6 { "icmpv6" } else { "icmp" };
     let given = |field: &str, value: Option<u8>| {
-        value.filter(|_| rule.protocol.has_types()).map(|v| format!(",{name}_{field}={v}")).unwrap_or_default()
+        value
+            .filter(|_| rule.protocol.has_types())
+            .map(|v| format!(",{name}_{field}={v}"))
+            .unwrap_or_default()
     };
     vec![given("type", rule.icmp_type) + &given("code", rule.icmp_code)]
 }

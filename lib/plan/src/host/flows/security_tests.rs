@@ -45,7 +45,10 @@ fn set(mine: &[u8], groups: &[Vec<RuleBody>], members: Vec<(u8, Vec<IpAddr>)>) -
         networks: vec![network],
         // Another port with other groups, so that there is more than one policy.
         ports: vec![port(5, mine.iter().map(|g| group(*g)).collect()), port(6, vec![group(2)])],
-        groups: (1..).zip(groups).map(|(n, rules)| FlowGroup { id: group(n), rules: rules.clone() }).collect(),
+        groups: (1..)
+            .zip(groups)
+            .map(|(n, rules)| FlowGroup { id: group(n), rules: rules.clone() })
+            .collect(),
         members: members.into_iter().map(|(n, members)| DirectoryGroup { id: group(n), members }).collect(),
         hash: String::new(),
     }
@@ -171,24 +174,33 @@ fn split(actions: &str) -> Vec<String> {
 fn rule() -> impl Strategy<Value = RuleBody> {
     let remote = prop_oneof![
         Just(RemoteBody::Any),
-        prop::sample::select(vec!["10.10.0.0/24", "10.10.0.8/29", "0.0.0.0/0", "fd00::/64", "::/0", "fd00::8/125"])
-            .prop_map(|c| RemoteBody::Cidr(c.parse().unwrap())),
+        prop::sample::select(vec![
+            "10.10.0.0/24",
+            "10.10.0.8/29",
+            "0.0.0.0/0",
+            "fd00::/64",
+            "::/0",
+            "fd00::8/125"
+        ])
+        .prop_map(|c| RemoteBody::Cidr(c.parse().unwrap())),
         (1..=4_u8).prop_map(|g| RemoteBody::SecurityGroup(group(g))),
     ];
     let ports = prop::option::of((1..200_u32, 0..200_u32).prop_map(|(from, more)| (from, from + more)));
     let types = prop::option::of((0..3_u8, prop::option::of(0..2_u8)));
-    (prop::bool::ANY, 0..5_usize, ports, types, remote).prop_map(|(ingress, protocol, ports, types, remote)| {
-        let protocol = PROTOCOLS[protocol];
-        let types = types.filter(|_| protocol.has_types());
-        RuleBody {
-            direction: if ingress { Direction::Ingress } else { Direction::Egress },
-            protocol,
-            ports: ports.filter(|_| protocol.has_ports()).map(|(from, to)| PortRange { from, to }),
-            icmp_type: types.map(|t| t.0),
-            icmp_code: types.and_then(|t| t.1),
-            remote,
-        }
-    })
+    (prop::bool::ANY, 0..5_usize, ports, types, remote).prop_map(
+        |(ingress, protocol, ports, types, remote)| {
+            let protocol = PROTOCOLS[protocol];
+            let types = types.filter(|_| protocol.has_types());
+            RuleBody {
+                direction: if ingress { Direction::Ingress } else { Direction::Egress },
+                protocol,
+                ports: ports.filter(|_| protocol.has_ports()).map(|(from, to)| PortRange { from, to }),
+                icmp_type: types.map(|t| t.0),
+                icmp_code: types.and_then(|t| t.1),
+                remote,
+            }
+        },
+    )
 }
 
 const PROTOCOLS: [Protocol; 5] =
@@ -282,9 +294,10 @@ fn n5_ports_of_the_same_groups_share_their_flows() {
 
 #[test]
 fn n5_a_lease_and_neighbours_pass_whatever_the_groups_say() {
-    let closed: Vec<RuleBody> =
-        serde_json::from_value(serde_json::json!([{"direction": "egress", "protocol": "tcp", "remote": {"cidr": "192.0.2.0/24"}}]))
-            .unwrap();
+    let closed: Vec<RuleBody> = serde_json::from_value(
+        serde_json::json!([{"direction": "egress", "protocol": "tcp", "remote": {"cidr": "192.0.2.0/24"}}]),
+    )
+    .unwrap();
     let set = set(&[1], &[closed], vec![]);
     let flows = render(&set, &numbers(&set));
     let packet = |terms: &[(&'static str, &str)]| -> BTreeMap<&'static str, String> {
@@ -297,12 +310,22 @@ fn n5_a_lease_and_neighbours_pass_whatever_the_groups_say() {
     assert!(run(&flows, "10", &mut packet(&[&udp[..], &discover].concat())));
     let elsewhere = [("in_port", &*guest), ("nw_dst", "10.10.0.6"), ("tp_src", "68"), ("tp_dst", "67")];
     assert!(!run(&flows, "10", &mut packet(&[&udp[..], &elsewhere].concat())));
-    let offer = |from: &str| packet(&[&udp[..], &[("in_port", from), ("reg1", &guest), ("tp_src", "67"), ("tp_dst", "68")]].concat());
+    let offer = |from: &str| {
+        packet(
+            &[&udp[..], &[("in_port", from), ("reg1", &guest), ("tp_src", "67"), ("tp_dst", "68")]].concat(),
+        )
+    };
     assert!(run(&flows, "30", &mut offer(&server)));
     assert!(!run(&flows, "30", &mut offer("6")));
     assert!(run(&flows, "30", &mut packet(&[("arp", ""), ("reg1", &guest), ("in_port", "6")])));
     for what in ["133", "135", "136"] {
-        let mut solicit = packet(&[("ipv6", ""), ("icmp6", ""), ("icmpv6_type", what), ("in_port", &guest), ("ct_state", "+trk+new")]);
+        let mut solicit = packet(&[
+            ("ipv6", ""),
+            ("icmp6", ""),
+            ("icmpv6_type", what),
+            ("in_port", &guest),
+            ("ct_state", "+trk+new"),
+        ]);
         assert!(run(&flows, "10", &mut solicit), "{what}");
     }
 }
