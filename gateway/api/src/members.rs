@@ -3,17 +3,21 @@
 //! A port is in the groups of its network, of its VM and its own, whether its VM is placed or not. What a host must know
 //! is who is in the groups that rules of its own ports' groups name.
 
-use basalt_model::{HostId, NetworkId, SecurityGroupId};
+use basalt_model::{HostId, NetworkId, SecurityGroupId, networks::address6};
 use basalt_store::feed::{Change, Row, Table};
 use basalt_wire::agent::directory::DirectoryGroup;
+use ipnet::Ipv6Net;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 use uuid::Uuid;
 
-/// A VM's interface: its network, its addresses, the groups of VM and interface.
-pub(crate) type Nic = (NetworkId, Vec<IpAddr>, Vec<SecurityGroupId>);
+/// A VM's interface: its network, its address, its MAC address, the groups of VM and interface.
+pub(crate) type Nic = (NetworkId, Ipv4Addr, String, Vec<SecurityGroupId>);
+
+/// What of a network matters here: its groups, and where its ports' second addresses follow from.
+pub(crate) type Network = (Vec<SecurityGroupId>, Option<Ipv6Net>);
 
 /// What a host's part of it depended on. Equal ones stand for equal parts.
 pub type Stamp = Vec<(SecurityGroupId, u64)>;
@@ -25,7 +29,7 @@ pub(crate) struct Members {
     places: HashMap<Uuid, HostId>,
     /// VMs that have a port on a network which has groups, or may get some.
     on_network: HashMap<NetworkId, BTreeSet<Uuid>>,
-    of_network: HashMap<NetworkId, Vec<SecurityGroupId>>,
+    networks: HashMap<NetworkId, Network>,
     /// The groups that a group's rules name.
     named: HashMap<SecurityGroupId, BTreeSet<SecurityGroupId>>,
     groups: HashMap<SecurityGroupId, Group>,
@@ -55,7 +59,7 @@ impl Members {
         match (change.table, &change.row) {
             (Table::Vm, Some(Row::Vm(vm))) => {
                 let nic = |n: &basalt_model::vms::VmNic| {
-                    (n.network_id, vec![IpAddr::V4(n.address)], n.security_groups.clone())
+                    (n.network_id, n.address, n.mac.clone(), n.security_groups.clone())
                 };
                 self.attach(id, vm.nics.iter().map(nic).collect());
             }
@@ -63,9 +67,9 @@ impl Members {
             (Table::Placement, Some(Row::Placement(placement))) => self.place(id, placement.host_id),
             (Table::Placement, _) => self.place(id, None),
             (Table::Network, Some(Row::Network(network))) => {
-                self.network(NetworkId(id), network.security_groups.clone());
+                self.network(NetworkId(id), (network.security_groups.clone(), network.spec.cidr6));
             }
-            (Table::Network, _) => self.network(NetworkId(id), Vec::new()),
+            (Table::Network, _) => self.network(NetworkId(id), Network::default()),
             (Table::SecurityGroup, Some(Row::SecurityGroup(group))) => {
                 self.rules(SecurityGroupId(id), group.named.values().copied().collect());
             }
@@ -108,15 +112,15 @@ impl Members {
         }
     }
 
-    pub(crate) fn network(&mut self, network: NetworkId, groups: Vec<SecurityGroupId>) {
-        if self.of_network.get(&network).map_or(&[][..], |g| g) == groups {
+    pub(crate) fn network(&mut self, id: NetworkId, network: Network) {
+        if self.networks.get(&id).cloned().unwrap_or_default() == network {
             return;
         }
-        let vms: Vec<Uuid> = self.on_network.get(&network).into_iter().flatten().copied().collect();
+        let vms: Vec<Uuid> = self.on_network.get(&id).into_iter().flatten().copied().collect();
         vms.iter().for_each(|vm| self.count(*vm, false));
-        match groups.is_empty() {
-            true => drop(self.of_network.remove(&network)),
-            false => drop(self.of_network.insert(network, groups)),
+        match network == Network::default() {
+            true => drop(self.networks.remove(&id)),
+            false => drop(self.networks.insert(id, network)),
         }
         vms.iter().for_each(|vm| self.count(*vm, true));
     }
@@ -135,15 +139,17 @@ impl Members {
     fn count(&mut self, vm: Uuid, there: bool) {
         let Some(nics) = self.nics.get(&vm) else { return };
         let host = self.places.get(&vm).copied();
-        for (network, addresses, own) in nics {
-            let of_network = self.of_network.get(network).into_iter().flatten();
+        for (network, address, mac, own) in nics {
+            let network = self.networks.get(network);
+            let of_network = network.into_iter().flat_map(|n| &n.0);
+            let second = network.and_then(|n| n.1).map(|prefix| IpAddr::V6(address6(prefix, mac)));
             let groups: BTreeSet<SecurityGroupId> = own.iter().chain(of_network).copied().collect();
             for id in groups {
                 self.version += 1;
                 let group = self.groups.entry(id).or_default();
                 group.version = self.version;
-                for address in addresses {
-                    step(&mut group.members, *address, there);
+                for address in [Some(IpAddr::V4(*address)), second].into_iter().flatten() {
+                    step(&mut group.members, address, there);
                 }
                 if group.members.is_empty() {
                     self.groups.remove(&id);

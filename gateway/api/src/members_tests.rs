@@ -16,16 +16,18 @@ fn host(n: u64) -> HostId {
 #[derive(Default)]
 struct Truth {
     vms: BTreeMap<Uuid, (Vec<Nic>, Option<HostId>)>,
-    networks: BTreeMap<NetworkId, Vec<SecurityGroupId>>,
+    networks: BTreeMap<NetworkId, Network>,
     named: BTreeMap<SecurityGroupId, BTreeSet<SecurityGroupId>>,
 }
 
 impl Truth {
-    fn ports(&self) -> impl Iterator<Item = (Option<HostId>, &Vec<IpAddr>, BTreeSet<SecurityGroupId>)> {
+    fn ports(&self) -> impl Iterator<Item = (Option<HostId>, Vec<IpAddr>, BTreeSet<SecurityGroupId>)> {
         self.vms.values().flat_map(|(nics, place)| {
-            nics.iter().map(|(network, addresses, own)| {
-                let of_network = self.networks.get(network).into_iter().flatten();
-                (*place, addresses, own.iter().chain(of_network).copied().collect())
+            nics.iter().map(|(network, address, mac, own)| {
+                let (groups, prefix) = self.networks.get(network).cloned().unwrap_or_default();
+                let second = prefix.map(|p| IpAddr::V6(address6(p, mac)));
+                let addresses = [Some(IpAddr::V4(*address)), second].into_iter().flatten().collect();
+                (*place, addresses, own.iter().copied().chain(groups).collect())
             })
         })
     }
@@ -35,7 +37,7 @@ impl Truth {
         let asked: BTreeSet<_> = here.filter_map(|g| self.named.get(&g)).flatten().copied().collect();
         let members = |id| {
             let all: BTreeSet<IpAddr> =
-                self.ports().filter(|(.., g)| g.contains(&id)).flat_map(|(_, a, _)| a.clone()).collect();
+                self.ports().filter(|(.., g)| g.contains(&id)).flat_map(|(_, a, _)| a).collect();
             all.into_iter().collect()
         };
         asked.into_iter().map(|id| DirectoryGroup { id, members: members(id) }).collect()
@@ -61,9 +63,10 @@ fn n5_members_follow_every_change_and_their_stamp_tells_of_each() {
             }
             2 | 3 => {
                 let nic = |n: u64, g: u64, a: u64| {
-                    let address = IpAddr::from([10, 10, 0, u8::try_from(a).unwrap()]);
+                    let address = Ipv4Addr::from([10, 10, 0, u8::try_from(a).unwrap()]);
+                    let mac = format!("02:00:00:00:00:{a:02x}");
                     let groups = (0..4).filter(|i| g >> i & 1 == 1).map(group).collect();
-                    (network(n), vec![address], groups)
+                    (network(n), address, mac, groups)
                 };
                 let nics: Vec<Nic> = (0..next(3)).map(|_| nic(next(3), next(16), next(20))).collect();
                 truth.vms.entry(vm).or_default().0.clone_from(&nics);
@@ -72,8 +75,9 @@ fn n5_members_follow_every_change_and_their_stamp_tells_of_each() {
             4 => {
                 let (id, groups) =
                     (network(next(3)), (0..4).filter(|_| next(3) == 0).map(group).collect::<Vec<_>>());
-                truth.networks.insert(id, groups.clone());
-                members.network(id, groups);
+                let network = (groups, (next(3) == 0).then(|| "fd00::/64".parse().unwrap()));
+                truth.networks.insert(id, network.clone());
+                members.network(id, network);
             }
             _ => {
                 let (id, named) =

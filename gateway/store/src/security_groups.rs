@@ -14,11 +14,12 @@ use crate::{
 };
 use basalt_model::{
     Generation, Metadata, Name, NetworkId, PortId, ProjectId, SecurityGroupId, TenantId, VmId,
+    networks::address6,
     security_groups::SecurityGroupSpec,
     tasks::{Subject, TaskKind},
     vms::VmSpec,
 };
-use sqlx::{FromRow, PgConnection, postgres::PgRow, types::Json};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -69,7 +70,7 @@ impl FromRow<'_, PgRow> for SecurityGroup {
 /// Groups of ports: what the VM resolved for the interface, and what the network has.
 macro_rules! effective {
     () => {
-        "SELECT n.security_groups AS of_network,
+        "SELECT n.security_groups AS of_network, p.mac, n.spec ->> 'cidr6' AS cidr6,
             (SELECT e -> 'security_groups' FROM json_array_elements(v.nics) e WHERE e ->> 'port_id' = p.id::text)
                 AS of_nic
          FROM ports p JOIN networks n ON n.id = p.network_id JOIN vms v ON v.id = p.vm_id"
@@ -447,13 +448,29 @@ pub async fn of_address(
     project: ProjectId,
     address: IpAddr,
 ) -> Result<BTreeSet<SecurityGroupId>> {
-    let rows = sqlx::query(concat!(effective!(), " WHERE p.project_id = $1 AND p.address = $2::text::inet"))
-        .bind(project)
-        .bind(address.to_string())
-        .fetch_all(tx.conn())
-        .await?;
-    let all = rows.iter().map(groups).collect::<sqlx::Result<Vec<_>>>()?;
-    Ok(all.into_iter().flatten().collect())
+    // The second address of a port follows from its MAC address and stands nowhere.
+    let rows = sqlx::query(concat!(
+        effective!(),
+        " WHERE p.project_id = $1 AND (p.address = $2::text::inet OR (n.spec ->> 'cidr6')::cidr >> $2::text::inet)"
+    ))
+    .bind(project)
+    .bind(address.to_string())
+    .fetch_all(tx.conn())
+    .await?;
+    let mut all = BTreeSet::new();
+    for row in &rows {
+        let second = match (address, row.try_get::<Option<String>, _>("cidr6")?) {
+            (IpAddr::V6(_), Some(prefix)) => {
+                let prefix = prefix.parse().map_err(|e| row::unreadable("cidr6", e))?;
+                IpAddr::V6(address6(prefix, row.try_get("mac")?))
+            }
+            _ => address,
+        };
+        if second == address {
+            all.extend(groups(row)?);
+        }
+    }
+    Ok(all)
 }
 
 fn groups(row: &PgRow) -> sqlx::Result<BTreeSet<SecurityGroupId>> {

@@ -3,10 +3,10 @@
 //! | table | what |
 //! |---|---|
 //! | 0 | classify: the port says which network (reg0 = VNI); whoever lies about MAC, address, ARP or being a DHCP server is dropped. From the tunnel only what a known peer sends in a known network, from an uplink only its own VLAN (reg2 = 1) |
-//! | 10, 11, 15 | egress policy of the sender: its security groups |
+//! | 10, 11, 12, 15 | egress policy of the sender: its security groups |
 //! | 20 | forwarding from the truth: (network, destination MAC) → reg1 = port, or the tunnel to its host, or the wire that it shares with others; questions for a known address are answered here; broadcast to the network's own ports, and once to each peer or to the wire |
 //! | 21 | the second half of an answer to a neighbour solicitation |
-//! | 30, 31, 25 | ingress policy of the receiver: its security groups, then output to reg1 |
+//! | 30, 31, 32, 25 | ingress policy of the receiver: its security groups, then output to reg1 |
 //!
 //! What came from outside (reg2 = 1) never goes there again. A MAC address that stands here and at a peer, while its guest
 //! moves, is here.
@@ -145,7 +145,7 @@ impl View<'_> {
     fn render(&self, flows: &mut Vec<String>) {
         for (number, port) in &self.guests {
             self.classify_guest(flows, *number, port);
-            self.policies.guest(flows, *number, port, self.network, self.server);
+            self.policies.guest(flows, *number, port);
             self.forward(flows, *number, &port.mac);
         }
         if let Some(number) = self.server {
@@ -154,6 +154,7 @@ impl View<'_> {
             self.forward(flows, number, &mac);
             self.serve(flows, number);
         }
+        security::configure(flows, self.network, self.server);
         self.neighbours(flows);
         self.reach(flows);
         self.configure(flows);

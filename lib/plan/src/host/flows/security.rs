@@ -1,17 +1,20 @@
 //! Security groups as flows: connections are tracked in a zone of their own for each guest's port.
 //!
 //! ```text
-//!            ┌► 15: reg4 = set of the groups that the destination is in
-//! 10 guest ──┴► ct(zone of sender) ──► 11: established → 20; new, if a rule says so → commit, 20
-//!            ┌► 25: reg3 = set of the groups that the source is in
-//! 30 guest ──┴► ct(zone of receiver) ► 31: established → out; new, if a rule says so → commit, out
+//! 10 guest ─► 12 ─┬─ DHCP, who has an address ──────────────────────────────► 20
+//!                 └► ct(zone of sender) ─► 11 ─┬─ established ──────────────► 20
+//!                                              └─ new, a rule says so: commit ► 20
+//! 30 guest ─► 32 ─┬─ DHCP, who has an address ──────────────────────────────► out
+//!                 └► ct(zone of receiver) ► 31 ─┬─ established ─────────────► out
+//!                                               └─ new, a rule says so: commit ► out
 //! ```
 //!
+//! Before that, 15 puts the set of groups that the destination is in into reg4, 25 that of the source into reg3.
 //! Ports that are in the same groups share their rules: reg5 is the number of that policy, reg6 the zone. A rule about a
 //! group costs one flow for each set of groups that has it, however many addresses are in it; each address costs one
 //! flow for each network that asks about it. A zone has the number of its port on the switch.
 
-use super::super::{FlowPort, FlowSet};
+use super::super::{FlowNetwork, FlowPort, FlowSet};
 use basalt_model::{
     NetworkId, SecurityGroupId,
     security_groups::{Direction, PortRange, Protocol},
@@ -95,6 +98,7 @@ impl<'a> Policies<'a> {
 
     /// What holds for all ports.
     pub(super) fn render(&self, flows: &mut Vec<String>) {
+        ask(flows);
         for way in [&EGRESS, &INGRESS] {
             let table = format!("table={}", way.rules);
             flows.push(format!("{table},priority=100,ct_state=+trk+inv,actions=drop"));
@@ -127,7 +131,7 @@ impl<'a> Policies<'a> {
         let pass = format!("actions={COMMIT},{}", way.pass);
         let known: Vec<_> = groups.iter().map(|g| (*g, self.rules.get(g).copied())).collect();
         if way.direction == Direction::Egress && !crate::security::restricts_egress(&known) {
-            flows.push(format!("{new},{pass}"));
+            flows.extend(["ip", "ipv6"].map(|family| format!("{new},{family},{pass}")));
         }
         let rules = known.iter().filter_map(|(_, rules)| *rules).flatten();
         for rule in rules.filter(|rule| rule.direction == way.direction) {
@@ -166,50 +170,51 @@ impl<'a> Policies<'a> {
         }
     }
 
-    /// A guest's own flows.
-    pub(super) fn guest(
-        &self,
-        flows: &mut Vec<String>,
-        number: u32,
-        port: &FlowPort,
-        network: &super::FlowNetwork,
-        server: Option<u32>,
-    ) {
+    /// A guest's own flows: which policy, and which zone.
+    pub(super) fn guest(&self, flows: &mut Vec<String>, number: u32, port: &FlowPort) {
         let policy = self.policies.get(&*port.security_groups).copied().unwrap_or_default();
-        let ask = |table: u8, sets: u8| {
-            format!(
-                "set_field:{policy}->reg5,set_field:{number}->reg6,resubmit(,{sets}),ct(table={table},zone={number})"
-            )
-        };
-        let from = format!("table=10,priority=100,in_port={number}");
-        let to = format!("table=30,priority=100,reg1={number}");
+        let set = format!("set_field:{policy}->reg5,set_field:{number}->reg6");
+        flows.push(format!("table=10,priority=100,in_port={number},actions={set},goto_table:12"));
+        flows.push(format!("table=30,priority=100,reg1={number},actions={set},goto_table:32"));
+    }
+}
+
+/// What passes whatever the groups say, and what is asked about.
+fn ask(flows: &mut Vec<String>) {
+    for way in [&EGRESS, &INGRESS] {
+        let table = format!("table={}", way.rules + 1);
+        let track = format!("resubmit(,{}),ct(table={},zone=NXM_NX_REG6[0..15])", way.sets, way.rules);
         for family in ["ip", "ipv6"] {
-            flows.push(format!("{from},{family},actions={}", ask(EGRESS.rules, EGRESS.sets)));
-            flows.push(format!("{to},{family},actions={}", ask(INGRESS.rules, INGRESS.sets)));
+            flows.push(format!("{table},priority=100,{family},actions={track}"));
         }
-        // Whatever the groups say: who has an address, and which address is mine.
-        let from = format!("table=10,priority=110,in_port={number}");
-        let to = format!("table=30,priority=110,reg1={number}");
-        let lease = format!("udp,nw_dst={},tp_src=68,tp_dst=67", network.dhcp_server);
-        for what in [
-            "udp,nw_dst=255.255.255.255,tp_src=68,tp_dst=67",
-            &lease,
-            "udp6,ipv6_dst=ff02::1:2,tp_src=546,tp_dst=547",
-            "icmp6,icmpv6_type=133",
-            "icmp6,icmpv6_type=135",
-            "icmp6,icmpv6_type=136",
-        ] {
-            flows.push(format!("{from},{what},actions=goto_table:20"));
-        }
+        flows.push(format!("{table},priority=0,actions=drop"));
+        // Who has an address is no secret.
         for what in ["arp", "icmp6,icmpv6_type=135", "icmp6,icmpv6_type=136"] {
-            flows.push(format!("{to},{what},actions={}", INGRESS.pass));
+            flows.push(format!("{table},priority=110,{what},actions={}", way.pass));
         }
-        if let Some(server) = server {
-            for what in ["udp,tp_src=67,tp_dst=68", "udp6,tp_src=547,tp_dst=546", "icmp6,icmpv6_type=134"] {
-                flows.push(format!("{to},in_port={server},{what},actions={}", INGRESS.pass));
-            }
-        }
-        flows.push(format!("table=30,priority=50,reg1={number},actions=drop"));
+    }
+    let from = "table=12,priority=110";
+    for what in [
+        "udp,nw_dst=255.255.255.255,tp_src=68,tp_dst=67",
+        "udp6,ipv6_dst=ff02::1:2,tp_src=546,tp_dst=547",
+        "icmp6,icmpv6_type=133",
+    ] {
+        flows.push(format!("{from},{what},actions={}", EGRESS.pass));
+    }
+}
+
+/// A network's guests get their addresses whatever the groups say. Nobody but servers sends these answers, which table 0
+/// sees to; where a network has its own server, it is the only one.
+pub(super) fn configure(flows: &mut Vec<String>, network: &FlowNetwork, server: Option<u32>) {
+    let vni = network.vni;
+    let lease = format!("udp,nw_dst={},tp_src=68,tp_dst=67", network.dhcp_server);
+    flows.push(format!("table=12,priority=110,reg0={vni},{lease},actions={}", EGRESS.pass));
+    let from = match server.filter(|_| network.dhcp) {
+        Some(server) => format!(",in_port={server}"),
+        None => String::new(),
+    };
+    for what in ["udp,tp_src=67,tp_dst=68", "udp6,tp_src=547,tp_dst=546", "icmp6,icmpv6_type=134"] {
+        flows.push(format!("table=32,priority=110,reg0={vni}{from},{what},actions={}", INGRESS.pass));
     }
 }
 

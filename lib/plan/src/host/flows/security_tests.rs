@@ -29,6 +29,8 @@ fn set(mine: &[u8], groups: &[Vec<RuleBody>], members: Vec<(u8, Vec<IpAddr>)>) -
         segment: Segment::Vxlan,
         vni: VNI,
         cidr: "10.10.0.0/24".parse().unwrap(),
+        cidr6: None,
+        names: false,
         gateway: "10.10.0.1".parse().unwrap(),
         dhcp_server: "10.10.0.254".parse().unwrap(),
         dhcp: true,
@@ -39,6 +41,7 @@ fn set(mine: &[u8], groups: &[Vec<RuleBody>], members: Vec<(u8, Vec<IpAddr>)>) -
         network_id,
         mac: format!("02:00:00:00:00:{n:02x}"),
         address: [10, 10, 0, n].into(),
+        address6: None,
         security_groups,
     };
     FlowSet {
@@ -59,6 +62,7 @@ fn numbers(set: &FlowSet) -> PortNumbers {
         guests: set.ports.iter().zip(GUEST..).map(|(p, n)| (p.port_id, n)).collect(),
         servers: set.networks.iter().map(|n| (n.id, SERVER)).collect(),
         tunnel: None,
+        uplinks: BTreeMap::new(),
     }
 }
 
@@ -148,6 +152,8 @@ fn run(flows: &[String], table: &str, packet: &mut BTreeMap<&'static str, String
             return run(flows, tracked.split(',').next().unwrap(), packet);
         } else if action == "goto_table:20" || action.starts_with("output:") {
             return true;
+        } else if let Some(table) = action.strip_prefix("goto_table:") {
+            return run(flows, table, packet);
         }
     }
     false
