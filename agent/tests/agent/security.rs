@@ -85,13 +85,13 @@ async fn n5_a_switch_admits_what_a_rule_admits_and_no_more() {
     assert_ne!(ovs.trace(&packet(7, seven, 6, "tcp,tcp_dst=80")), "drop");
     assert_eq!(ovs.trace(&packet(7, seven, 6, "tcp,tcp_dst=5432")), "drop", "it is no friend");
     let established = |flow: &str| {
-        let next = ["ofproto/trace", BRIDGE, flow, "--ct-next=trk,est", "--ct-next=trk,est"];
+        let next = ["ofproto/trace", BRIDGE, flow, "--ct-next", "trk,est", "--ct-next", "trk,est"];
         ovs.run("ovs-appctl", &next).lines().rfind(|l| l.starts_with("Datapath actions:")).unwrap().to_owned()
     };
     for flow in [packet(7, seven, 5, "tcp,tcp_dst=9999"), packet(5, five, 7, "udp,udp_dst=9999")] {
         assert!(!established(&flow).contains("drop"), "answers pass whatever the rules say");
     }
-    let invalid = ["ofproto/trace", BRIDGE, &packet(5, five, 6, "tcp,tcp_dst=80"), "--ct-next=trk,inv"];
+    let invalid = ["ofproto/trace", BRIDGE, &packet(5, five, 6, "tcp,tcp_dst=80"), "--ct-next", "trk,inv"];
     assert!(ovs.run("ovs-appctl", &invalid).contains("Datapath actions: drop"));
 }
 
