@@ -138,8 +138,8 @@ async fn guest(door: &dyn GuestDoor, vm: Vm) -> Result<Guest> {
 /// A group that admits HTTP and pings from everywhere.
 pub fn security_group() -> Value {
     let http = json!({"direction": "ingress", "protocol": "tcp", "ports": {"from": 80, "to": 80}});
-    let ping = json!({"direction": "ingress", "protocol": "icmp"});
-    json!({"name": SECURITY_GROUP, "spec": {"rules": [http, ping]}})
+    let ping = ["icmp", "icmpv6"].map(|p| json!({"direction": "ingress", "protocol": p}));
+    json!({"name": SECURITY_GROUP, "spec": {"rules": [http, ping[0], ping[1]]}})
 }
 
 /// Makes a project with the image that VMs begin with and the group `web`; gives the project's path.
