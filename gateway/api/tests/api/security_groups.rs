@@ -51,7 +51,7 @@ async fn n5_a_group_is_declared_changed_under_its_generation_and_deleted() {
         (&changed.body["generation"], changed.body["spec"]["rules"].as_array().unwrap().len()),
         (&json!(2), 1)
     );
-    let listed = door.admin("GET", &format!("{groups}?selector=app%3Dweb")).send().await.expect(200);
+    let listed = door.admin("GET", &format!("{groups}?label_selector=app%3Dweb")).send().await.expect(200);
     assert_eq!(listed.body["items"][0]["name"], "web");
     let mut vm = small_vm("a");
     vm["spec"]["security_groups"] = json!(["web"]);
