@@ -193,6 +193,7 @@ LOGGED TABLE networks (
     spec jsonb NOT NULL,
     cidr cidr NOT NULL,
     vni integer NOT NULL DEFAULT nextval('network_vnis'::regclass),
+    security_groups jsonb NOT NULL DEFAULT '[]'::jsonb,
     uplink text GENERATED ALWAYS AS ((spec #>> '{segment,uplink}'::text[])),
     vlan_id integer GENERATED ALWAYS AS (((spec #>> '{segment,vlan_id}'::text[]))::integer),
     cidr6 cidr GENERATED ALWAYS AS (((spec ->> 'cidr6'::text))::cidr)
@@ -258,6 +259,27 @@ LOGGED TABLE role_bindings (
     tenant_id uuid,
     project_id uuid,
     created_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE security_group_uses (
+    group_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    network_id uuid,
+    vm_id uuid,
+    rules_of uuid
+);
+LOGGED TABLE security_groups (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    named jsonb NOT NULL
 );
 LOGGED TABLE service_tokens (
     id uuid NOT NULL,
@@ -420,9 +442,9 @@ CONSTRAINT join_tokens_id ON join_tokens PRIMARY KEY (host_id);
 CONSTRAINT leases_name ON leases PRIMARY KEY (name);
 CONSTRAINT manifest_facts_host ON manifest_facts FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifest_facts_id ON manifest_facts PRIMARY KEY (host_id, kind, id);
-CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['security_group'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
 CONSTRAINT manifest_items_id ON manifest_items PRIMARY KEY (host_id, kind, id);
-CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['security_group'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
 CONSTRAINT manifest_items_manifest ON manifest_items FOREIGN KEY (host_id) REFERENCES manifests(host_id);
 CONSTRAINT manifests_host ON manifests FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifests_id ON manifests PRIMARY KEY (host_id);
@@ -461,6 +483,15 @@ CONSTRAINT role_bindings_project_of_tenant ON role_bindings FOREIGN KEY (project
 CONSTRAINT role_bindings_role ON role_bindings CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])));
 CONSTRAINT role_bindings_scope ON role_bindings CHECK (((project_id IS NULL) OR (tenant_id IS NOT NULL)));
 CONSTRAINT role_bindings_tenant ON role_bindings FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT security_group_uses_group ON security_group_uses FOREIGN KEY (group_id, project_id) REFERENCES security_groups(id, project_id);
+CONSTRAINT security_group_uses_network ON security_group_uses FOREIGN KEY (network_id) REFERENCES networks(id) ON DELETE CASCADE;
+CONSTRAINT security_group_uses_one ON security_group_uses CHECK ((num_nonnulls(network_id, vm_id, rules_of) = 1));
+CONSTRAINT security_group_uses_rules ON security_group_uses FOREIGN KEY (rules_of) REFERENCES security_groups(id) ON DELETE CASCADE;
+CONSTRAINT security_group_uses_vm ON security_group_uses FOREIGN KEY (vm_id) REFERENCES vms(id) ON DELETE CASCADE;
+CONSTRAINT security_groups_id ON security_groups PRIMARY KEY (id);
+CONSTRAINT security_groups_id_project ON security_groups UNIQUE (id, project_id);
+CONSTRAINT security_groups_name ON security_groups UNIQUE (project_id, name);
+CONSTRAINT security_groups_project ON security_groups FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT service_tokens_hash ON service_tokens UNIQUE (hash);
 CONSTRAINT service_tokens_id ON service_tokens PRIMARY KEY (id);
 CONSTRAINT service_tokens_user ON service_tokens FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE;
@@ -505,6 +536,10 @@ CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
 CREATE UNIQUE INDEX networks_wire ON public.networks USING btree (uplink, vlan_id) NULLS NOT DISTINCT WHERE (uplink IS NOT NULL);
 CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
 CREATE INDEX ports_vm_id ON public.ports USING btree (vm_id);
+CREATE INDEX security_group_uses_group_id ON public.security_group_uses USING btree (group_id);
+CREATE INDEX security_group_uses_network_id ON public.security_group_uses USING btree (network_id) WHERE (network_id IS NOT NULL);
+CREATE INDEX security_group_uses_rules_of ON public.security_group_uses USING btree (rules_of) WHERE (rules_of IS NOT NULL);
+CREATE INDEX security_group_uses_vm_id ON public.security_group_uses USING btree (vm_id) WHERE (vm_id IS NOT NULL);
 CREATE UNIQUE INDEX service_tokens_name ON public.service_tokens USING btree (name) WHERE ((user_id IS NULL) AND (revoked_at IS NULL));
 CREATE INDEX service_tokens_user_id ON public.service_tokens USING btree (user_id) WHERE (user_id IS NOT NULL);
 CREATE INDEX tasks_live_deadline ON public.tasks USING btree (deadline) WHERE (finished_at IS NULL);
@@ -1070,6 +1105,36 @@ BEGIN
     VALUES (pg_catalog.pg_current_xact_id(), TG_TABLE_NAME, '', 'reload');
     RETURN NULL;
 END $function$;
+CREATE OR REPLACE FUNCTION public.feed_security_groups_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'security_groups', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_security_groups_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'security_groups', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_security_groups_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'security_groups', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_tasks_delete()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1405,6 +1470,10 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.projects REFERENCING OLD TABLE
 CREATE TRIGGER feed_insert AFTER INSERT ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.projects FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.security_groups REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.security_groups REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.security_groups FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.security_groups REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.tasks REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.tasks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.tasks FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1474,6 +1543,10 @@ POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON security_group_uses FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON security_group_uses FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON security_groups FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON security_groups FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON service_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON task_logs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON task_logs FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
@@ -1537,6 +1610,10 @@ GRANT SELECT ON projects TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
 GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON security_group_uses TO basalt_system;
+GRANT INSERT, SELECT ON security_group_uses TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON security_groups TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON security_groups TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON service_tokens TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON task_logs TO basalt_system;
 GRANT SELECT ON task_logs TO basalt_tenant;

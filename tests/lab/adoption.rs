@@ -31,7 +31,9 @@ impl House {
             client.post::<_, Value>(path, &body).await.unwrap_or_else(|e| panic!("{path}: {}", e.text()))
         };
         post("/v1/projects", json!({"name": journey::PROJECT})).await;
-        let network = json!({"name": "lan", "spec": {"cidr": "10.10.0.0/24"}});
+        post(&house.path("security-groups"), journey::security_group()).await;
+        let groups = [journey::SECURITY_GROUP];
+        let network = json!({"name": "lan", "spec": {"cidr": "10.10.0.0/24", "security_groups": groups}});
         post(&house.path("networks"), network).await;
         house.until_host("the pool is there", |host| host.facts.is_some_and(|f| !f.pools.is_empty())).await;
         let image = house.cluster.lab.guest_image(&mut |_| {}).unwrap();

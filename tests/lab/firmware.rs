@@ -89,7 +89,10 @@ async fn v1_v10_guests_boot_under_uefi_and_from_a_disc_beside_an_empty_disk() {
     std::fs::write(&file, disc()).unwrap();
     add_image(&cluster, "disc", "iso", &file).await;
     add_image(&cluster, journey::IMAGE, "qcow2", &guest.path).await;
-    let network = json!({"name": journey::NETWORK, "spec": {"cidr": "10.10.0.0/24"}});
+    cluster.post(&format!("{project}/security-groups"), &journey::security_group()).await;
+    let groups = [journey::SECURITY_GROUP];
+    let network =
+        json!({"name": journey::NETWORK, "spec": {"cidr": "10.10.0.0/24", "security_groups": groups}});
     let network = cluster.post(&format!("{project}/networks"), &network).await;
     cluster.follow(&network).await;
     until("the host is ready, with OVMF", Duration::from_secs(60), async || {

@@ -60,8 +60,9 @@ impl Guest<'_> {
     }
 }
 
-/// Makes a network and answers its identifier.
-pub async fn network(cluster: &Cluster, project: &str, name: &str, spec: Value) -> u64 {
+/// Makes a network whose guests admit HTTP and pings, and answers its identifier.
+pub async fn network(cluster: &Cluster, project: &str, name: &str, mut spec: Value) -> u64 {
+    spec["security_groups"] = json!([journey::SECURITY_GROUP]);
     let body = json!({"name": name, "spec": spec});
     let made = cluster.post(&format!("{project}/networks"), &body).await;
     cluster.follow(&made).await;

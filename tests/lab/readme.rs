@@ -101,7 +101,10 @@ async fn try_line(shell: &Shell, line: &str) {
         "get vms" => &["NAME", "web-1", "running", "10.10.0."],
         "describe vm web-1" => &["name: web-1", "conditions:", "Tasks:", "vm_create"],
         "explain web-1" => &["h1: fits, score"],
-        "create network blue --cidr 10.20.0.0/24" => &["network/blue created"],
+        "explain port 10.10.0.2 --remote 10.10.0.254 --protocol tcp --port 80" => {
+            &["is admitted by rule 0 of security group web"]
+        }
+        "create network blue --cidr 10.20.0.0/24 --security-group web" => &["network/blue created"],
         "create vm db-1 --image tiny --network blue --memory 256MiB" => &["vm/db-1 created"],
         "console web-1" => {
             shell.until(line, "", "GUEST-READY web-1").await;

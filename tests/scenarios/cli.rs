@@ -50,6 +50,7 @@ async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Resul
     let house = House::with_hosts(1).await?;
     let cli = Cli::of(&house)?;
     cli.ok(&format!("create vm web {VM} --label app=web")).await?;
+    cli.ok("create security-group web --ingress tcp:80").await?;
     cli.with_input("create user alice", "correct horse battery").await?;
     // A few at a time: each command is a process with a connection of its own.
     let kinds = futures::stream::iter(KINDS).map(|kind| in_every_format(&cli, kind)).buffer_unordered(3);

@@ -20,5 +20,6 @@ mod live;
 mod oracles;
 mod pending;
 mod restarts;
+mod security_groups;
 mod steps;
 mod twins;

@@ -125,8 +125,10 @@ fn what_was_saved_is_loaded_and_only_its_owner_may_read_it() {
     memory.made.insert(volume_id(1), 4);
     ledger.save_manifest(&m).unwrap();
     ledger.save_records(&memory).unwrap();
-    memory.directory =
-        Directory { networks: vec![DirectoryNetwork { id: NetworkId(Uuid::nil()), peers: vec![] }] };
+    memory.directory = Directory {
+        networks: vec![DirectoryNetwork { id: NetworkId(Uuid::nil()), peers: vec![] }],
+        groups: vec![],
+    };
     ledger.save_directory(&memory.directory).unwrap();
     let loaded = ledger.load().unwrap();
     assert_eq!((loaded.manifest, &loaded.memory, loaded.lost), (Some(m.clone()), &memory, false));

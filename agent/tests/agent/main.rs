@@ -15,6 +15,7 @@ mod link;
 mod ovs;
 mod rig;
 mod run;
+mod security;
 mod seed;
 mod segments;
 mod storage;

@@ -84,6 +84,7 @@ pub fn network_item() -> Item {
         dhcp: true,
         dns: vec![Ipv4Addr::new(10, 10, 0, 1)],
         mtu: 1450,
+        security_groups: vec![],
     };
     item(ItemKind::Network, NETWORK, 1, Desired::Network(body))
 }
@@ -123,6 +124,7 @@ pub fn vm_item(n: u8, generation: i64, wish: &Wish) -> Item {
             network_id: NetworkId(NETWORK),
             mac: format!("02:00:00:00:00:{n:02x}"),
             address: Ipv4Addr::new(10, 10, 0, 10 + n),
+            security_groups: vec![],
         }],
         seed: SeedBody { user_data: wish.user_data.clone(), ssh_authorized_keys: vec![] },
         stop_grace_seconds: wish.grace_seconds,

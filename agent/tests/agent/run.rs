@@ -177,7 +177,10 @@ fn directory(ports: u8) -> Directory {
         name: None,
     };
     let peer = Peer { tunnel_address: [10, 78, 0, 2].into(), ports: (0..ports).map(port).collect() };
-    Directory { networks: vec![DirectoryNetwork { id: NetworkId(NETWORK), peers: vec![peer] }] }
+    Directory {
+        networks: vec![DirectoryNetwork { id: NetworkId(NETWORK), peers: vec![peer] }],
+        groups: vec![],
+    }
 }
 
 /// The hash of the flows that stand on the host.

@@ -2,7 +2,7 @@
 
 use crate::{
     golden,
-    ovs::{BRIDGE, Ovs, definition, network, plug, port, set},
+    ovs::{BRIDGE, Ovs, definition, network, open, plug, port, set},
 };
 use basalt_agent::host::ovs::dhcp;
 use basalt_model::networks::{Segment, address6, interface_address};
@@ -38,7 +38,13 @@ fn dual(hash: &str) -> FlowSet {
     let peer = Peer { tunnel_address: "10.78.0.2".parse().unwrap(), ports: vec![there] };
     let network =
         FlowNetwork { cidr6: Some(PREFIX.parse().unwrap()), names: true, peers: vec![peer], ..network(100) };
-    FlowSet { networks: vec![network], ports: vec![port_with_both(5), port_with_both(6)], hash: hash.into() }
+    FlowSet {
+        networks: vec![network],
+        ports: vec![port_with_both(5), port_with_both(6)],
+        groups: vec![open()],
+        members: vec![],
+        hash: hash.into(),
+    }
 }
 
 /// Two guests on VLAN 7, one in a flat network of the same uplink.

@@ -8,6 +8,7 @@ use crate::{
     App, Error,
     agent::{ManifestParams, check_start},
     agent_identity::Agent,
+    members::{self, Members},
     query::Query,
     tasks::{MAX_WAIT_SECONDS, check_wait},
 };
@@ -37,7 +38,7 @@ const LONGEST_GATHERING: Duration = Duration::from_millis(500);
 type Nics = Vec<(NetworkId, PeerPort)>;
 
 /// What a host's directory depended on. Equal ones stand for equal directories.
-pub type Stamp = Vec<(NetworkId, u64)>;
+pub type Stamp = (Vec<(NetworkId, u64)>, members::Stamp);
 
 /// Where all ports are.
 #[derive(Default)]
@@ -52,6 +53,7 @@ pub struct Ports {
     of_host: HashMap<HostId, BTreeSet<NetworkId>>,
     /// Grows with every change.
     version: u64,
+    members: Members,
 }
 
 /// Where one network is.
@@ -67,13 +69,17 @@ struct Spread {
 impl Ports {
     /// Everything comes anew. Versions go on, so that no stamp stands for two directories.
     pub fn forget(&mut self) {
-        *self = Self { version: self.version + 1, ..Self::default() };
+        let mut members = std::mem::take(&mut self.members);
+        members.forget();
+        *self = Self { version: self.version + 1, members, ..Self::default() };
     }
 
     /// Takes one change of a row; whether any directory is another one now.
     pub fn apply(&mut self, change: &Change) -> bool {
         let before = self.version;
+        let mut moved = false;
         if let Ok(id) = Uuid::parse_str(&change.key) {
+            moved = self.members.apply(id, change);
             match (change.table, &change.row) {
                 (Table::Vm, Some(Row::Vm(vm))) => {
                     let port = |n: &basalt_model::vms::VmNic| PeerPort {
@@ -97,7 +103,7 @@ impl Ports {
                 _ => {}
             }
         }
-        self.version != before
+        moved || self.version != before
     }
 
     fn attach(&mut self, vm: Uuid, nics: Nics) {
@@ -197,12 +203,13 @@ impl Ports {
 
     /// What the directory of a host depends on.
     pub fn stamp(&self, host: HostId) -> Stamp {
-        self.overlays_of(host).map(|(network, spread)| (network, spread.version)).collect()
+        let networks = self.overlays_of(host).map(|(network, spread)| (network, spread.version));
+        (networks.collect(), self.members.stamp(host))
     }
 
-    /// How many ports there are in a host's networks.
+    /// How many ports and members of groups a host must know.
     pub fn count(&self, host: HostId) -> usize {
-        self.overlays_of(host).map(|(_, spread)| spread.ports).sum()
+        self.overlays_of(host).map(|(_, spread)| spread.ports).sum::<usize>() + self.members.len(host)
     }
 
     /// Where other hosts have ports of a host's networks. A host without an address for tunnels cannot be reached.
@@ -220,7 +227,7 @@ impl Ports {
             peers.sort();
             (!peers.is_empty()).then_some(DirectoryNetwork { id, peers })
         });
-        Directory { networks: networks.collect() }
+        Directory { networks: networks.collect(), groups: self.members.groups(host) }
     }
 }
 

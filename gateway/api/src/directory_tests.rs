@@ -44,7 +44,7 @@ impl Truth {
                 networks.push(DirectoryNetwork { id: *id, peers });
             }
         }
-        Directory { networks }
+        Directory { networks, groups: Vec::new() }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{
     App, adoption, agent, audit, consoles, debug, directory, enrolment, explain, health, hosts, image_events,
-    images, login, metrics, networks, pools, ports, projects, role_bindings, service_tokens, tasks, tenants,
-    users, vm_verbs, vms, volumes, watch,
+    images, login, metrics, networks, pools, ports, projects, role_bindings, security_groups, service_tokens,
+    tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -58,6 +58,13 @@ fn machines() -> OpenApiRouter<App> {
         .routes(routes!(networks::get_network, networks::update_network, networks::delete_network))
         .routes(routes!(ports::list_ports))
         .routes(routes!(ports::get_port))
+        .routes(routes!(security_groups::list_security_groups, security_groups::create_security_group))
+        .routes(routes!(
+            security_groups::get_security_group,
+            security_groups::update_security_group,
+            security_groups::delete_security_group
+        ))
+        .routes(routes!(security_groups::explain_port))
 }
 
 fn storage() -> OpenApiRouter<App> {

@@ -18,6 +18,7 @@ use basalt_store::{
     placements::Placement,
     pools::Pool,
     projects::Project,
+    security_groups::SecurityGroup,
     tenants::Tenant,
     vms::{Vm, VmFacts, VmView},
     volumes::{Volume, VolumeFacts, VolumeView},
@@ -44,6 +45,8 @@ pub enum Noun {
     Pool,
     /// A network.
     Network,
+    /// A security group.
+    SecurityGroup,
     /// An image.
     Image,
     /// A volume.
@@ -56,12 +59,13 @@ pub enum Noun {
 
 impl Noun {
     /// All of them, in the order of a snapshot.
-    pub const ALL: [Noun; 9] = [
+    pub const ALL: [Noun; 10] = [
         Self::Tenant,
         Self::Project,
         Self::Host,
         Self::Pool,
         Self::Network,
+        Self::SecurityGroup,
         Self::Image,
         Self::Volume,
         Self::Vm,
@@ -76,6 +80,7 @@ impl Noun {
             Self::Host => "host",
             Self::Pool => "pool",
             Self::Network => "network",
+            Self::SecurityGroup => "security_group",
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Vm => "vm",
@@ -130,6 +135,8 @@ pub enum Object {
     Pool(Arc<Pool>),
     /// A network and the addresses given out.
     Network(Arc<Network>, u64, Option<Arc<Conditions>>),
+    /// A security group.
+    SecurityGroup(Arc<SecurityGroup>),
     /// An image.
     Image(Arc<Image>, Option<Arc<ImageFacts>>),
     /// A volume.
@@ -164,6 +171,7 @@ impl Object {
                 addresses_used,
                 conditions: list(conditions),
             })),
+            Self::SecurityGroup(g) => to_value(crate::security_groups::view(Arc::unwrap_or_clone(g))),
             Self::Image(i, facts) => match facts {
                 Some(facts) => to_value(crate::images::view(ImageView {
                     image: Arc::unwrap_or_clone(i),
@@ -202,6 +210,7 @@ pub struct Rows {
     host_claims: HashMap<Uuid, Arc<HostClaim>>,
     pools: BTreeMap<Uuid, Arc<Pool>>,
     networks: BTreeMap<Uuid, Arc<Network>>,
+    security_groups: BTreeMap<Uuid, Arc<SecurityGroup>>,
     images: BTreeMap<Uuid, Arc<Image>>,
     image_facts: HashMap<Uuid, Arc<ImageFacts>>,
     volumes: BTreeMap<Uuid, Arc<Volume>>,
@@ -276,6 +285,7 @@ impl Rows {
             Table::HostClaim => kept!(host_claims, HostClaim, Host),
             Table::Pool => kept!(pools, Pool, Pool),
             Table::Network => kept!(networks, Network, Network),
+            Table::SecurityGroup => kept!(security_groups, SecurityGroup, SecurityGroup),
             Table::Image => kept!(images, Image, Image),
             Table::ImageFacts => kept!(image_facts, ImageFacts, Image),
             Table::Volume => kept!(volumes, Volume, Volume),
@@ -393,6 +403,7 @@ impl Rows {
                 let used = self.addresses.get(&NetworkId(id)).copied().unwrap_or_default();
                 Object::Network(self.networks.get(&id)?.clone(), used, conditions())
             }
+            Noun::SecurityGroup => Object::SecurityGroup(self.security_groups.get(&id)?.clone()),
             Noun::Image => Object::Image(self.images.get(&id)?.clone(), self.image_facts.get(&id).cloned()),
             Noun::Volume => Object::Volume(
                 self.volumes.get(&id)?.clone(),
@@ -427,6 +438,7 @@ impl Rows {
                 .map(|id| Touched { noun, id: *id, tenant_id: None, project_id: None })
                 .collect(),
             Noun::Network => self.networks.values().map(|n| of(&n.metadata)).collect(),
+            Noun::SecurityGroup => self.security_groups.values().map(|g| of(&g.metadata)).collect(),
             Noun::Image => self.images.values().map(|i| of(&i.metadata)).collect(),
             Noun::Volume => self.volumes.values().map(|v| of(&v.metadata)).collect(),
             Noun::Vm => self.vms.values().map(|v| of(&v.metadata)).collect(),

@@ -58,6 +58,7 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
         Row::AgentConflict(r) => tx.put(&inputs.agent_conflicts, r.host_id, r.conflict.clone()),
         Row::Pool(r) => tx.put(&inputs.pools, r.id, (**r).clone()),
         Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), (**r).clone()),
+        Row::SecurityGroup(r) => tx.put(&inputs.security_groups, r.id(), (**r).clone()),
         Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), (**r).clone()),
         Row::VolumeFacts(r) => tx.put(&inputs.volume_facts, r.volume_id, (**r).clone()),
         Row::Image(r) => tx.put(&inputs.images, r.metadata.id.into(), (**r).clone()),
@@ -113,6 +114,7 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
         Table::AgentConflict => gone(tx, &inputs.agent_conflicts, key),
         Table::Pool => gone(tx, &inputs.pools, key),
         Table::Network => gone(tx, &inputs.networks, key),
+        Table::SecurityGroup => gone(tx, &inputs.security_groups, key),
         Table::Volume => gone(tx, &inputs.volumes, key),
         Table::VolumeFacts => gone(tx, &inputs.volume_facts, key),
         Table::Image => gone(tx, &inputs.images, key),
@@ -177,6 +179,7 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         agent_conflicts: AgentConflict(r) => Some((r.host_id, r.conflict.clone()));
         pools: Pool(r) => Some((r.id, (**r).clone()));
         networks: Network(r) => Some((r.metadata.id.into(), (**r).clone()));
+        security_groups: SecurityGroup(r) => Some((r.id(), (**r).clone()));
         volumes: Volume(r) => Some((r.metadata.id.into(), (**r).clone()));
         volume_facts: VolumeFacts(r) => Some((r.volume_id, (**r).clone()));
         images: Image(r) => Some((r.metadata.id.into(), (**r).clone()));

@@ -5,7 +5,8 @@
 //!      ├─► vm items ─┐
 //! volumes ─► items ──┼─► desired ─┐
 //! holds ─► images,   │            ├─► edits ─► edits by host  ─► handlers/manifests
-//!          networks ─┘   stored ──┘
+//!          networks, │   stored ──┘
+//!          groups ───┘
 //! facts ─► status ─┬─► conditions that differ                 ─► handlers/conditions
 //!                  └─► task moves                             ─► handlers/tasks
 //! deletions of which nothing is on a host any more            ─► handlers/finalise
@@ -21,7 +22,7 @@ mod status;
 
 use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, PlacementRow, VmRow};
 use basalt_model::{
-    HostId, ImageId, Name, NetworkId, PoolId, TaskId, VmId, VolumeId,
+    HostId, ImageId, Name, NetworkId, PoolId, SecurityGroupId, TaskId, VmId, VolumeId,
     hosts::{AgentConflict, HostState},
     tasks::Task,
 };
@@ -30,7 +31,7 @@ use basalt_plan::{
     manifest::Edit,
     placement::HostView,
 };
-use basalt_store::{conditions::Conditions, hosts, images, networks, pools, volumes};
+use basalt_store::{conditions::Conditions, hosts, images, networks, pools, security_groups, volumes};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Builder, Collection, Graph, Index, Input};
 use uuid::Uuid;
@@ -55,6 +56,8 @@ pub struct Inputs {
     pub pools: Input<PoolId, pools::Pool>,
     /// Networks.
     pub networks: Input<NetworkId, networks::Network>,
+    /// Security groups.
+    pub security_groups: Input<SecurityGroupId, security_groups::SecurityGroup>,
     /// Volumes.
     pub volumes: Input<VolumeId, volumes::Volume>,
     /// What was seen of volumes.
@@ -183,6 +186,7 @@ fn inputs(builder: &mut Builder) -> Inputs {
         agent_conflicts: builder.input("agent_conflicts"),
         pools: builder.input("pools"),
         networks: builder.input("networks"),
+        security_groups: builder.input("security_groups"),
         volumes: builder.input("volumes"),
         volume_facts: builder.input("volume_facts"),
         images: builder.input("images"),

@@ -269,7 +269,15 @@ async fn claim_nics(conn: &mut PgConnection, change: &Change, wanted: &[AdoptedN
         let network = nic.network.clone();
         let prefix = specs.get(&nic.network_id).and_then(|spec| spec.cidr6);
         let address6 = prefix.map(|prefix| address6(prefix, &mac));
-        nics.push(VmNic { port_id, network_id: nic.network_id, network, mac, address, address6 });
+        nics.push(VmNic {
+            port_id,
+            network_id: nic.network_id,
+            network,
+            mac,
+            address,
+            address6,
+            security_groups: Vec::new(),
+        });
     }
     Ok(nics)
 }

@@ -10,6 +10,7 @@ use crate::{
     placements::Placement,
     pools::Pool,
     projects::{self, Project},
+    security_groups::{self, SecurityGroup},
     tasks,
     tenants::Tenant,
     vms::{self, Vm, VmFacts},
@@ -96,6 +97,9 @@ tables! {
     /// Networks.
     Network(Network) = "networks", Network::from_row, concat!("SELECT ", networks::columns!(), " FROM networks x"),
         " WHERE x.id = ANY($1::uuid[])";
+    /// Security groups.
+    SecurityGroup(SecurityGroup) = "security_groups", SecurityGroup::from_row,
+        concat!("SELECT ", security_groups::columns!(), " FROM security_groups x"), " WHERE x.id = ANY($1::uuid[])";
     /// Images.
     Image(Image) = "images", Image::from_row, concat!("SELECT ", images::columns!(), " FROM images x"),
         " WHERE x.id = ANY($1::uuid[])";
@@ -151,6 +155,7 @@ impl Row {
             Self::AgentConflict(r) => r.host_id.to_string(),
             Self::Pool(r) => r.id.to_string(),
             Self::Network(r) => r.metadata.id.to_string(),
+            Self::SecurityGroup(r) => r.metadata.id.to_string(),
             Self::Image(r) => r.metadata.id.to_string(),
             Self::ImageFacts(r) => r.image_id.to_string(),
             Self::Volume(r) => r.metadata.id.to_string(),
@@ -173,6 +178,7 @@ impl Row {
             Self::Tenant(r) => (Some(r.id()), None),
             Self::Project(r) => (r.metadata.tenant_id, Some(r.id())),
             Self::Network(r) => of(&r.metadata),
+            Self::SecurityGroup(r) => of(&r.metadata),
             Self::Image(r) => of(&r.metadata),
             Self::Volume(r) => of(&r.metadata),
             Self::Vm(r) => of(&r.metadata),

@@ -35,6 +35,7 @@ pub mod quotas;
 pub mod reports;
 pub mod role_bindings;
 mod row;
+pub mod security_groups;
 pub mod service_tokens;
 mod store;
 pub mod tasks;

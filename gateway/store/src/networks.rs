@@ -7,15 +7,17 @@ use crate::{
     error::named,
     manifests,
     row::{self, Selected},
+    security_groups::{self, User},
     tasks,
 };
 use basalt_model::{
-    Condition, DateTime, Generation, Metadata, NetworkId, PortId, ProjectId, TenantId, VmId,
+    Condition, DateTime, Generation, Metadata, NetworkId, PortId, ProjectId, SecurityGroupId, TenantId, VmId,
     networks::{NetworkSpec, address6},
     tasks::{Subject, Task, TaskKind},
     vms::VmNic,
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
+use std::collections::BTreeSet;
 
 /// A network as declared.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,8 @@ pub struct Network {
     pub spec: NetworkSpec,
     /// Its segment's identifier, unique in the system.
     pub vni: u32,
+    /// Security groups of all of its ports, sorted.
+    pub security_groups: Vec<SecurityGroupId>,
 }
 
 /// A network as people look at it.
@@ -65,7 +69,7 @@ impl Network {
 
 macro_rules! columns {
     () => {
-        concat!(crate::row::metadata_columns!("x"), ", x.spec, x.vni")
+        concat!(crate::row::metadata_columns!("x"), ", x.spec, x.vni, x.security_groups")
     };
 }
 pub(crate) use columns;
@@ -74,7 +78,12 @@ impl FromRow<'_, PgRow> for Network {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let vni: i32 = row.try_get("vni")?;
         let vni = u32::try_from(vni).map_err(|e| row::unreadable("vni", e))?;
-        Ok(Self { metadata: row::metadata(row)?, spec: row::json(row, "spec")?, vni })
+        Ok(Self {
+            metadata: row::metadata(row)?,
+            spec: row::json(row, "spec")?,
+            vni,
+            security_groups: row::json(row, "security_groups")?,
+        })
     }
 }
 
@@ -119,9 +128,10 @@ pub async fn insert(
     if let Some(with) = overlapped {
         return Err(Error::CidrOverlap { field: "spec.cidr", cidr, with });
     }
+    let groups = resolve_groups(conn, project, spec).await?;
     let network: Network = sqlx::query_as(concat!(
         "INSERT INTO networks AS x (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec,
-            cidr) VALUES ($1, $2, $3, $4, $5, 1, $6, $6, $7, $8::text::cidr) RETURNING ",
+            cidr, security_groups) VALUES ($1, $2, $3, $4, $5, 1, $6, $6, $7, $8::text::cidr, $9) RETURNING ",
         columns!()
     ))
     .bind((change.ids)())
@@ -132,6 +142,7 @@ pub async fn insert(
     .bind(change.now)
     .bind(Json(spec))
     .bind(&cidr)
+    .bind(Json(&groups))
     .fetch_one(&mut *conn)
     .await
     .map_err(|e| {
@@ -153,11 +164,21 @@ pub async fn insert(
         })
     })?;
     insert_cursor(conn, &network).await?;
+    security_groups::insert_uses(conn, tenant, project, User::Network(network.id()), &groups).await?;
     let task =
         tasks::new(change, tenant, project, TaskKind::NetworkCreate, network.subject(), Generation::FIRST);
     let task = tasks::completed(task);
     tasks::record(conn, change, "network.create", &task, None).await?;
     Ok(Accepted { object: network, task })
+}
+
+async fn resolve_groups(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    spec: &NetworkSpec,
+) -> Result<BTreeSet<SecurityGroupId>> {
+    let given = security_groups::given(&spec.security_groups, "spec.security_groups");
+    Ok(security_groups::resolve(conn, project, &given).await?.into_values().collect())
 }
 
 async fn insert_cursor(conn: &mut PgConnection, network: &Network) -> Result<()> {
@@ -256,8 +277,14 @@ pub async fn update(
     if was == wanted && *labels == old.metadata.labels {
         return Ok(old);
     }
+    let groups = resolve_groups(conn, project, wanted).await?;
+    if groups != old.security_groups.iter().copied().collect() {
+        security_groups::replace_uses(tx, project, User::Network(old.id()), &groups).await?;
+    }
+    let conn = tx.conn();
     let network: Network = sqlx::query_as(concat!(
-        "UPDATE networks x SET spec = $2, labels = $3, generation = generation + 1, updated_at = $4 WHERE id = $1
+        "UPDATE networks x SET spec = $2, labels = $3, generation = generation + 1, updated_at = $4,
+            security_groups = $5 WHERE id = $1
          RETURNING ",
         columns!()
     ))
@@ -265,6 +292,7 @@ pub async fn update(
     .bind(Json(wanted))
     .bind(Json(labels))
     .bind(change.now)
+    .bind(Json(&groups))
     .fetch_one(&mut *conn)
     .await?;
     audit_events::write(conn, change, entry("network.update", &network)).await?;
@@ -350,7 +378,10 @@ pub async fn ports(
 ) -> Result<List<Port>> {
     let rows = sqlx::query(
         "SELECT p.id, p.tenant_id, p.project_id, p.network_id, p.vm_id, p.mac, host(p.address) AS address,
-            n.name AS network, text(n.cidr6) AS cidr6 FROM ports p JOIN networks n ON n.id = p.network_id
+            n.name AS network, text(n.cidr6) AS cidr6,
+            (SELECT e -> 'security_groups' FROM json_array_elements(v.nics) e WHERE e ->> 'port_id' = p.id::text)
+                AS security_groups
+         FROM ports p JOIN networks n ON n.id = p.network_id JOIN vms v ON v.id = p.vm_id
          WHERE p.id > $1 AND p.project_id = $3 AND ($4::uuid IS NULL OR p.network_id = $4) ORDER BY p.id LIMIT $2",
     )
     .bind(page.after())
@@ -376,6 +407,7 @@ fn read_port(row: &PgRow) -> sqlx::Result<Port> {
             address6: prefix.map(|prefix| address6(prefix, &mac)),
             mac,
             address: address.parse().map_err(|e| row::unreadable("address", e))?,
+            security_groups: row::json_option(row, "security_groups")?.unwrap_or_default(),
         },
         vm_id: row.try_get("vm_id")?,
         tenant_id: row.try_get("tenant_id")?,

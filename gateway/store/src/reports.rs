@@ -31,7 +31,7 @@ pub struct Report {
 /// What was seen of one item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ItemFact {
-    /// `network`, `image`, `volume` or `vm`.
+    /// `security_group`, `network`, `image`, `volume` or `vm`.
     pub kind: String,
     /// The object's id.
     pub id: Uuid,
@@ -66,6 +66,14 @@ pub enum Seen {
     /// A network.
     Network {
         /// Whether it stands.
+        ready: bool,
+        /// Why not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocked: Option<CapabilityReason>,
+    },
+    /// A security group.
+    SecurityGroup {
+        /// Whether its rules are in the flows.
         ready: bool,
         /// Why not.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,16 +6,19 @@ use crate::{
     audit_events::{self, Entry},
     change, placement_rules,
     quotas::{self, Delta},
-    row, tasks,
+    row,
+    security_groups::{self, User},
+    tasks,
     vms::{Vm, columns},
 };
 use basalt_model::{
-    CapabilityReason, Generation, ProjectId, TenantId,
+    CapabilityReason, Generation, Name, ProjectId, TenantId,
     tasks::{Task, TaskKind},
-    vms::{Operation, OperationVerb, Power, VmSpec},
+    vms::{NicSpec, Operation, OperationVerb, Power, VmSpec},
 };
 use serde_json::{Value, json};
 use sqlx::{PgConnection, types::Json};
+use std::collections::BTreeSet;
 
 /// The verbs that change the desired power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +87,7 @@ fn alive(vm: &Vm) -> Result<()> {
 async fn save(conn: &mut PgConnection, change: &Change, vm: &Vm) -> Result<Vm> {
     let vm = sqlx::query_as(concat!(
         "UPDATE vms x SET spec = $2, labels = $3, incarnation = $4, operation = $5, deletion_requested_at = $6,
-            updated_at = $7, placement_rules = $8, generation = generation + 1 WHERE id = $1 RETURNING ",
+            updated_at = $7, placement_rules = $8, nics = $9, generation = generation + 1 WHERE id = $1 RETURNING ",
         columns!()
     ))
     .bind(vm.id())
@@ -95,6 +98,7 @@ async fn save(conn: &mut PgConnection, change: &Change, vm: &Vm) -> Result<Vm> {
     .bind(vm.metadata.deletion_requested_at)
     .bind(change.now)
     .bind(placement_rules::column(&vm.spec.placement))
+    .bind(Json(&vm.nics))
     .fetch_one(conn)
     .await?;
     Ok(vm)
@@ -124,7 +128,7 @@ pub async fn update(
     alive(&vm)?;
     let wanted = &update.spec;
     for (field, same) in
-        [("spec.disks", vm.spec.disks == wanted.disks), ("spec.nics", vm.spec.nics == wanted.nics)]
+        [("spec.disks", vm.spec.disks == wanted.disks), ("spec.nics", same_nics(&vm.spec, wanted))]
     {
         if !same {
             let remedy = "declare a new VM; attach the old one's data as a volume".to_string();
@@ -138,12 +142,38 @@ pub async fn update(
         return Ok(Accepted { object: vm, task });
     }
     resize(tx, project, &vm, wanted).await?;
+    regroup(tx, project, &mut vm, wanted).await?;
     vm.spec = wanted.clone();
     vm.metadata.labels = labels;
     let task = task(change, &vm, TaskKind::VmUpdate, next(&vm))?;
     let vm = save(tx.conn(), change, &vm).await?;
     tasks::record(tx.conn(), change, "vm.update", &task, None).await?;
     Ok(Accepted { object: vm, task })
+}
+
+/// Whether interfaces are the same but for their security groups.
+fn same_nics(old: &VmSpec, new: &VmSpec) -> bool {
+    let bare = |spec: &VmSpec| -> Vec<NicSpec> {
+        spec.nics.iter().map(|n| NicSpec { security_groups: Vec::new(), ..n.clone() }).collect()
+    };
+    bare(old) == bare(new)
+}
+
+/// Gives a VM's interfaces the groups that the spec names.
+async fn regroup(tx: &mut TenantTx, project: ProjectId, vm: &mut Vm, wanted: &VmSpec) -> Result<()> {
+    let named = security_groups::given_by_vm(wanted);
+    let found = security_groups::resolve(tx.conn(), project, &named).await?;
+    for (i, nic) in vm.nics.iter_mut().enumerate() {
+        nic.security_groups = security_groups::of_nic(wanted, i, &found);
+    }
+    let names = |spec: &VmSpec| -> BTreeSet<Name> {
+        security_groups::given_by_vm(spec).into_iter().map(|(name, _)| name.clone()).collect()
+    };
+    if names(&vm.spec) != names(wanted) {
+        let used = found.into_values().collect();
+        security_groups::replace_uses(tx, project, User::Vm(vm.id()), &used).await?;
+    }
+    Ok(())
 }
 
 async fn resize(tx: &mut TenantTx, project: ProjectId, vm: &Vm, wanted: &VmSpec) -> Result<()> {

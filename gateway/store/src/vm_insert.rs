@@ -8,14 +8,15 @@ use crate::{
     Accepted, Change, Error, New, Result, Store, TenantTx,
     gather::Gather,
     images::{self, Usable},
-    row,
+    row, security_groups,
     store::AT_ONCE,
     tasks,
     vm_write::write,
     vms::Vm,
 };
 use basalt_model::{
-    Generation, ImageId, MIB, Metadata, Name, NetworkId, PortId, ProjectId, TenantId, VmId, VolumeId,
+    Generation, ImageId, MIB, Metadata, Name, NetworkId, PortId, ProjectId, SecurityGroupId, TenantId, VmId,
+    VolumeId,
     networks::{NetworkSpec, address6},
     tasks::{Task, TaskKind},
     vms::{DiskSource, DiskSpec, VmDisk, VmSpec},
@@ -24,7 +25,7 @@ use basalt_model::{
 use serde::Deserialize;
 use sqlx::PgConnection;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -121,6 +122,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) task: Task,
     pub(crate) disks: Disks,
     pub(crate) nics: Vec<NewNic>,
+    /// All groups that the spec names.
+    pub(crate) security_groups: BTreeSet<SecurityGroupId>,
 }
 
 impl<'a> Draft<'a> {
@@ -133,7 +136,7 @@ impl<'a> Draft<'a> {
     ) -> Result<Self> {
         let id: VmId = change.id();
         let disks = plan_disks(change, &new.name, &new.spec, &found.images, &found.volumes)?;
-        let nics = plan_nics(change, &new.spec, &found.networks)?;
+        let nics = plan_nics(change, &new.spec, found)?;
         let metadata = Metadata {
             id: id.0,
             tenant_id: Some(tenant),
@@ -154,7 +157,10 @@ impl<'a> Draft<'a> {
             disks: disks.disks.clone(),
         };
         let task = tasks::new(change, tenant, project, TaskKind::VmCreate, vm.subject(), Generation::FIRST);
-        Ok(Self { change, vm, task, disks, nics })
+        let groups = security_groups::given_by_vm(&new.spec);
+        let security_groups =
+            groups.iter().filter_map(|(name, _)| found.security_groups.get(*name)).copied().collect();
+        Ok(Self { change, vm, task, disks, nics, security_groups })
     }
 
     pub(crate) fn id(&self) -> Uuid {
@@ -186,6 +192,7 @@ struct Found {
     images: Vec<Usable>,
     networks: Vec<FoundNetwork>,
     volumes: Vec<FoundVolume>,
+    security_groups: BTreeMap<Name, SecurityGroupId>,
 }
 
 /// Everything that the specs name, in one round trip. Volumes one by one: asked for all names at once, the server may
@@ -196,6 +203,7 @@ async fn resolve<'a>(
     specs: impl Iterator<Item = &'a VmSpec>,
 ) -> Result<Found> {
     let (mut images, mut volumes, mut networks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut groups = BTreeSet::new();
     for spec in specs {
         for disk in &spec.disks {
             match &disk.source {
@@ -205,6 +213,7 @@ async fn resolve<'a>(
             };
         }
         networks.extend(spec.nics.iter().map(|n| n.network.as_str()));
+        groups.extend(security_groups::given_by_vm(spec).into_iter().map(|(name, _)| name.as_str()));
     }
     let row = sqlx::query(
         "SELECT
@@ -219,18 +228,22 @@ async fn resolve<'a>(
                 'going', v.deletion_requested_at IS NOT NULL,
                 'used_by', (SELECT m.name FROM vms m WHERE m.id = v.vm_id)))
              FROM unnest($4::text[]) named(name) CROSS JOIN LATERAL
-                (SELECT * FROM volumes WHERE project_id = $1 AND name = named.name LIMIT 1) v) AS volumes",
+                (SELECT * FROM volumes WHERE project_id = $1 AND name = named.name LIMIT 1) v) AS volumes,
+            (SELECT jsonb_object_agg(g.name, g.id) FROM security_groups g
+             WHERE g.project_id = $1 AND g.name = ANY($5)) AS security_groups",
     )
     .bind(project)
     .bind(images.into_iter().collect::<Vec<_>>())
     .bind(networks.into_iter().collect::<Vec<_>>())
     .bind(volumes.into_iter().collect::<Vec<_>>())
+    .bind(groups.into_iter().collect::<Vec<_>>())
     .fetch_one(conn)
     .await?;
     Ok(Found {
         images: row::json_option(&row, "images")?.unwrap_or_default(),
         networks: row::json_option(&row, "networks")?.unwrap_or_default(),
         volumes: row::json_option(&row, "volumes")?.unwrap_or_default(),
+        security_groups: row::json_option(&row, "security_groups")?.unwrap_or_default(),
     })
 }
 
@@ -364,14 +377,21 @@ pub(crate) struct NewNic {
     pub(crate) mac: String,
     pub(crate) wanted: Option<Ipv4Addr>,
     pub(crate) address6: Option<Ipv6Addr>,
+    pub(crate) security_groups: Vec<SecurityGroupId>,
 }
 
-fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Result<Vec<NewNic>> {
+fn plan_nics(change: &Change, spec: &VmSpec, found: &Found) -> Result<Vec<NewNic>> {
+    let (networks, groups) = (&found.networks, &found.security_groups);
+    if let Some((name, field)) =
+        security_groups::given_by_vm(spec).iter().find(|(name, _)| !groups.contains_key(*name))
+    {
+        return Err(security_groups::missing(name, field));
+    }
     let mut out: Vec<NewNic> = Vec::new();
     for (i, nic) in spec.nics.iter().enumerate() {
         let at = format!("spec.nics[{i}]");
-        let found = networks.iter().find(|n| n.name == nic.network);
-        let network = found.ok_or_else(|| Error::ReferenceNotFound {
+        let network = networks.iter().find(|n| n.name == nic.network);
+        let network = network.ok_or_else(|| Error::ReferenceNotFound {
             kind: "network",
             name: nic.network.clone(),
             field: format!("{at}.network"),
@@ -397,6 +417,7 @@ fn plan_nics(change: &Change, spec: &VmSpec, networks: &[FoundNetwork]) -> Resul
             address6: network.spec.cidr6.map(|prefix| address6(prefix, &mac(port_id))),
             mac: mac(port_id),
             wanted: nic.address,
+            security_groups: security_groups::of_nic(spec, i, groups),
         });
     }
     Ok(out)

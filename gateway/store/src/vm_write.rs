@@ -6,6 +6,7 @@ use crate::{
     placement_rules,
     quotas::{self, Delta},
     row::{self, bigint, uuids},
+    security_groups,
     vm_insert::{Draft, NewNic},
 };
 use basalt_model::{DateTime, ImageId, Labels, ProjectId};
@@ -23,10 +24,11 @@ WITH claim AS (
 ), held AS (
     SELECT hold_image(i.id) AS id FROM claim, unnest($6::uuid[]) i(id)
 ), nic AS (
-    SELECT n.vm_id, n.ord, n.port_id, n.network_id, n.network, n.mac, n.address6,
+    SELECT n.vm_id, n.ord, n.port_id, n.network_id, n.network, n.mac, n.address6, n.security_groups,
         claim_address(n.network_id, n.wanted::inet, $14::text[]::inet[]) AS address
     FROM claim, unnest($7::uuid[], $8::int[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[],
-        $39::text[]) n(vm_id, ord, port_id, network_id, network, mac, wanted, address6)
+        $39::text[], $40::jsonb[])
+        n(vm_id, ord, port_id, network_id, network, mac, wanted, address6, security_groups)
 ), asked AS (
     SELECT a.*, c.tenant_id, c.project_id FROM claim c, unnest($15::uuid[], $16::text[], $17::jsonb[],
         $18::timestamptz[], $19::jsonb[], $20::jsonb[], $21::uuid[], $22::timestamptz[], $23::jsonb[], $24::uuid[],
@@ -39,13 +41,16 @@ WITH claim AS (
     SELECT a.id, a.tenant_id, a.project_id, a.name, a.labels, 1, a.at, a.at, a.spec, 0,
         coalesce((SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('port_id', n.port_id,
             'network_id', n.network_id, 'network', n.network, 'mac', n.mac, 'address', host(n.address),
-            'address6', n.address6)) ORDER BY n.ord)
+            'address6', n.address6, 'security_groups', n.security_groups)) ORDER BY n.ord)
             FROM nic n WHERE n.vm_id = a.id), '[]'), a.disks, a.placement_rules
     FROM asked a WHERE (SELECT count(h.id) FROM held h) >= 0
     RETURNING id, nics
 ), port AS (
     INSERT INTO ports (id, tenant_id, project_id, network_id, vm_id, nic_index, mac, address)
     SELECT n.port_id, c.tenant_id, c.project_id, n.network_id, n.vm_id, n.ord, n.mac, n.address FROM nic n, claim c
+), used AS (
+    INSERT INTO security_group_uses (group_id, tenant_id, project_id, vm_id)
+    SELECT u.group_id, c.tenant_id, c.project_id, u.vm_id FROM claim c, unnest($41::uuid[], $42::uuid[]) u(group_id, vm_id)
 ), volume AS (
     INSERT INTO volumes (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec, size_bytes,
         image_id, vm_id, owned, incarnation)
@@ -81,7 +86,7 @@ pub(crate) async fn write(
     let asked = asked(drafts);
     let rows = bind(project, &asked, drafts).fetch_all(&mut *conn).await.map_err(|e| match drafts {
         [one] => words(e, one),
-        _ => e.into(),
+        _ => security_groups::went(e),
     })?;
     if rows.is_empty() {
         return Err(quotas::exceeded(conn, project, asked).await?);
@@ -125,6 +130,7 @@ fn bind<'q>(project: ProjectId, asked: &Delta, drafts: &'q [Draft<'_>]) -> State
     let mut held: Vec<ImageId> = drafts.iter().flat_map(|d| d.disks.held.iter().copied()).collect();
     held.sort_unstable();
     held.dedup();
+    let uses = || drafts.iter().flat_map(|d| d.security_groups.iter().map(|g| (d.id(), g.0)));
     let wanted = |n: &NewNic| n.wanted.map(|a| a.to_string());
     sqlx::query(WRITE)
         .bind(asked.vms)
@@ -166,6 +172,9 @@ fn bind<'q>(project: ProjectId, asked: &Delta, drafts: &'q [Draft<'_>]) -> State
         .bind(attached().map(|(vm, _)| vm).collect::<Vec<_>>())
         .bind(vms().map(|v| placement_rules::column(&v.spec.placement)).collect::<Vec<_>>())
         .bind(nics().map(|(.., n)| n.address6.map(|a| a.to_string())).collect::<Vec<_>>())
+        .bind(nics().map(|(.., n)| Json(&n.security_groups)).collect::<Vec<_>>())
+        .bind(uses().map(|(_, group)| group).collect::<Vec<_>>())
+        .bind(uses().map(|(vm, _)| vm).collect::<Vec<_>>())
 }
 
 /// What the database refused, in the words of the spec.
@@ -203,5 +212,5 @@ fn words(e: sqlx::Error, draft: &Draft<'_>) -> Error {
         }),
         _ => None,
     };
-    error.unwrap_or_else(|| e.into())
+    error.unwrap_or_else(|| security_groups::went(e))
 }

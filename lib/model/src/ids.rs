@@ -61,6 +61,8 @@ id! {
     NetworkId,
     /// A VM's connection to a network.
     PortId,
+    /// Which traffic of guests is admitted.
+    SecurityGroupId,
     /// Storage on a host.
     PoolId,
     /// A disk.

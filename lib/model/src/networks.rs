@@ -1,6 +1,9 @@
 //! Virtual networks: address space, kind of segment, and what guests are told by DHCP.
 
-use crate::validate::{FieldError, Validate, within};
+use crate::{
+    Name, security_groups,
+    validate::{FieldError, Validate, within},
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -35,6 +38,9 @@ pub struct NetworkSpec {
     /// Largest frame payload in bytes, 1280 to 9000; 1450 leaves room for VXLAN on 1500.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
+    /// Security groups of the project that hold for all of its ports; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<Name>,
 }
 
 fn yes() -> bool {
@@ -169,6 +175,7 @@ impl Validate for NetworkSpec {
                 "remove some",
             ));
         }
+        security_groups::validate_names(&self.security_groups, &format!("{path}.security_groups"), errors);
         if let Segment::Vlan { vlan_id, .. } = &self.segment {
             within(errors, format!("{path}.segment.vlan_id"), (*vlan_id).into(), (1, 4094), "");
         }

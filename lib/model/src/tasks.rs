@@ -99,6 +99,10 @@ pub enum TaskKind {
     NetworkCreate,
     /// Nothing of the network is left.
     NetworkDelete,
+    /// The security group is in the truth.
+    SecurityGroupCreate,
+    /// Nothing of the security group is left in the truth.
+    SecurityGroupDelete,
 }
 
 impl TaskKind {

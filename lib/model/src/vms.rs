@@ -4,8 +4,10 @@
 //! [`Power`] is wanted, [`ObservedPower`] is seen, and the transition is derived where it is shown.
 
 use crate::{
-    CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, TaskId, VolumeId,
+    CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, SecurityGroupId,
+    TaskId, VolumeId,
     quotas::Demand,
+    security_groups,
     validate::{FieldError, Validate, multiple_of, within},
 };
 use serde::{Deserialize, Serialize};
@@ -69,6 +71,9 @@ pub struct VmSpec {
     /// Network interfaces in order.
     #[serde(default)]
     pub nics: Vec<NicSpec>,
+    /// Security groups of the project that hold for all of its interfaces; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<Name>,
     /// What the guest is told at boot through a NoCloud seed.
     #[serde(default)]
     pub cloud_init: CloudInit,
@@ -155,6 +160,9 @@ pub struct NicSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Ipv4)]
     pub address: Option<Ipv4Addr>,
+    /// Security groups of the project that hold for this interface besides its VM's and its network's; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<Name>,
 }
 
 /// What the guest is told at boot (cloud-init's NoCloud data source).
@@ -356,6 +364,9 @@ pub struct VmNic {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Ipv6)]
     pub address6: Option<Ipv6Addr>,
+    /// The security groups of the VM and of the interface. Those of the network hold besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<SecurityGroupId>,
 }
 
 /// A disk as it is in the truth: resolved to a volume or an ISO image.
@@ -399,6 +410,11 @@ impl Validate for VmSpec {
                 format!("{} interfaces; a VM has at most 8", self.nics.len()),
                 "remove some interfaces",
             ));
+        }
+        security_groups::validate_names(&self.security_groups, &format!("{path}.security_groups"), errors);
+        for (i, nic) in self.nics.iter().enumerate() {
+            let at = format!("{path}.nics[{i}].security_groups");
+            security_groups::validate_names(&nic.security_groups, &at, errors);
         }
         self.cloud_init.validate(&format!("{path}.cloud_init"), errors);
     }

@@ -142,11 +142,15 @@ fn spec(seen: &ForeignVm, power: Power, disks: &[(AdoptedDisk, DiskSource)], nic
         boot_order: disk.boot_order,
     };
     VmSpec {
+        security_groups: vec![],
         power,
         cpus: seen.cpus,
         memory_bytes: seen.memory_bytes,
         disks: disks.iter().map(disk).collect(),
-        nics: nics.iter().map(|n| NicSpec { network: n.network.clone(), address: None }).collect(),
+        nics: nics
+            .iter()
+            .map(|n| NicSpec { network: n.network.clone(), address: None, security_groups: vec![] })
+            .collect(),
         cloud_init: Default::default(),
         firmware: seen.firmware,
         placement: PlacementRules::default(),

@@ -81,6 +81,7 @@ pub fn diff(manifest: &Manifest, observed: &Observed, memory: &Memory, now: Date
     let look = Look { index: Index::new(manifest), manifest, observed, memory, now };
     let mut draft = Draft::default();
     network::switch(&look, &mut draft);
+    draft.flows = network::flows_wanted(&look, &draft);
     // The order of kinds puts what others wait for first, so that their state is known.
     for item in look.index.items() {
         let judgement = look.stale(item).unwrap_or_else(|| judge(&look, &draft, item));
@@ -93,10 +94,12 @@ pub fn diff(manifest: &Manifest, observed: &Observed, memory: &Memory, now: Date
 
 fn judge(look: &Look<'_>, draft: &Draft, item: &Item) -> Judgement {
     match (&item.desired, item.kind) {
+        (Desired::SecurityGroup(_), _) => network::group(look, draft, item),
         (Desired::Network(body), _) => network::present(look, draft, NetworkId(item.id), body),
         (Desired::Image(body), _) => storage::image(look, ImageId(item.id), body),
         (Desired::Volume(body), _) => storage::volume(look, draft, VolumeId(item.id), body),
         (Desired::Vm(body), _) => vm::present(look, draft, item, body),
+        (Desired::Absent, ItemKind::SecurityGroup) => Judgement::new(ItemObserved::Gone),
         (Desired::Absent, ItemKind::Network) => network::absent(look, NetworkId(item.id)),
         (Desired::Absent, ItemKind::Image) => storage::image_absent(look, ImageId(item.id)),
         (Desired::Absent, ItemKind::Volume) => storage::volume_absent(look, VolumeId(item.id)),
@@ -144,6 +147,7 @@ impl Look<'_> {
             ItemKind::Volume => storage::volume_as_seen(self, VolumeId(item.id)),
             ItemKind::Image => ItemObserved::Image { ready: false, blocked: None },
             ItemKind::Network => ItemObserved::Network { ready: false, blocked: None },
+            ItemKind::SecurityGroup => ItemObserved::SecurityGroup { ready: false, blocked: None },
         };
         Some(Judgement::new(observed).block(reason))
     }
@@ -222,6 +226,8 @@ struct Draft {
     plan: Plan,
     status: BTreeMap<ItemKey, Status>,
     switch_ready: bool,
+    /// The flows that must stand, and whether they do; none while that cannot be told.
+    flows: Option<(FlowSet, bool)>,
 }
 
 impl Draft {
@@ -304,7 +310,9 @@ fn set_blocked(observed: &mut ItemObserved, reason: &CapabilityReason) {
         ItemObserved::Gone => {}
         ItemObserved::Vm(vm) => vm.blocked = reason,
         ItemObserved::Volume(volume) => volume.blocked = reason,
-        ItemObserved::Image { blocked, .. } | ItemObserved::Network { blocked, .. } => *blocked = reason,
+        ItemObserved::Image { blocked, .. }
+        | ItemObserved::Network { blocked, .. }
+        | ItemObserved::SecurityGroup { blocked, .. } => *blocked = reason,
     }
 }
 

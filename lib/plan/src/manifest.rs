@@ -18,15 +18,16 @@
 //! [`held_by_volume`] name while the user's row stands; one stuck removal then holds up only its own.
 
 use basalt_model::{
-    Epoch, Generation, ImageId, Metadata, Name, NetworkId, VolumeId,
+    Epoch, Generation, ImageId, Metadata, Name, NetworkId, SecurityGroupId, VolumeId,
     images::{ImageObserved, ImageSpec, ImageState},
     networks::NetworkSpec,
+    security_groups::{Remote, SecurityGroupSpec, SecurityRule},
     vms::{Operation, VmDisk, VmNic, VmSpec},
     volumes::{VolumeSource, VolumeSpec},
 };
 use basalt_wire::agent::manifest::{
-    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, SeedBody,
-    VmBody, VolumeBody,
+    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, RemoteBody,
+    RuleBody, SecurityGroupBody, SeedBody, VmBody, VolumeBody,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,6 +83,19 @@ pub struct Network<'a> {
     pub spec: &'a NetworkSpec,
     /// The segment's identifier.
     pub vni: u32,
+    /// Security groups of all of its ports.
+    pub security_groups: &'a [SecurityGroupId],
+}
+
+/// A security group as the truth has it.
+#[derive(Clone, Copy, Debug)]
+pub struct SecurityGroup<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a SecurityGroupSpec,
+    /// The groups that its rules name.
+    pub named: &'a BTreeMap<Name, SecurityGroupId>,
 }
 
 /// The item of a VM at the epoch of its placement.
@@ -106,6 +120,7 @@ pub fn vm(vm: Vm<'_>, epoch: Epoch) -> Item {
             network_id: nic.network_id,
             mac: nic.mac.clone(),
             address: nic.address,
+            security_groups: nic.security_groups.clone(),
         })
         .collect();
     let body = VmBody {
@@ -173,8 +188,34 @@ pub fn network(network: Network<'_>) -> Item {
         dhcp: spec.dhcp,
         dns: spec.dns.clone(),
         mtu: spec.mtu,
+        security_groups: network.security_groups.to_vec(),
     };
     unplaced(ItemKind::Network, network.metadata, Desired::Network(body))
+}
+
+/// The item of a security group.
+pub fn security_group(group: SecurityGroup<'_>) -> Item {
+    let body = SecurityGroupBody {
+        name: group.metadata.name.clone(),
+        rules: group.spec.rules.iter().filter_map(|rule| rule_body(rule, group.named)).collect(),
+    };
+    unplaced(ItemKind::SecurityGroup, group.metadata, Desired::SecurityGroup(body))
+}
+
+/// None for a rule that names a group which is not there: the database does not let that be.
+fn rule_body(rule: &SecurityRule, named: &BTreeMap<Name, SecurityGroupId>) -> Option<RuleBody> {
+    Some(RuleBody {
+        direction: rule.direction,
+        protocol: rule.protocol,
+        ports: rule.ports,
+        icmp_type: rule.icmp_type,
+        icmp_code: rule.icmp_code,
+        remote: match &rule.remote {
+            Remote::Any => RemoteBody::Any,
+            Remote::Cidr(cidr) => RemoteBody::Cidr(*cidr),
+            Remote::SecurityGroup(name) => RemoteBody::SecurityGroup(*named.get(name)?),
+        },
+    })
 }
 
 fn unplaced(kind: ItemKind, metadata: &Metadata, desired: Desired) -> Item {
@@ -242,7 +283,13 @@ pub fn held_by_vm(disks: &[VmDisk], nics: &[VmNic]) -> Vec<ItemKey> {
     let discs =
         disks.iter().filter_map(|d| d.iso_image_id).map(|i| ItemKey { kind: ItemKind::Image, id: i.0 });
     let networks = nics.iter().map(|n| ItemKey { kind: ItemKind::Network, id: n.network_id.0 });
-    volumes.chain(discs).chain(networks).collect()
+    let groups = nics.iter().flat_map(|n| &n.security_groups).map(|g| group_key(*g));
+    volumes.chain(discs).chain(networks).chain(groups).collect()
+}
+
+/// The key of a security group's item.
+pub fn group_key(id: SecurityGroupId) -> ItemKey {
+    ItemKey { kind: ItemKind::SecurityGroup, id: id.0 }
 }
 
 /// What a volume keeps on a host for as long as its own row stands there.
@@ -322,14 +369,16 @@ pub fn names(item: &Item) -> Vec<ItemKey> {
     let image = |id: ImageId| ItemKey { kind: ItemKind::Image, id: id.0 };
     let network = |id: NetworkId| ItemKey { kind: ItemKind::Network, id: id.0 };
     match &item.desired {
-        Desired::Absent | Desired::Network(_) | Desired::Image(_) => Vec::new(),
+        Desired::Absent | Desired::Image(_) | Desired::SecurityGroup(_) => Vec::new(),
+        Desired::Network(body) => body.security_groups.iter().map(|g| group_key(*g)).collect(),
         Desired::Volume(body) => body.image_id.map(image).into_iter().collect(),
         Desired::Vm(body) => {
             let disks = body.disks.iter().map(|d| match d.source {
                 DiskBodySource::Volume(id) => volume(id),
                 DiskBodySource::Iso(id) => image(id),
             });
-            disks.chain(body.nics.iter().map(|n| network(n.network_id))).collect()
+            let groups = body.nics.iter().flat_map(|n| &n.security_groups).map(|g| group_key(*g));
+            disks.chain(body.nics.iter().map(|n| network(n.network_id))).chain(groups).collect()
         }
     }
 }

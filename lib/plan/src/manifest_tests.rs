@@ -48,6 +48,7 @@ fn items(generation: i64, epoch: i64) -> Vec<Item> {
         network: Name::new("net").unwrap(),
         mac: "02:00:00:00:00:01".into(),
         address: "10.1.0.2".parse().unwrap(),
+        security_groups: vec![],
     }];
     let machine = metadata(1, "web", generation);
     let image = ImageObserved {
@@ -67,7 +68,7 @@ fn items(generation: i64, epoch: i64) -> Vec<Item> {
             incarnation: 0,
         }],
         [Image { metadata: &metadata(3, "debian", 1), spec: &image_spec, observed: &image }],
-        [Network { metadata: &metadata(4, "net", 1), spec: &network_spec, vni: 77 }],
+        [Network { metadata: &metadata(4, "net", 1), spec: &network_spec, vni: 77, security_groups: &[] }],
     )
 }
 

@@ -134,11 +134,8 @@ pub enum Verb {
         /// Kinds; default: all of the project.
         kinds: Vec<String>,
     },
-    /// Says where a VM was placed (or would be) and why not elsewhere.
-    Explain {
-        /// The VM's name or id; `vm/` before it is allowed.
-        vm: String,
-    },
+    /// Says where a VM was placed (or would be) and why not elsewhere; or whether a port admits a flow, and by which rule.
+    Explain(Explain),
     /// Looks into the gateway's reconciler; for administrators, in a form for people.
     Debug {
         /// At what.
@@ -287,6 +284,26 @@ pub struct Targets {
     pub targets: Vec<String>,
 }
 
+/// What to explain.
+#[derive(Args)]
+pub struct Explain {
+    /// A VM: `web-1`, `vm web-1` or `vm/web-1`. Or a port, by its id or address: `port 10.10.0.5`.
+    #[arg(required = true, num_args = 1..=2, value_name = "TARGET")]
+    pub target: Vec<String>,
+    /// Of a port: the other end's address.
+    #[arg(long)]
+    pub remote: Option<String>,
+    /// Of a port: the protocol; default: any.
+    #[arg(long, value_parser = ["any", "tcp", "udp", "icmp", "icmpv6"], requires = "remote")]
+    pub protocol: Option<String>,
+    /// Of a port: the flow's destination port.
+    #[arg(long, requires = "remote")]
+    pub port: Option<u16>,
+    /// Of a port: what goes out instead of what comes in.
+    #[arg(long, requires = "remote")]
+    pub egress: bool,
+}
+
 /// VMs.
 #[derive(Args)]
 pub struct Vms {
@@ -307,7 +324,12 @@ pub enum Create {
         /// Address range, for example 10.10.0.0/24.
         #[arg(long)]
         cidr: String,
+        /// Security groups that hold for all of its ports.
+        #[arg(long, value_name = "NAME")]
+        security_group: Vec<String>,
     },
+    /// A security group: what its rules admit comes in.
+    SecurityGroup(CreateSecurityGroup),
     /// An image, uploaded from a file.
     Image {
         /// Its name.
@@ -417,6 +439,9 @@ pub struct CreateVm {
     /// Networks, in order.
     #[arg(long)]
     pub network: Vec<String>,
+    /// Security groups that hold for all of its interfaces.
+    #[arg(long, value_name = "NAME")]
+    pub security_group: Vec<String>,
     /// Virtual CPUs.
     #[arg(long, default_value_t = 1)]
     pub cpus: u32,
@@ -438,6 +463,19 @@ pub struct CreateVm {
     /// Declare it stopped.
     #[arg(long)]
     pub stopped: bool,
+}
+
+/// A security group.
+#[derive(Args)]
+pub struct CreateSecurityGroup {
+    /// Its name.
+    pub name: String,
+    /// What comes in: `tcp:80`, `tcp:8000-8010@10.0.0.0/8`, `icmp`, `any@group/web`.
+    #[arg(long, value_name = "RULE")]
+    pub ingress: Vec<String>,
+    /// What goes out, in the same form; without any of these everything does.
+    #[arg(long, value_name = "RULE")]
+    pub egress: Vec<String>,
 }
 
 fn kinds() -> String {

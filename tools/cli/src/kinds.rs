@@ -78,6 +78,14 @@ pub const KINDS: &[Kind] = &[
         ],
     },
     Kind {
+        name: "security-group",
+        plural: "security-groups",
+        in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[NAME, ("PHASE", "/phase"), ID, AGE],
+    },
+    Kind {
         name: "volume",
         plural: "volumes",
         in_project: true,

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 pub const PROJECT: &str = "demo";
 /// The network.
 pub const NETWORK: &str = "lan";
+/// The security group of the network: without one, nothing reaches a guest.
+pub const SECURITY_GROUP: &str = "web";
 /// The image.
 pub const IMAGE: &str = "tiny";
 /// The VM.
@@ -88,7 +90,8 @@ pub async fn run_on(
     stages.done("hosts ready");
     let base = with_image(client, PROJECT, image).await?;
     stages.done("image uploaded and verified");
-    let network = json!({"name": NETWORK, "spec": {"cidr": "10.10.0.0/24"}});
+    let network =
+        json!({"name": NETWORK, "spec": {"cidr": "10.10.0.0/24", "security_groups": [SECURITY_GROUP]}});
     ensure(client, &format!("{base}/networks"), NETWORK, network).await?;
     stages.done("network");
     let vms: Vec<(String, Option<&String>)> = match hosts {
@@ -132,11 +135,19 @@ async fn guest(door: &dyn GuestDoor, vm: Vm) -> Result<Guest> {
     Ok(Guest { vm, address, answer })
 }
 
-/// Makes a project with the image that VMs begin with; gives the project's path.
+/// A group that admits HTTP and pings from everywhere.
+pub fn security_group() -> Value {
+    let http = json!({"direction": "ingress", "protocol": "tcp", "ports": {"from": 80, "to": 80}});
+    let ping = ["icmp", "icmpv6"].map(|p| json!({"direction": "ingress", "protocol": p}));
+    json!({"name": SECURITY_GROUP, "spec": {"rules": [http, ping[0], ping[1]]}})
+}
+
+/// Makes a project with the image that VMs begin with and the group `web`; gives the project's path.
 pub async fn with_image(client: &Client, project: &str, image: &Path) -> Result<String> {
     ensure(client, "/v1/projects", project, json!({"name": project})).await?;
     let base = format!("/v1/projects/{project}");
     ensure_image(client, &base, image).await?;
+    ensure(client, &format!("{base}/security-groups"), SECURITY_GROUP, security_group()).await?;
     Ok(base)
 }
 

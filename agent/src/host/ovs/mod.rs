@@ -15,6 +15,7 @@ pub mod sink;
 pub mod switch;
 pub mod table;
 pub mod uplinks;
+mod zones;
 
 pub use dhcp::Networks;
 pub use switch::{PortRow, Switch, SwitchView};

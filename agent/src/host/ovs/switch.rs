@@ -192,6 +192,11 @@ impl Switch {
         &self.bridge
     }
 
+    /// Where is kept what was applied.
+    pub(super) fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
     pub(super) fn program(&self, program: &str) -> Program {
         let program = Program::new(program).limit(Duration::from_secs(u64::from(PATIENCE_SECONDS) + 4));
         match &self.sockets {
@@ -204,7 +209,7 @@ impl Switch {
         self.program("ovs-vsctl").arg(format!("--timeout={PATIENCE_SECONDS}"))
     }
 
-    fn ofctl(&self) -> Program {
+    pub(super) fn ofctl(&self) -> Program {
         self.program("ovs-ofctl").args(["-O", "OpenFlow15", "--timeout=8"])
     }
 
@@ -368,6 +373,7 @@ impl Switch {
         let file = self.flows_file();
         let failed = |e: std::io::Error| Error::state(&file, e);
         std::fs::create_dir_all(&self.state).map_err(failed)?;
+        self.hand_over_zones(&applied.numbers.guests).await?;
         // Until the new set stands, nothing is said to stand.
         remove_if_there(&self.applied_file()).map_err(failed)?;
         std::fs::write(&file, text).map_err(failed)?;

@@ -64,7 +64,7 @@ async fn a_manifest_poll_is_held_until_the_revision_moves() {
 }
 
 /// A VM with one interface on `lan`, on a host.
-async fn vm_on(door: &Door, project: &str, name: &str, host: HostId) -> Value {
+pub async fn vm_on(door: &Door, project: &str, name: &str, host: HostId) -> Value {
     let mut body = small_vm(name);
     body["spec"]["nics"] = json!([{"network": "lan"}]);
     let made = door.admin("POST", &format!("/v1/projects/{project}/vms")).json(body).send().await.expect(202);

@@ -133,6 +133,40 @@ fn networks() -> impl Iterator<Item = Case> {
     rows.into_iter().map(case)
 }
 
+fn security_groups() -> impl Iterator<Item = Case> {
+    let of = |more: Value| {
+        let mut rule = json!({"direction": "ingress", "protocol": "tcp"});
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"name": "g", "spec": {"rules": [rule]}})
+    };
+    let ports = |from: u32, to: u32| of(json!({"ports": {"from": from, "to": to}}));
+    let icmp = of(json!({"protocol": "icmp", "ports": {"from": 1, "to": 2}}));
+    let nobody = of(json!({"remote": {"security_group": "nope"}}));
+    let at = "spec.rules[0]";
+    let rows = [
+        ("ports in reverse", ports(90, 80), "invalid_body", format!("{at}.ports")),
+        ("a port of nothing", ports(0, 80), "invalid_body", format!("{at}.ports.from")),
+        ("a port too high", ports(80, 65_536), "invalid_body", format!("{at}.ports.to")),
+        ("ports of ICMP", icmp, "invalid_body", format!("{at}.ports")),
+        ("a type of TCP", of(json!({"icmp_type": 8})), "invalid_body", format!("{at}.icmp_type")),
+        (
+            "host bits",
+            of(json!({"remote": {"cidr": "10.0.0.1/8"}})),
+            "invalid_body",
+            format!("{at}.remote.cidr"),
+        ),
+        ("a group that is not there", nobody, "not_found", format!("{at}.remote.security_group")),
+    ];
+    rows.into_iter().map(|(about, body, code, field)| Case {
+        about,
+        path: "security-groups",
+        body,
+        status: 422,
+        code,
+        field: field.leak(),
+    })
+}
+
 fn storage() -> impl Iterator<Item = Case> {
     let new = |spec: Value| json!({"name": "v", "spec": spec});
     let bytes = |n: u64| new(json!({"size_bytes": n}));
@@ -186,7 +220,7 @@ async fn world(door: &Door) -> (TenantId, ProjectId) {
 /// Everything that a refused request could have left.
 async fn traces(door: &Door, project: ProjectId) -> Value {
     let mut all = json!({});
-    for noun in ["vms", "networks", "ports", "volumes", "images"] {
+    for noun in ["vms", "networks", "security-groups", "ports", "volumes", "images"] {
         let page = door.admin("GET", &format!("/v1/projects/{project}/{noun}")).send().await.expect(200);
         all[noun] = page.body["items"].clone();
     }
@@ -203,7 +237,8 @@ async fn v1_bad_input_names_field_reason_and_remedy_and_leaves_nothing() {
     let project = world(&door).await.1;
     let before = traces(&door, project).await;
     let mut wrong = Vec::new();
-    for case in vm_shapes().chain(vm_references()).chain(networks()).chain(storage()) {
+    for case in vm_shapes().chain(vm_references()).chain(networks()).chain(security_groups()).chain(storage())
+    {
         let path = format!("/v1/projects/{project}/{}", case.path);
         let answer = door.admin("POST", &path).json(case.body).send().await;
         let error = &answer.body["errors"][0];

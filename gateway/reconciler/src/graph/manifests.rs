@@ -2,7 +2,7 @@
 
 use super::{Edits, Indexes, Inputs, bound, naming, owner};
 use crate::rows::{FactRow, ItemAt, ItemRow};
-use basalt_model::{HostId, ImageId, NetworkId, VmId};
+use basalt_model::{HostId, ImageId, NetworkId, SecurityGroupId, VmId};
 use basalt_plan::manifest::{self, Edit, Fact};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Builder, Collection, Ctx, Index};
@@ -43,7 +43,12 @@ fn vm_holds(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collec
     builder.derive_many("vm_holds", &inputs.vms, move |ctx, id, row| {
         let vm = &row.0;
         let deleting = vm.metadata.deletion_requested_at.is_some();
-        let held = manifest::held_by_vm(&vm.disks, &vm.nics);
+        let mut held = manifest::held_by_vm(&vm.disks, &vm.nics);
+        // What holds for a network holds for its ports, so it is on the hosts where those are.
+        for nic in &vm.nics {
+            let groups = ctx.project(&inputs.networks, &nic.network_id, |n| n.security_groups.clone());
+            held.extend(groups.unwrap_or_default().into_iter().map(manifest::group_key));
+        }
         let keys = |host: HostId| {
             held.iter().map(move |k| (((host, k.kind, k.id), (ItemKind::Vm, id.0)), ())).collect::<Vec<_>>()
         };
@@ -125,7 +130,7 @@ fn volume_holds(
     })
 }
 
-/// Images and networks are on a host for as long as something there holds them.
+/// Images, networks and security groups are on a host for as long as something there holds them.
 fn shared_items(
     builder: &mut Builder,
     inputs: &Inputs,
@@ -136,9 +141,22 @@ fn shared_items(
         let item = match at.1 {
             ItemKind::Network => {
                 let network = ctx.get(&inputs.networks, &NetworkId(at.2))?;
-                let view =
-                    manifest::Network { metadata: &network.metadata, spec: &network.spec, vni: network.vni };
+                let view = manifest::Network {
+                    metadata: &network.metadata,
+                    spec: &network.spec,
+                    vni: network.vni,
+                    security_groups: &network.security_groups,
+                };
                 manifest::network(view)
+            }
+            ItemKind::SecurityGroup => {
+                let group = ctx.get(&inputs.security_groups, &SecurityGroupId(at.2))?;
+                let view = manifest::SecurityGroup {
+                    metadata: &group.metadata,
+                    spec: &group.spec,
+                    named: &group.named,
+                };
+                manifest::security_group(view)
             }
             ItemKind::Image => {
                 let image = ctx.get(&inputs.images, &ImageId(at.2))?;

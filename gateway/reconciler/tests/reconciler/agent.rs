@@ -191,6 +191,7 @@ fn seen(desired: &Desired, blocked: Option<CapabilityReason>) -> Seen {
     match desired {
         Desired::Absent => Seen::Gone,
         Desired::Network(_) => Seen::Network { ready: true, blocked: None },
+        Desired::SecurityGroup(_) => Seen::SecurityGroup { ready: true, blocked: None },
         Desired::Image(_) => Seen::Image { ready: true, blocked: None },
         Desired::Volume(body) => Seen::Volume(VolumeObserved {
             state: VolumeState::Ready,

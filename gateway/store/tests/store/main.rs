@@ -12,5 +12,6 @@ mod people;
 mod placements;
 mod plans;
 mod schema;
+mod security_groups;
 mod tasks;
 mod vms;

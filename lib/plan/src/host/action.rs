@@ -2,10 +2,13 @@
 
 use super::{SeedKey, VolumeKey};
 use basalt_model::{
-    Epoch, Generation, ImageId, Name, NetworkId, PortId, TaskId, VmId, VolumeId, images::ImageFormat,
-    networks::Segment, vms::Firmware,
+    Epoch, Generation, ImageId, Name, NetworkId, PortId, SecurityGroupId, TaskId, VmId, VolumeId,
+    images::ImageFormat, networks::Segment, vms::Firmware,
 };
-use basalt_wire::agent::directory::Peer;
+use basalt_wire::agent::{
+    directory::{DirectoryGroup, Peer},
+    manifest::RuleBody,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -407,9 +410,22 @@ pub struct FlowSet {
     pub networks: Vec<FlowNetwork>,
     /// Ports that are on the bridge now, by id. All others of the bridge may say nothing.
     pub ports: Vec<FlowPort>,
+    /// Security groups that the ports are in, by id. What a group says that is not here is not known.
+    pub groups: Vec<FlowGroup>,
+    /// Who is in groups that rules name.
+    pub members: Vec<DirectoryGroup>,
     /// Changes whenever anything above does. Keep it where [`super::SwitchSeen`] can read it back.
     #[serde(skip)]
     pub hash: String,
+}
+
+/// A security group in the flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowGroup {
+    /// The group.
+    pub id: SecurityGroupId,
+    /// What is admitted.
+    pub rules: Vec<RuleBody>,
 }
 
 /// A network in the flows.
@@ -450,4 +466,6 @@ pub struct FlowPort {
     pub address: Ipv4Addr,
     /// The same for IPv6, beside the one that it gives itself on its link.
     pub address6: Option<Ipv6Addr>,
+    /// Its security groups: its network's, its VM's and its own, sorted.
+    pub security_groups: Vec<SecurityGroupId>,
 }

@@ -1,18 +1,18 @@
 //! From a manifest's bodies to what a host is told to make, with hashes that a host can read back.
 
 use super::{
-    DiskDefinition, DiskSourceDefinition, FlowNetwork, FlowPort, FlowSet, ImageDefinition, KnownName,
-    NamesDefinition, NetworkDefinition, NicDefinition, Reservation, SeedDefinition, SeedNic, VmDefinition,
-    VolumeDefinition, VolumeKey,
+    DiskDefinition, DiskSourceDefinition, FlowGroup, FlowNetwork, FlowPort, FlowSet, ImageDefinition,
+    KnownName, NamesDefinition, NetworkDefinition, NicDefinition, Reservation, SeedDefinition, SeedNic,
+    VmDefinition, VolumeDefinition, VolumeKey,
 };
-use basalt_model::{ImageId, Name, NetworkId, PortId, VmId, VolumeId, networks::address6};
+use basalt_model::{ImageId, Name, NetworkId, PortId, SecurityGroupId, VmId, VolumeId, networks::address6};
 use basalt_wire::agent::{
     Desired, Item, ItemKey, ItemKind, Manifest,
     directory::Directory,
-    manifest::{DiskBodySource, ImageBody, NetworkBody, VmBody, VolumeBody},
+    manifest::{DiskBodySource, ImageBody, NetworkBody, NicBody, VmBody, VolumeBody},
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A manifest by key: what is looked up again and again.
 pub(super) struct Index<'a> {
@@ -262,13 +262,37 @@ impl<'a> Index<'a> {
                     mac: n.mac.clone(),
                     address: n.address,
                     address6: network.cidr6.map(|prefix| address6(prefix, &n.mac)),
+                    security_groups: self.security_groups(n),
                 })
             })
             .collect();
         ports.sort_by_key(|p| p.port_id);
-        let mut flows = FlowSet { networks: networks.collect(), ports, hash: String::new() };
+        let groups = self.groups(&ports);
+        let members = directory.groups.clone();
+        let mut flows = FlowSet { networks: networks.collect(), ports, groups, members, hash: String::new() };
         flows.hash = fingerprint(&flows);
         flows
+    }
+
+    /// The groups of an interface: its network's, its VM's and its own.
+    fn security_groups(&self, nic: &NicBody) -> Vec<SecurityGroupId> {
+        let of_network = self.network(nic.network_id).map(|n| &*n.security_groups).unwrap_or_default();
+        let groups: BTreeSet<_> = nic.security_groups.iter().chain(of_network).copied().collect();
+        groups.into_iter().collect()
+    }
+
+    /// The groups that ports are in, as far as the manifest has them.
+    fn groups(&self, ports: &[FlowPort]) -> Vec<FlowGroup> {
+        let used: BTreeSet<_> = ports.iter().flat_map(|p| &p.security_groups).copied().collect();
+        let group = |id: SecurityGroupId| match &self
+            .items
+            .get(&ItemKey { kind: ItemKind::SecurityGroup, id: id.0 })?
+            .desired
+        {
+            Desired::SecurityGroup(body) => Some(FlowGroup { id, rules: body.rules.clone() }),
+            _ => None,
+        };
+        used.into_iter().filter_map(group).collect()
     }
 }
 

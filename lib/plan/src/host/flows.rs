@@ -3,10 +3,10 @@
 //! | table | what |
 //! |---|---|
 //! | 0 | classify: the port says which network (reg0 = VNI); whoever lies about MAC, address, ARP or being a DHCP server is dropped. From the tunnel only what a known peer sends in a known network, from an uplink only its own VLAN (reg2 = 1) |
-//! | 10 | egress policy of the sender |
+//! | 10, 11, 12, 15 | egress policy of the sender: its security groups |
 //! | 20 | forwarding from the truth: (network, destination MAC) → reg1 = port, or the tunnel to its host, or the wire that it shares with others; questions for a known address are answered here; broadcast to the network's own ports, and once to each peer or to the wire |
 //! | 21 | the second half of an answer to a neighbour solicitation |
-//! | 30 | ingress policy of the receiver, then output to reg1 |
+//! | 30, 31, 32, 25 | ingress policy of the receiver: its security groups, then output to reg1 |
 //!
 //! What came from outside (reg2 = 1) never goes there again. A MAC address that stands here and at a peer, while its guest
 //! moves, is here.
@@ -15,6 +15,7 @@
 //! DHCP; the host may open connections to its guests, and only answers come back (TCP with ACK, echo replies).
 
 mod neighbours;
+mod security;
 mod ways;
 
 use super::{FlowNetwork, FlowPort, FlowSet};
@@ -23,6 +24,7 @@ use basalt_model::{
     networks::{Segment, address6},
 };
 use neighbours::link_local;
+use security::Policies;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -101,6 +103,8 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         "table=21,priority=0,actions=drop".to_owned(),
         "table=30,priority=0,actions=output:NXM_NX_REG1[]".to_owned(),
     ];
+    let policies = Policies::new(set);
+    policies.render(&mut flows);
     let mut guests: BTreeMap<NetworkId, Vec<(u32, &FlowPort)>> = BTreeMap::new();
     for port in &set.ports {
         if let Some(number) = numbers.guests.get(&port.port_id) {
@@ -119,10 +123,12 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
                 }
                 (None, tunnel) => tunnel.map_or(Way::None, Way::Tunnels),
             },
+            policies: &policies,
         };
         view.render(&mut flows);
     }
     flows.sort();
+    flows.dedup();
     flows
 }
 
@@ -132,12 +138,14 @@ struct View<'a> {
     guests: Vec<(u32, &'a FlowPort)>,
     server: Option<u32>,
     way: Way<'a>,
+    policies: &'a Policies<'a>,
 }
 
 impl View<'_> {
     fn render(&self, flows: &mut Vec<String>) {
         for (number, port) in &self.guests {
             self.classify_guest(flows, *number, port);
+            self.policies.guest(flows, *number, port);
             self.forward(flows, *number, &port.mac);
         }
         if let Some(number) = self.server {
@@ -146,6 +154,7 @@ impl View<'_> {
             self.forward(flows, number, &mac);
             self.serve(flows, number);
         }
+        security::configure(flows, self.network, self.server);
         self.neighbours(flows);
         self.reach(flows);
         self.configure(flows);

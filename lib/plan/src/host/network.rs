@@ -1,10 +1,11 @@
 //! The bridge, its flows, networks and ports.
 
 use super::{
-    Action, Draft, Judgement, Listing, Look, PortDefinition, PortState, Resource, Seen, SwitchSeen, vm,
+    Action, Draft, FlowSet, Judgement, Listing, Look, PortDefinition, PortState, Resource, Seen, SwitchSeen,
+    vm,
 };
 use basalt_model::{CapabilityReason, NetworkId, VmId};
-use basalt_wire::agent::{Desired, ItemKind, ItemObserved, manifest::NetworkBody};
+use basalt_wire::agent::{Desired, Item, ItemKind, ItemObserved, manifest::NetworkBody};
 
 /// The bridge is there before anything is attached to it, and before anything is placed here: placement
 /// chooses only hosts whose facts show it.
@@ -106,20 +107,38 @@ fn names(look: &Look<'_>, draft: &mut Draft) {
 }
 
 fn flows(look: &Look<'_>, draft: &mut Draft) {
-    let SwitchSeen::Ready { flows: standing } = &look.observed.switch else { return };
+    if let Some((wanted, false)) = draft.flows.take() {
+        draft.work(look, Resource::Flows, vec![Action::EnsureFlows(wanted)]);
+    }
+}
+
+/// The flows that must stand, and whether they do.
+pub(super) fn flows_wanted(look: &Look<'_>, draft: &Draft) -> Option<(FlowSet, bool)> {
+    let SwitchSeen::Ready { flows: standing } = &look.observed.switch else { return None };
     // The set is applied whole: a port that was only not listed would lose its flows.
-    if look.observed.ports.listing != Listing::Complete
+    if !draft.switch_ready
+        || look.observed.ports.listing != Listing::Complete
         || !look.index.items().any(|i| i.kind == ItemKind::Network)
     {
-        return;
+        return None;
     }
     let wanted = look.index.flows(
         &look.memory.directory,
         |port| matches!(look.observed.ports.get(port), Seen::There(p) if p.state == PortState::Attached),
     );
-    if standing.as_ref() != Some(&wanted.hash) {
-        draft.work(look, Resource::Flows, vec![Action::EnsureFlows(wanted)]);
-    }
+    let stands = standing.as_ref() == Some(&wanted.hash);
+    Some((wanted, stands))
+}
+
+/// A security group is nothing but flows. Once its generation was in them it stays realised: they also change because of
+/// ports and networks.
+pub(super) fn group(look: &Look<'_>, draft: &Draft, item: &Item) -> Judgement {
+    let fail = look.memory.back_off.get(&Resource::Flows).map(|b| b.reason.clone());
+    let known = look.memory.realised.get(&item.key()) == Some(&item.generation);
+    let ready = known || draft.flows.as_ref().is_some_and(|(_, stands)| *stands);
+    let observed = ItemObserved::SecurityGroup { ready: ready && fail.is_none(), blocked: fail };
+    let judgement = Judgement::new(observed).usable(ready);
+    if ready { judgement } else { judgement.wait("waiting for the flows") }
 }
 
 /// Ports of a VM that does not run, which the bridge still names: they would stand in the way of a start.

@@ -4,9 +4,9 @@
 //! that have read the same truth say the same, byte for byte. Served whole with its digest as ETag.
 
 use crate::agent::manifest::is_mac;
-use basalt_model::{Name, NetworkId};
+use basalt_model::{Name, NetworkId, SecurityGroupId};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use utoipa::ToSchema;
 
 /// Where the ports of one host's networks are on other hosts.
@@ -14,6 +14,19 @@ use utoipa::ToSchema;
 pub struct Directory {
     /// Networks of this host that are on others too, by id.
     pub networks: Vec<DirectoryNetwork>,
+    /// Groups that rules of this host's groups name, by id, with who is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<DirectoryGroup>,
+}
+
+/// Who is in a security group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct DirectoryGroup {
+    /// The group.
+    pub id: SecurityGroupId,
+    /// Addresses of all ports of the project that are in it, on this host too, sorted.
+    #[schema(value_type = Vec<String>)]
+    pub members: Vec<IpAddr>,
 }
 
 /// Where the ports of one network are.

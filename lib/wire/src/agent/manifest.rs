@@ -4,12 +4,13 @@
 //! stands in it as `absent` until the host reported it gone.
 
 use basalt_model::{
-    Epoch, Generation, HostId, ImageId, MIB, Name, NetworkId, PortId, VolumeId,
+    Epoch, Generation, HostId, ImageId, MIB, Name, NetworkId, PortId, SecurityGroupId, VolumeId,
     images::ImageFormat,
     networks::Segment,
+    security_groups::{Direction, PortRange, Protocol},
     vms::{Firmware, Operation, Power},
 };
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use utoipa::ToSchema;
@@ -36,6 +37,8 @@ pub struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemKind {
+    /// A security group that ports on the host are in.
+    SecurityGroup,
     /// A network's presence on the host: DHCP and flows.
     Network,
     /// An image in the host's cache.
@@ -50,6 +53,7 @@ impl ItemKind {
     /// The word in HTTP and in the database.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::SecurityGroup => "security_group",
             Self::Network => "network",
             Self::Image => "image",
             Self::Volume => "volume",
@@ -59,7 +63,8 @@ impl ItemKind {
 
     /// Reads [`Self::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Network, Self::Image, Self::Volume, Self::Vm].into_iter().find(|k| k.as_str() == text)
+        let all = [Self::SecurityGroup, Self::Network, Self::Image, Self::Volume, Self::Vm];
+        all.into_iter().find(|k| k.as_str() == text)
     }
 }
 
@@ -105,6 +110,8 @@ impl Item {
 pub enum Desired {
     /// Nothing: remove it and report it gone.
     Absent,
+    /// A security group.
+    SecurityGroup(SecurityGroupBody),
     /// A network.
     Network(NetworkBody),
     /// An image in the cache.
@@ -120,12 +127,57 @@ impl Desired {
     pub fn kind(&self) -> Option<ItemKind> {
         match self {
             Self::Absent => None,
+            Self::SecurityGroup(_) => Some(ItemKind::SecurityGroup),
             Self::Network(_) => Some(ItemKind::Network),
             Self::Image(_) => Some(ItemKind::Image),
             Self::Volume(_) => Some(ItemKind::Volume),
             Self::Vm(_) => Some(ItemKind::Vm),
         }
     }
+}
+
+/// A security group on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecurityGroupBody {
+    /// For people.
+    pub name: Name,
+    /// What is admitted.
+    pub rules: Vec<RuleBody>,
+}
+
+/// A rule of a security group, its names resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RuleBody {
+    /// To the guest, or from it.
+    pub direction: Direction,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Destination ports; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRange>,
+    /// ICMP type; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u8>,
+    /// ICMP code; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_code: Option<u8>,
+    /// The other end.
+    pub remote: RemoteBody,
+}
+
+/// The other end of traffic that a rule admits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RemoteBody {
+    /// Anybody.
+    Any,
+    /// Addresses of a prefix.
+    #[schema(value_type = String)]
+    Cidr(IpNet),
+    /// Members of a group; the directory says who they are.
+    SecurityGroup(SecurityGroupId),
 }
 
 /// A network on a host.
@@ -158,6 +210,9 @@ pub struct NetworkBody {
     pub dns: Vec<Ipv4Addr>,
     /// Largest frame payload in bytes.
     pub mtu: u16,
+    /// Security groups of all of its ports, sorted; items of the same manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<SecurityGroupId>,
 }
 
 /// An image in a host's cache.
@@ -257,6 +312,9 @@ pub struct NicBody {
     /// Its address; anything else from this port is dropped.
     #[schema(value_type = String, format = Ipv4)]
     pub address: Ipv4Addr,
+    /// Security groups of its VM and its own, sorted; items of the same manifest. Its network's hold besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<SecurityGroupId>,
 }
 
 /// What the NoCloud seed says.

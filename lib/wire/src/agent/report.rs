@@ -75,6 +75,14 @@ pub enum ItemObserved {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blocked: Option<CapabilityReason>,
     },
+    /// A security group.
+    SecurityGroup {
+        /// Whether its rules are in the flows.
+        ready: bool,
+        /// Why not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocked: Option<CapabilityReason>,
+    },
 }
 
 /// The answer to a report.

@@ -7,6 +7,7 @@ use basalt_model::{
     networks::NetworkSpec,
     pools::PoolFacts,
     quotas::Quota,
+    security_groups::SecurityGroupSpec,
     tasks::Actor,
     vms::{VmDisk, VmNic, VmObserved, VmSpec},
     volumes::{VolumeObserved, VolumeSpec},
@@ -143,6 +144,38 @@ pub struct Network {
     pub phase: Phase,
     /// Addresses given out.
     pub addresses_used: u64,
+}
+
+/// A security group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SecurityGroup {
+    /// Common fields.
+    #[serde(flatten)]
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: SecurityGroupSpec,
+    /// Derived.
+    pub phase: Phase,
+}
+
+/// Whether a new flow of a port is admitted, and by what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlowExplanation {
+    /// Whether it passes.
+    pub admitted: bool,
+    /// The answer in a sentence.
+    pub summary: String,
+    /// The group with the rule that admits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_group: Option<Name>,
+    /// The rule's place in its group, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// All groups of the port: its network's, its VM's and its own.
+    pub security_groups: Vec<Name>,
+    /// Why it is dropped, and what would admit it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<CapabilityReason>,
 }
 
 /// A port: one VM's connection to a network.

@@ -1,6 +1,6 @@
 //! Verbs that declare, change and delete.
 
-use super::{Session, bare};
+use super::{Session, bare, security_groups};
 use crate::{
     Failure,
     args::{Create, CreateVm},
@@ -48,8 +48,12 @@ impl Session {
     pub(super) async fn create(&self, what: Create) -> Result<(), Failure> {
         match what {
             Create::Vm(vm) => self.declare("vm", vm_body(vm)?).await,
-            Create::Network { name, cidr } => {
-                self.declare("network", json!({"name": name, "spec": {"cidr": cidr}})).await
+            Create::Network { name, cidr, security_group } => {
+                let spec = json!({"cidr": cidr, "security_groups": security_group});
+                self.declare("network", json!({"name": name, "spec": spec})).await
+            }
+            Create::SecurityGroup(group) => {
+                self.declare("security-group", security_groups::body(&group)?).await
             }
             Create::Volume { name, size, image, pool } => {
                 let source = image.map_or(json!({"kind": "blank"}), |i| json!({"kind": "image", "image": i}));
@@ -298,6 +302,7 @@ fn vm_body(vm: CreateVm) -> Result<Value, Failure> {
     let mut spec = json!({
         "power": if vm.stopped { "stopped" } else { "running" },
         "cpus": vm.cpus, "memory_bytes": vm.memory, "disks": disks, "nics": nics, "cloud_init": cloud_init,
+        "security_groups": vm.security_group,
     });
     if let Some(host) = vm.host {
         spec["placement"] = json!({ "host": host });

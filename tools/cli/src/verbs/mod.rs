@@ -9,6 +9,7 @@ mod images;
 mod login;
 mod people;
 mod read;
+mod security_groups;
 mod task;
 mod wait;
 mod watch;
@@ -86,7 +87,7 @@ impl Session {
             Verb::Redeploy(vms) => self.power(&vms.vms, "redeploy", "redeployed").await,
             Verb::Wait { targets, until } => self.wait_for(&targets.targets, &until).await,
             Verb::Watch { kinds } => self.watch(&kinds).await,
-            Verb::Explain { vm } => self.explain(&vm).await,
+            Verb::Explain(what) => self.explain(&what).await,
             Verb::Debug { what } => self.debug(&what).await,
             Verb::Console(console) => self.console(&console).await,
             Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,

@@ -3,7 +3,7 @@
 use super::{Session, bare};
 use crate::{
     Failure,
-    args::Get,
+    args::{Explain, Get},
     cells::role,
     failure::Tally,
     kinds::{Can, Kind, escape, named, targets},
@@ -145,7 +145,21 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn explain(&self, vm: &str) -> Result<(), Failure> {
+    pub(super) async fn explain(&self, what: &Explain) -> Result<(), Failure> {
+        let (kind, name) = match &*what.target {
+            [one] => one.split_once('/').unwrap_or(("vm", one)),
+            [kind, name, ..] => (kind.as_str(), name.as_str()),
+            [] => return Err(Failure::Usage("give a VM or a port".into())),
+        };
+        match Kind::find(kind)?.name {
+            "vm" if what.remote.is_none() => self.explain_placement(name).await,
+            "vm" => Err(Failure::Usage("--remote asks about a port: basalt explain port ADDRESS".into())),
+            "port" => self.explain_flow(name, what).await,
+            other => Err(Failure::Usage(format!("a {other} cannot be explained; these can: vm, port"))),
+        }
+    }
+
+    async fn explain_placement(&self, vm: &str) -> Result<(), Failure> {
         let path = format!("{}/explain", Kind::find("vm")?.object(&self.project, bare("vm", vm)));
         let explanation: Value = self.client.get(&path).await?;
         if matches!(self.output, Format::Json | Format::Yaml) {

@@ -13,7 +13,9 @@ use std::time::Duration;
 impl Session {
     /// Prints until it is interrupted or nobody reads any more.
     pub(super) async fn watch(&self, kinds: &[String]) -> Result<(), Failure> {
-        let names: Vec<_> = kinds.iter().map(|k| Ok(Kind::find(k)?.name)).collect::<Result<_, Failure>>()?;
+        // The gateway spells kinds as JSON does.
+        let name = |k: &String| Ok(Kind::find(k)?.name.replace('-', "_"));
+        let names: Vec<_> = kinds.iter().map(name).collect::<Result<_, Failure>>()?;
         let mut base = format!("/v1/watch?project={}", escape(&self.project));
         if !names.is_empty() {
             base = format!("{base}&kinds={}", escape(&names.join(",")));
@@ -87,12 +89,13 @@ impl Session {
         let at = |p| event.object.as_ref().and_then(|o| o.pointer(p)).and_then(Value::as_str);
         let id = event.id.map(|i| i.to_string()).unwrap_or_default();
         let name = at("/name").unwrap_or(&id);
+        let kind = event.kind.replace('_', "-");
         match (self.output, event.event) {
             (Format::Name, WatchKind::Resync) => {}
-            (Format::Name, _) => sayln!("{}/{name}", event.kind),
+            (Format::Name, _) => sayln!("{kind}/{name}"),
             (_, WatchKind::Resync) => sayln!("{word}"),
-            (_, WatchKind::Delete) => sayln!("{word:<9} {}/{name}", event.kind),
-            _ => sayln!("{word:<9} {}/{name} {}", event.kind, described(event)),
+            (_, WatchKind::Delete) => sayln!("{word:<9} {kind}/{name}"),
+            _ => sayln!("{word:<9} {kind}/{name} {}", described(event)),
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ pub fn network() -> Item {
         dhcp: true,
         dns: vec![],
         mtu: 1450,
+        security_groups: vec![],
     };
     item(ItemKind::Network, id(0, NETWORK), Desired::Network(body))
 }
@@ -98,6 +99,7 @@ pub fn vm_body(n: u8) -> VmBody {
             network_id: NetworkId(id(0, NETWORK)),
             mac: format!("02:00:00:00:00:{n:02x}"),
             address: Ipv4Addr::new(10, 10, 0, 10 + n),
+            security_groups: vec![],
         }],
         seed: SeedBody::default(),
         stop_grace_seconds: 60,
