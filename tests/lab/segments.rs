@@ -68,35 +68,42 @@ async fn n1_n4_s47_guests_speak_ipv6_know_each_others_names_and_share_a_wire_by_
         holds(address, 20, &a, &b, async || pings(&a, "ping", 1472, address)).await;
     }
 
-    // S47: VLAN 8 has the same addresses, and nothing of VLAN 7 reaches it, whatever happens to the switch.
+    stays_apart(&a, &b, &c, eight, &wired).await;
+    lies_are_not_heard(&a, &b, &wired).await;
+}
+
+/// S47: nothing of VLAN 7 reaches VLAN 8, which has the same addresses, whatever happens to the switch.
+async fn stays_apart(a: &Guest<'_>, b: &Guest<'_>, c: &Guest<'_>, eight: u64, wired: &str) {
     let space = format!("net-{eight}");
     let reached =
         || c.host.run(&["ip", "netns", "exec", &space, "ping", "-c", "1", "-W", "1", "10.7.0.53"]).is_ok();
     until("c answers its host", Duration::from_secs(60), async || reached()).await;
     let foreign = address6(&c.nics[0]);
     let apart = |when: &str| {
-        assert!(silent(&a, "ping", "10.7.0.53"), "{when}: VLAN 8 was reached");
-        assert!(silent(&a, "ping6", &foreign), "{when}: VLAN 8 was reached by IPv6");
+        assert!(silent(a, "ping", "10.7.0.53"), "{when}: VLAN 8 was reached");
+        assert!(silent(a, "ping6", &foreign), "{when}: VLAN 8 was reached by IPv6");
     };
     apart("at first");
     for host in [a.host, b.host] {
         host.run(&["ovs-ofctl", "-O", "OpenFlow15", "del-flows", "br-int"]).unwrap();
         apart("flows were wiped");
-        holds("wiped flows", 10, &a, &b, async || pings(&a, "ping6", 1452, &wired)).await;
+        holds("wiped flows", 10, a, b, async || pings(a, "ping6", 1452, wired)).await;
         host.run(&["ovs-vsctl", "--timeout=5", "del-port", "up-br-phy"]).unwrap();
         apart("the patch was deleted");
-        holds("the patch was deleted", 10, &a, &b, async || pings(&a, "ping", 1472, "10.7.0.52")).await;
+        holds("the patch was deleted", 10, a, b, async || pings(a, "ping", 1472, "10.7.0.52")).await;
     }
     b.host.kill_service("ovs-vswitchd").unwrap();
     apart("the switch was killed");
-    holds("the switch was killed", 20, &a, &b, async || pings(&a, "ping6", 1452, &wired)).await;
+    holds("the switch was killed", 20, a, b, async || pings(a, "ping6", 1452, wired)).await;
     apart("the switch came back");
     until("c answers its host again", Duration::from_secs(20), async || reached()).await;
+}
 
-    // N4: a guest that lies about itself is silent, in both families, and heard again when it stops.
+/// N4: a guest that lies about itself is silent, in both families, and heard again when it stops.
+async fn lies_are_not_heard(a: &Guest<'_>, b: &Guest<'_>, wired: &str) {
     for (lie, command, to) in [
-        ("ip addr add 10.7.0.99/24 dev eth1", "ping -I 10.7.0.99", "10.7.0.52".to_owned()),
-        ("ip addr add fd00:7::99/64 dev eth1", "ping6 -I fd00:7::99", wired.clone()),
+        ("ip addr add 10.7.0.99/24 dev eth1", "ping -I 10.7.0.99", "10.7.0.52"),
+        ("ip addr add fd00:7::99/64 dev eth1", "ping6 -I fd00:7::99", wired),
     ] {
         let said = a.run(lie).unwrap();
         assert!(said.is_empty(), "{lie}: {said}");
@@ -107,7 +114,7 @@ async fn n1_n4_s47_guests_speak_ipv6_know_each_others_names_and_share_a_wire_by_
         assert!(lies().contains("100% packet loss"), "{lie}: {}", lies());
     }
     a.run("ip link set eth1 address 02:00:00:00:00:99").unwrap();
-    assert!(silent(&a, "ping", "10.7.0.52"), "another MAC address");
+    assert!(silent(a, "ping", "10.7.0.52"), "another MAC address");
     a.run(&format!("ip link set eth1 address {}", a.nics[1]["mac"].as_str().unwrap())).unwrap();
-    holds("a is itself again", 20, &a, &b, async || pings(&a, "ping", 1472, "10.7.0.52")).await;
+    holds("a is itself again", 20, a, b, async || pings(a, "ping", 1472, "10.7.0.52")).await;
 }

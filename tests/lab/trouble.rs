@@ -23,13 +23,9 @@ fn shell(host: &Host, script: &str) -> anyhow::Result<String> {
     host.run(&["sh", "-ec", script])
 }
 
-/// Every property that the agent manages, altered by hand.
-fn drifts(vm: &str, tap: &str, port: &str, vni: u32, network: &str) -> Vec<Drift> {
-    let (space, device) = (format!("net-{vni}"), format!("dhcp{vni}"));
-    let dir = format!("/run/basalt/networks/{network}");
+/// Every property of a VM that the agent manages, altered by hand.
+fn of_the_vm(vm: &str) -> Vec<Drift> {
     let domain = |state: &str| format!("virsh domstate {vm} | grep -qx {state}");
-    let has = |file: &str| format!("grep -q hand-made {dir}/{file} && exit 1 || pgrep -f {dir}/dnsmasq.conf");
-    let inside = |command: &str| format!("ip netns exec {space} {command}");
     vec![
         drift("the VM is paused", format!("virsh suspend {vm}"), domain("running")),
         drift(
@@ -52,6 +48,12 @@ fn drifts(vm: &str, tap: &str, port: &str, vni: u32, network: &str) -> Vec<Drift
             format!("virsh undefine {vm}"),
             format!("virsh dominfo {vm} | grep -q 'Persistent: *yes'"),
         ),
+    ]
+}
+
+/// The same of its port and of the bridge.
+fn of_the_port(tap: &str, port: &str) -> Vec<Drift> {
+    vec![
         drift(
             "the port has other marks",
             format!("ovs-vsctl set interface {tap} external_ids:iface-id=hand-made"),
@@ -77,6 +79,16 @@ fn drifts(vm: &str, tap: &str, port: &str, vni: u32, network: &str) -> Vec<Drift
             "ovs-ofctl -O OpenFlow15 add-flow br-int priority=999,actions=flood",
             "! ovs-ofctl -O OpenFlow15 dump-flows br-int | grep -q priority=999",
         ),
+    ]
+}
+
+/// The same of its network.
+fn of_the_network(vni: u32, network: &str) -> Vec<Drift> {
+    let (space, device) = (format!("net-{vni}"), format!("dhcp{vni}"));
+    let dir = format!("/run/basalt/networks/{network}");
+    let has = |file: &str| format!("grep -q hand-made {dir}/{file} && exit 1 || pgrep -f {dir}/dnsmasq.conf");
+    let inside = |command: &str| format!("ip netns exec {space} {command}");
+    vec![
         drift("the DHCP server is killed", format!("pkill -9 -f {dir}/dnsmasq.conf"), has("hosts")),
         drift(
             "the DHCP server's file",
@@ -109,8 +121,9 @@ async fn r18_every_managed_property_that_a_hand_alters_is_put_right() {
     let network: rest::Network = cluster.client.get(&path).await.unwrap_or_else(|e| panic!("{}", e.text()));
     let tap = shell(host, &format!("virsh domiflist {id} | awk '/tap/ {{print $1}}'")).unwrap();
     let qemu = host.pids_of("qemu-system-x86");
-    let all =
-        drifts(&id, tap.trim(), &nic.port_id.to_string(), network.vni, &network.metadata.id.to_string());
+    let mut all = of_the_vm(&id);
+    all.extend(of_the_port(tap.trim(), &nic.port_id.to_string()));
+    all.extend(of_the_network(network.vni, &network.metadata.id.to_string()));
     let mut said = String::new();
     for drift in all {
         assert!(shell(host, &drift.right).is_ok(), "{}: {} does not hold before", drift.what, drift.right);

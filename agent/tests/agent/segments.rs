@@ -96,12 +96,7 @@ async fn n4_s47_a_guest_speaks_ipv6_only_from_its_own_addresses_and_is_no_router
     let (a, b, server) =
         (number(&ovs, &view, "tap05"), number(&ovs, &view, "tap06"), number(&ovs, &view, "dhcp100"));
     let (own, others) = (address(5), address(6));
-    let frame = |source: &str, from: &str, to: &str, rest: &str| {
-        let (protocol, rest) = rest.split_once(',').unwrap_or((rest, ""));
-        format!(
-            "in_port={a},dl_src={source},dl_dst={to},{protocol},ipv6_src={from},ipv6_dst=fd00:10::1,{rest}"
-        )
-    };
+    let frame = frame_from(a);
     let me = mac(5);
     for from in [own.to_string(), link_local(5).to_string()] {
         let sent = ovs.trace(&frame(&me, &from, &mac(6), "tcp6,tcp_dst=80"));
@@ -157,6 +152,23 @@ async fn n4_s47_a_guest_speaks_ipv6_only_from_its_own_addresses_and_is_no_router
     ] {
         assert_eq!(ovs.trace(&flow), "drop", "{what}: {flow}");
     }
+    questions_are_answered_here(&ovs, a, b, server);
+}
+
+/// A frame that enters by a port: source MAC, source address, destination MAC, the rest.
+fn frame_from(port: u32) -> impl Fn(&str, &str, &str, &str) -> String {
+    move |source, from, to, rest| {
+        let (protocol, rest) = rest.split_once(',').unwrap_or((rest, ""));
+        format!(
+            "in_port={port},dl_src={source},dl_dst={to},{protocol},ipv6_src={from},ipv6_dst=fd00:10::1,{rest}"
+        )
+    }
+}
+
+/// N7, and who is asked for an address, a router or a name.
+fn questions_are_answered_here(ovs: &Ovs, a: u32, b: u32, server: u32) {
+    let (own, me, group) = (address(5).to_string(), mac(5), "33:33:00:00:00:01");
+    let frame = frame_from(a);
     // N7: who has an address is answered here: for a port of this host, of a peer, and for the server.
     for (of, target) in [(mac(6), address(6)), (mac(8), address(8)), (mac(6), link_local(6))] {
         let ask = format!("icmp6,icmpv6_type=135,icmpv6_code=0,nd_target={target},nd_sll={me}");

@@ -105,7 +105,7 @@ async fn n3_an_agent_hears_where_other_hosts_have_ports_of_its_networks_and_of_n
     assert_eq!(
         heard.body,
         json!({"networks": [{"id": nic["network_id"], "peers": [
-            {"tunnel_address": "10.78.0.2", "ports": [{"address": nic["address"], "mac": nic["mac"]}]}]}]})
+            {"tunnel_address": "10.78.0.2", "ports": [{"address": nic["address"], "mac": nic["mac"], "name": "two"}]}]}]})
     );
     let theirs = b.get(&door, "/agent/v1/directory").send().await.expect(200);
     assert_eq!(theirs.body["networks"][0]["peers"][0]["tunnel_address"], "10.78.0.1");

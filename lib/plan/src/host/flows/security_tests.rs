@@ -284,7 +284,11 @@ fn n5_ports_of_the_same_groups_share_their_flows() {
     ]))
     .unwrap();
     let count = |ports: u8| {
-        let mut set = set(&[1], &[rules.clone()], vec![(2, (100..200).map(|n| address(n, false)).collect())]);
+        let mut set = set(
+            &[1],
+            std::slice::from_ref(&rules),
+            vec![(2, (100..200).map(|n| address(n, false)).collect())],
+        );
         let one = set.ports[0].clone();
         set.ports = (1..=ports)
             .map(|n| FlowPort { port_id: PortId(Uuid::from_u128(n.into())), ..one.clone() })

@@ -194,7 +194,7 @@ proptest! {
                 Action::RemoveVolume(_) => !blind[0] && !blind[1],
                 Action::EnsureImage(_) => !blind[2],
                 Action::RemoveImage(_) => !blind[0] && !blind[1] && !blind[2],
-                Action::EnsureNetwork(_) => !blind[3],
+                Action::EnsureNetwork(_) | Action::EnsureNames(_) => !blind[3],
                 Action::RemoveNetwork(_) => !blind[0] && !blind[3],
                 Action::EnsureFlows(_) | Action::EnsurePort(_) | Action::RemovePort(_) => !blind[4],
                 Action::WriteSeed(_) | Action::RemoveSeed(_) => !blind[5] && !blind[0],
