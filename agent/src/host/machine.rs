@@ -15,6 +15,7 @@ use super::{
     console::{Console, Ports},
     libvirt::{Accelerator, Connection},
     ovs::{Networks, Switch},
+    router::Routers,
     storage::Pools,
 };
 use crate::{
@@ -53,6 +54,7 @@ struct Parts {
     libvirt: Connection,
     switch: Switch,
     networks: Networks,
+    routers: Routers,
     pools: Pools,
     ports: Ports,
     datapath: Datapath,
@@ -93,6 +95,7 @@ impl Machine {
             hostname: config.host.name.to_string(),
             libvirt: Connection::new(&config.libvirt.uri),
             networks: Networks::new(&run.join("networks"), switch.clone()),
+            routers: Routers::new(&run.join("routers"), switch.clone(), network.tunnel_address),
             switch,
             pools: Pools::new(&config.pools, &state),
             ports: Ports::default(),

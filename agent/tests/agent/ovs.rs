@@ -149,7 +149,7 @@ pub(crate) fn port(n: u8, network: u32) -> FlowPort {
 /// Two guests on network 100, one on 200.
 pub(crate) fn set(hash: &str) -> FlowSet {
     let ports = vec![port(5, 100), port(6, 100), port(7, 200)];
-    FlowSet { networks: vec![network(100), network(200)], ports, hash: hash.into() }
+    FlowSet { networks: vec![network(100), network(200)], ports, routers: vec![], hash: hash.into() }
 }
 
 pub(crate) fn vm() -> VmId {
@@ -205,6 +205,7 @@ fn a_thousand_ports_are_a_set_of_flows_that_grows_with_them_and_no_faster() {
         let set = FlowSet {
             networks: vec![network(100)],
             ports: (1..=ports).map(port).collect(),
+            routers: vec![],
             hash: "h".into(),
         };
         let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();

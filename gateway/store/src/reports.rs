@@ -71,6 +71,16 @@ pub enum Seen {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blocked: Option<CapabilityReason>,
     },
+    /// A router.
+    Router {
+        /// Whether it stands.
+        ready: bool,
+        /// Whether it is the one that routes.
+        active: bool,
+        /// Why not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocked: Option<CapabilityReason>,
+    },
 }
 
 /// What became of a report.

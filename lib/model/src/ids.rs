@@ -61,6 +61,8 @@ id! {
     NetworkId,
     /// A VM's connection to a network.
     PortId,
+    /// A router between networks.
+    RouterId,
     /// Storage on a host.
     PoolId,
     /// A disk.

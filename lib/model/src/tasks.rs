@@ -99,6 +99,10 @@ pub enum TaskKind {
     NetworkCreate,
     /// Nothing of the network is left.
     NetworkDelete,
+    /// The router is in the truth.
+    RouterCreate,
+    /// Nothing of the router is left.
+    RouterDelete,
 }
 
 impl TaskKind {

@@ -331,6 +331,7 @@ pub fn names(item: &Item) -> Vec<ItemKey> {
             });
             disks.chain(body.nics.iter().map(|n| network(n.network_id))).collect()
         }
+        Desired::Router(body) => body.wiring.networks().map(network).collect(),
     }
 }
 

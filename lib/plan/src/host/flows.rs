@@ -15,9 +15,10 @@
 //! DHCP; the host may open connections to its guests, and only answers come back (TCP with ACK, echo replies).
 
 mod neighbours;
+mod routers;
 mod ways;
 
-use super::{FlowNetwork, FlowPort, FlowSet};
+use super::{FlowNetwork, FlowPort, FlowRouter, FlowSet};
 use basalt_model::{
     NetworkId, PortId,
     networks::{Segment, address6},
@@ -40,6 +41,9 @@ pub struct PortNumbers {
     pub guests: BTreeMap<PortId, u32>,
     /// OpenFlow numbers of the ports on which DHCP answers.
     pub servers: BTreeMap<NetworkId, u32>,
+    /// OpenFlow numbers of routers' ports, by the name of the device.
+    #[serde(default)]
+    pub routers: BTreeMap<String, u32>,
     /// OpenFlow number of the port that leads to all peers.
     #[serde(default)]
     pub tunnel: Option<u32>,
@@ -63,6 +67,11 @@ impl PortNumbers {
                 .iter()
                 .filter(|(id, _)| wanted(id))
                 .map(|(id, port)| (*id, *port))
+                .collect(),
+            routers: set
+                .routers
+                .iter()
+                .filter_map(|r| Some((r.name.clone(), *self.routers.get(&r.name)?)))
                 .collect(),
             tunnel: self.tunnel.filter(|_| set.needs_tunnel()),
             uplinks: set
@@ -108,9 +117,11 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         }
     }
     for network in &set.networks {
+        let routers = set.routers.iter().filter(|r| r.network_id == network.id);
         let view = View {
             network,
             guests: guests.remove(&network.id).unwrap_or_default(),
+            routers: routers.filter_map(|r| Some((*numbers.routers.get(&r.name)?, r))).collect(),
             server: numbers.servers.get(&network.id).copied(),
             way: match (network.segment.uplink(), numbers.tunnel) {
                 (Some(uplink), _) => {
@@ -123,6 +134,8 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         view.render(&mut flows);
     }
     flows.sort();
+    // A router's addresses are known from here and from its other host.
+    flows.dedup();
     flows
 }
 
@@ -130,6 +143,7 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
 struct View<'a> {
     network: &'a FlowNetwork,
     guests: Vec<(u32, &'a FlowPort)>,
+    routers: Vec<(u32, &'a FlowRouter)>,
     server: Option<u32>,
     way: Way<'a>,
 }
@@ -146,6 +160,7 @@ impl View<'_> {
             self.forward(flows, number, &mac);
             self.serve(flows, number);
         }
+        self.route(flows);
         self.neighbours(flows);
         self.reach(flows);
         self.configure(flows);

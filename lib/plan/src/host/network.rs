@@ -109,6 +109,7 @@ fn flows(look: &Look<'_>, draft: &mut Draft) {
     let SwitchSeen::Ready { flows: standing } = &look.observed.switch else { return };
     // The set is applied whole: a port that was only not listed would lose its flows.
     if look.observed.ports.listing != Listing::Complete
+        || look.observed.routers.listing != Listing::Complete
         || !look.index.items().any(|i| i.kind == ItemKind::Network)
     {
         return;
@@ -116,6 +117,7 @@ fn flows(look: &Look<'_>, draft: &mut Draft) {
     let wanted = look.index.flows(
         &look.memory.directory,
         |port| matches!(look.observed.ports.get(port), Seen::There(p) if p.state == PortState::Attached),
+        |router, port| matches!(look.observed.routers.get(&router), Seen::There(r) if r.ports.contains(port)),
     );
     if standing.as_ref() != Some(&wanted.hash) {
         draft.work(look, Resource::Flows, vec![Action::EnsureFlows(wanted)]);
