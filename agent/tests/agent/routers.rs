@@ -111,6 +111,7 @@ impl Guest {
             network_id: NetworkId(Uuid::from_u128(self.network)),
             mac: self.mac.into(),
             address: self.address.parse().unwrap(),
+            address6: None,
         }
     }
 }
@@ -163,7 +164,7 @@ fn definition_of(body: serde_json::Value) -> RouterDefinition {
     };
     for action in find(&observed) {
         if let Action::EnsureNetwork(network) = action {
-            let seen = NetworkSeen { hash: network.hash.clone(), running: true };
+            let seen = NetworkSeen { hash: network.hash.clone(), running: true, names: None };
             observed.networks.items.insert(network.id, seen);
         }
     }
@@ -183,6 +184,8 @@ fn flows(router: &RouterDefinition) -> FlowSet {
         gateway: format!("10.{n}.0.1").parse().unwrap(),
         dhcp_server: format!("10.{n}.0.254").parse().unwrap(),
         dhcp: false,
+        cidr6: None,
+        names: false,
         peers: vec![],
     };
     let port = |p: &basalt_plan::host::RouterPort| FlowRouter {

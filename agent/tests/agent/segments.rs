@@ -38,7 +38,7 @@ fn dual(hash: &str) -> FlowSet {
     let peer = Peer { tunnel_address: "10.78.0.2".parse().unwrap(), ports: vec![there] };
     let network =
         FlowNetwork { cidr6: Some(PREFIX.parse().unwrap()), names: true, peers: vec![peer], ..network(100) };
-    FlowSet { networks: vec![network], ports: vec![port_with_both(5), port_with_both(6)], hash: hash.into() }
+    FlowSet { networks: vec![network], ports: vec![port_with_both(5), port_with_both(6)], routers: vec![], hash: hash.into() }
 }
 
 /// Two guests on VLAN 7, one in a flat network of the same uplink.
@@ -57,6 +57,7 @@ fn wired(hash: &str) -> FlowSet {
 #[test]
 fn n1_the_flows_of_ipv6_and_of_uplinks_are_as_checked_in() {
     let numbers = |set: &FlowSet| PortNumbers {
+        routers: BTreeMap::new(),
         guests: set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect(),
         servers: BTreeMap::from([(network(100).id, 9)]),
         tunnel: Some(12),

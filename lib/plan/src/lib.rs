@@ -7,4 +7,5 @@ pub mod conditions;
 pub mod host;
 pub mod manifest;
 pub mod placement;
+pub mod routers;
 pub mod tasks;
