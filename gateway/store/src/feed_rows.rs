@@ -10,6 +10,7 @@ use crate::{
     placements::Placement,
     pools::Pool,
     projects::{self, Project},
+    routers::{self, Router},
     tasks,
     tenants::Tenant,
     vms::{self, Vm, VmFacts},
@@ -96,6 +97,14 @@ tables! {
     /// Networks.
     Network(Network) = "networks", Network::from_row, concat!("SELECT ", networks::columns!(), " FROM networks x"),
         " WHERE x.id = ANY($1::uuid[])";
+    /// Routers.
+    Router(Router) = "routers", Router::from_row, concat!("SELECT ", routers::columns!(), " FROM routers x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// Where routers are.
+    RouterPlacement(routers::Placement) = "router_placements", routers::Placement::from_row,
+        "SELECT x.* FROM router_placements x",
+        " JOIN unnest($1::text[]) k ON x.router_id = split_part(k, '/', 1)::uuid
+            AND x.slot = split_part(k, '/', 2)::smallint";
     /// Images.
     Image(Image) = "images", Image::from_row, concat!("SELECT ", images::columns!(), " FROM images x"),
         " WHERE x.id = ANY($1::uuid[])";
@@ -151,6 +160,8 @@ impl Row {
             Self::AgentConflict(r) => r.host_id.to_string(),
             Self::Pool(r) => r.id.to_string(),
             Self::Network(r) => r.metadata.id.to_string(),
+            Self::Router(r) => r.metadata.id.to_string(),
+            Self::RouterPlacement(r) => format!("{}/{}", r.router_id, r.slot),
             Self::Image(r) => r.metadata.id.to_string(),
             Self::ImageFacts(r) => r.image_id.to_string(),
             Self::Volume(r) => r.metadata.id.to_string(),
@@ -173,6 +184,8 @@ impl Row {
             Self::Tenant(r) => (Some(r.id()), None),
             Self::Project(r) => (r.metadata.tenant_id, Some(r.id())),
             Self::Network(r) => of(&r.metadata),
+            Self::Router(r) => of(&r.metadata),
+            Self::RouterPlacement(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Image(r) => of(&r.metadata),
             Self::Volume(r) => of(&r.metadata),
             Self::Vm(r) => of(&r.metadata),

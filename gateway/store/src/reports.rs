@@ -31,7 +31,7 @@ pub struct Report {
 /// What was seen of one item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ItemFact {
-    /// `network`, `image`, `volume` or `vm`.
+    /// `network`, `image`, `volume`, `vm` or `router`.
     pub kind: String,
     /// The object's id.
     pub id: Uuid,

@@ -21,14 +21,18 @@ use basalt_model::{
     Epoch, Generation, ImageId, Metadata, Name, NetworkId, VolumeId,
     images::{ImageObserved, ImageSpec, ImageState},
     networks::NetworkSpec,
+    routers::{RouterSpec, RouterWiring},
     vms::{Operation, VmDisk, VmNic, VmSpec},
     volumes::{VolumeSource, VolumeSpec},
 };
 use basalt_wire::agent::manifest::{
-    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, SeedBody,
-    VmBody, VolumeBody,
+    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, RouterBody,
+    SeedBody, VmBody, VolumeBody,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 /// A VM as the truth has it.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +86,37 @@ pub struct Network<'a> {
     pub spec: &'a NetworkSpec,
     /// The segment's identifier.
     pub vni: u32,
+}
+
+/// A router as one of its hosts has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Router<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a RouterSpec,
+    /// What its names came to.
+    pub wiring: &'a RouterWiring,
+    /// What names it between its hosts.
+    pub vrid: u8,
+    /// Whether this host is active when both begin at once.
+    pub preferred: bool,
+    /// Where the other host's tunnels end.
+    pub peer: Option<Ipv4Addr>,
+}
+
+/// The item of a router on one of its hosts.
+pub fn router(router: Router<'_>) -> Item {
+    let body = RouterBody {
+        name: router.metadata.name.clone(),
+        wiring: router.wiring.clone(),
+        nat: router.spec.nat,
+        routes: router.spec.routes.clone(),
+        vrid: router.vrid,
+        preferred: router.preferred,
+        peer: router.peer,
+    };
+    unplaced(ItemKind::Router, router.metadata, Desired::Router(Box::new(body)))
 }
 
 /// The item of a VM at the epoch of its placement.
