@@ -224,10 +224,11 @@ LOGGED TABLE ports (
     tenant_id uuid NOT NULL,
     project_id uuid NOT NULL,
     network_id uuid NOT NULL,
-    vm_id uuid NOT NULL,
-    nic_index integer NOT NULL,
-    mac text NOT NULL,
-    address inet NOT NULL
+    vm_id uuid,
+    nic_index integer,
+    mac text,
+    address inet NOT NULL,
+    router_id uuid
 );
 LOGGED TABLE projects (
     id uuid NOT NULL,
@@ -258,6 +259,39 @@ LOGGED TABLE role_bindings (
     tenant_id uuid,
     project_id uuid,
     created_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE router_interfaces (
+    network_id uuid NOT NULL,
+    router_id uuid NOT NULL,
+    tenant_id uuid NOT NULL
+);
+LOGGED TABLE router_placements (
+    router_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    host text NOT NULL,
+    vrid smallint NOT NULL,
+    decided_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE router_vms (
+    router_id uuid NOT NULL,
+    vm_id uuid NOT NULL,
+    tenant_id uuid NOT NULL
+);
+LOGGED TABLE routers (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    wiring jsonb NOT NULL
 );
 LOGGED TABLE service_tokens (
     id uuid NOT NULL,
@@ -420,9 +454,9 @@ CONSTRAINT join_tokens_id ON join_tokens PRIMARY KEY (host_id);
 CONSTRAINT leases_name ON leases PRIMARY KEY (name);
 CONSTRAINT manifest_facts_host ON manifest_facts FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifest_facts_id ON manifest_facts PRIMARY KEY (host_id, kind, id);
-CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['router'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
 CONSTRAINT manifest_items_id ON manifest_items PRIMARY KEY (host_id, kind, id);
-CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['router'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
 CONSTRAINT manifest_items_manifest ON manifest_items FOREIGN KEY (host_id) REFERENCES manifests(host_id);
 CONSTRAINT manifests_host ON manifests FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifests_id ON manifests PRIMARY KEY (host_id);
@@ -444,7 +478,10 @@ CONSTRAINT ports_address ON ports UNIQUE (network_id, address);
 CONSTRAINT ports_id ON ports PRIMARY KEY (id);
 CONSTRAINT ports_mac ON ports UNIQUE (network_id, mac);
 CONSTRAINT ports_network ON ports FOREIGN KEY (network_id) REFERENCES networks(id);
+CONSTRAINT ports_owner ON ports CHECK (((vm_id IS NULL) <> (router_id IS NULL)));
+CONSTRAINT ports_router ON ports FOREIGN KEY (router_id) REFERENCES routers(id);
 CONSTRAINT ports_vm ON ports FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT ports_vm_nic ON ports CHECK (((vm_id IS NULL) OR ((nic_index IS NOT NULL) AND (mac IS NOT NULL))));
 CONSTRAINT projects_id ON projects PRIMARY KEY (id);
 CONSTRAINT projects_id_tenant ON projects UNIQUE (id, tenant_id);
 CONSTRAINT projects_name ON projects UNIQUE (tenant_id, name);
@@ -461,6 +498,22 @@ CONSTRAINT role_bindings_project_of_tenant ON role_bindings FOREIGN KEY (project
 CONSTRAINT role_bindings_role ON role_bindings CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])));
 CONSTRAINT role_bindings_scope ON role_bindings CHECK (((project_id IS NULL) OR (tenant_id IS NOT NULL)));
 CONSTRAINT role_bindings_tenant ON role_bindings FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT router_interfaces_id ON router_interfaces PRIMARY KEY (network_id);
+CONSTRAINT router_interfaces_network ON router_interfaces FOREIGN KEY (network_id) REFERENCES networks(id);
+CONSTRAINT router_interfaces_router ON router_interfaces FOREIGN KEY (router_id) REFERENCES routers(id);
+CONSTRAINT router_placements_host ON router_placements FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT router_placements_host_vrid ON router_placements UNIQUE (host_id, vrid);
+CONSTRAINT router_placements_id ON router_placements PRIMARY KEY (router_id, slot);
+CONSTRAINT router_placements_router ON router_placements FOREIGN KEY (router_id) REFERENCES routers(id);
+CONSTRAINT router_placements_slot ON router_placements CHECK ((slot = ANY (ARRAY[0, 1])));
+CONSTRAINT router_placements_twice ON router_placements UNIQUE (router_id, host_id);
+CONSTRAINT router_placements_vrid ON router_placements CHECK (((vrid >= 1) AND (vrid <= 255)));
+CONSTRAINT router_vms_id ON router_vms PRIMARY KEY (router_id, vm_id);
+CONSTRAINT router_vms_router ON router_vms FOREIGN KEY (router_id) REFERENCES routers(id);
+CONSTRAINT router_vms_vm ON router_vms FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT routers_id ON routers PRIMARY KEY (id);
+CONSTRAINT routers_name ON routers UNIQUE (project_id, name);
+CONSTRAINT routers_project ON routers FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT service_tokens_hash ON service_tokens UNIQUE (hash);
 CONSTRAINT service_tokens_id ON service_tokens PRIMARY KEY (id);
 CONSTRAINT service_tokens_user ON service_tokens FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE;
@@ -504,7 +557,10 @@ CREATE INDEX manifest_facts_object ON public.manifest_facts USING btree (id);
 CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
 CREATE UNIQUE INDEX networks_wire ON public.networks USING btree (uplink, vlan_id) NULLS NOT DISTINCT WHERE (uplink IS NOT NULL);
 CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
+CREATE INDEX ports_router_id ON public.ports USING btree (router_id);
 CREATE INDEX ports_vm_id ON public.ports USING btree (vm_id);
+CREATE INDEX router_interfaces_router_id ON public.router_interfaces USING btree (router_id);
+CREATE INDEX router_vms_vm_id ON public.router_vms USING btree (vm_id);
 CREATE UNIQUE INDEX service_tokens_name ON public.service_tokens USING btree (name) WHERE ((user_id IS NULL) AND (revoked_at IS NULL));
 CREATE INDEX service_tokens_user_id ON public.service_tokens USING btree (user_id) WHERE (user_id IS NOT NULL);
 CREATE INDEX tasks_live_deadline ON public.tasks USING btree (deadline) WHERE (finished_at IS NULL);
@@ -1070,6 +1126,66 @@ BEGIN
     VALUES (pg_catalog.pg_current_xact_id(), TG_TABLE_NAME, '', 'reload');
     RETURN NULL;
 END $function$;
+CREATE OR REPLACE FUNCTION public.feed_router_placements_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'router_placements', r.router_id || '/' || r.slot, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_router_placements_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'router_placements', r.router_id || '/' || r.slot, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_router_placements_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'router_placements', r.router_id || '/' || r.slot, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_routers_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_routers_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_routers_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_tasks_delete()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1405,6 +1521,14 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.projects REFERENCING OLD TABLE
 CREATE TRIGGER feed_insert AFTER INSERT ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.projects FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.router_placements REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.router_placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.router_placements FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.router_placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.routers REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.routers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.routers FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.routers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.tasks REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.tasks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.tasks FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1467,6 +1591,7 @@ POLICY tenant_rows ON networks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON pools FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY only_routers_leave ON ports FOR DELETE TO {basalt_tenant} USING ((router_id IS NOT NULL)) WITH CHECK ();
 POLICY system_rows ON ports FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON ports FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON projects FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1474,6 +1599,14 @@ POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON router_interfaces FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON router_interfaces FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON router_placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON router_placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON router_vms FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON router_vms FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON routers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON routers FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON service_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON task_logs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON task_logs FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
@@ -1531,12 +1664,20 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON placements TO basalt_system;
 GRANT SELECT ON placements TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON pools TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON ports TO basalt_system;
-GRANT INSERT, SELECT ON ports TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT ON ports TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON projects TO basalt_system;
 GRANT SELECT ON projects TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
 GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON router_interfaces TO basalt_system;
+GRANT DELETE, INSERT, SELECT ON router_interfaces TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON router_placements TO basalt_system;
+GRANT SELECT ON router_placements TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON router_vms TO basalt_system;
+GRANT DELETE, INSERT, SELECT ON router_vms TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON routers TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON routers TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON service_tokens TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON task_logs TO basalt_system;
 GRANT SELECT ON task_logs TO basalt_tenant;

@@ -15,5 +15,6 @@ mod networks;
 mod partition;
 mod readme;
 mod segments;
+mod routers;
 mod underlay;
 mod verbs;

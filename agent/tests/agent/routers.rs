@@ -56,8 +56,18 @@ impl Guest {
     fn start(&self) {
         let id = Uuid::from_u128(self.network + 100);
         run(&["ip", "netns", "add", self.name]);
-        run(&["ovs-vsctl", "add-port", "br-int", self.name, "--", "set", "interface", self.name, "type=internal",
-            &format!("mac=\"{}\"", self.mac)]);
+        run(&[
+            "ovs-vsctl",
+            "add-port",
+            "br-int",
+            self.name,
+            "--",
+            "set",
+            "interface",
+            self.name,
+            "type=internal",
+            &format!("mac=\"{}\"", self.mac),
+        ]);
         // Outside is another router: what it sends may come from any address.
         let marks: &[&str] = if self.network == OUTER { &["basalt-router"] } else { &["iface-id", "vm-id"] };
         for mark in marks {
@@ -91,7 +101,8 @@ impl Guest {
 
     fn reads(&self, from: &str) -> Option<String> {
         let url = format!("http://{from}/name");
-        let argv = ["ip", "netns", "exec", self.name, "busybox", "timeout", "3", "busybox", "wget", "-qO-", &url];
+        let argv =
+            ["ip", "netns", "exec", self.name, "busybox", "timeout", "3", "busybox", "wget", "-qO-", &url];
         let (ok, said) = try_run(&argv);
         ok.then_some(said)
     }
@@ -217,7 +228,11 @@ fn start_switch() -> Vec<Child> {
     let db = format!("{RUN}/conf.db");
     run(&["ovsdb-tool", "create", &db, "/usr/share/openvswitch/vswitch.ovsschema"]);
     let spawn = |argv: &[&str]| {
-        ovs(Command::new(argv[0]).args(&argv[1..])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        ovs(Command::new(argv[0]).args(&argv[1..]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let socket = format!("{RUN}/db.sock");
     let database = spawn(&["ovsdb-server", &db, &format!("--remote=punix:{socket}"), "-vconsole:off"]);

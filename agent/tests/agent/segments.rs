@@ -38,7 +38,12 @@ fn dual(hash: &str) -> FlowSet {
     let peer = Peer { tunnel_address: "10.78.0.2".parse().unwrap(), ports: vec![there] };
     let network =
         FlowNetwork { cidr6: Some(PREFIX.parse().unwrap()), names: true, peers: vec![peer], ..network(100) };
-    FlowSet { networks: vec![network], ports: vec![port_with_both(5), port_with_both(6)], routers: vec![], hash: hash.into() }
+    FlowSet {
+        networks: vec![network],
+        ports: vec![port_with_both(5), port_with_both(6)],
+        routers: vec![],
+        hash: hash.into(),
+    }
 }
 
 /// Two guests on VLAN 7, one in a flat network of the same uplink.

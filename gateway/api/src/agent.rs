@@ -226,6 +226,7 @@ fn fact(item: ItemReport) -> reports::ItemFact {
         ItemObserved::Volume(observed) => reports::Seen::Volume(observed),
         ItemObserved::Image { ready, blocked } => reports::Seen::Image { ready, blocked },
         ItemObserved::Network { ready, blocked } => reports::Seen::Network { ready, blocked },
+        ItemObserved::Router { ready, active, blocked } => reports::Seen::Router { ready, active, blocked },
     };
     reports::ItemFact {
         kind: item.kind.as_str().into(),

@@ -163,7 +163,8 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let edits_by_host = manifests::edits_by_host(&mut builder, &inputs, &indexes, desired);
     let vm_status = status::vms(&mut builder, &inputs, host_states);
     let volume_status = status::volumes(&mut builder, &inputs, host_states);
-    let conditions = status::conditions(&mut builder, &inputs, &indexes, host_states, vm_status, volume_status);
+    let conditions =
+        status::conditions(&mut builder, &inputs, &indexes, host_states, vm_status, volume_status);
     let task_moves = status::task_moves(&mut builder, &inputs, vm_status, volume_status);
     let dependants = builder.index("dependants", &inputs.tasks, |_, task: &Task| task.depends_on.clone());
     let removals = removals::removals(&mut builder, &inputs, &indexes);
@@ -221,8 +222,11 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
         }),
         items_naming: builder.index("items_naming", &inputs.items, naming),
         pools_by_host: builder.index("pools_by_host", &inputs.pools, |_, pool| [pool.host_id]),
-        placements_of_router: builder
-            .index("placements_of_router", &inputs.router_placements, |at, _| [at.0]),
+        placements_of_router: builder.index(
+            "placements_of_router",
+            &inputs.router_placements,
+            |at, _| [at.0],
+        ),
         volumes_by_owner: builder.index("volumes_by_owner", &inputs.volumes, |_, volume| owner(volume)),
     }
 }

@@ -41,7 +41,11 @@ pub(crate) async fn resolve(
     let networks = networks(conn, project, spec).await?;
     let vms = vms(conn, project, spec).await?;
     let of = |name: &Name, field: String| {
-        networks.get(name).ok_or_else(|| Error::ReferenceNotFound { kind: "network", name: name.clone(), field })
+        networks.get(name).ok_or_else(|| Error::ReferenceNotFound {
+            kind: "network",
+            name: name.clone(),
+            field,
+        })
     };
     let mut interfaces = Vec::new();
     for (i, name) in spec.networks.iter().enumerate() {

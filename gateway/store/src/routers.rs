@@ -197,9 +197,10 @@ impl Held {
         wanted: &Wanted,
         before: &RouterWiring,
     ) -> Result<RouterWiring> {
-        for statement in
-            ["DELETE FROM router_interfaces WHERE router_id = $1", "DELETE FROM router_vms WHERE router_id = $1"]
-        {
+        for statement in [
+            "DELETE FROM router_interfaces WHERE router_id = $1",
+            "DELETE FROM router_vms WHERE router_id = $1",
+        ] {
             sqlx::query(statement).bind(self.id).execute(&mut *conn).await?;
         }
         for (i, interface) in wanted.interfaces.iter().enumerate() {
@@ -213,15 +214,17 @@ impl Held {
             if let Some(other) = free {
                 return Err(taken(other));
             }
-            sqlx::query("INSERT INTO router_interfaces (network_id, router_id, tenant_id) VALUES ($1, $2, $3)")
-                .bind(interface.network_id)
-                .bind(self.id)
-                .bind(self.tenant)
-                .execute(&mut *conn)
-                .await
-                .map_err(|e| {
-                    named(e, |c| (c == "router_interfaces_id").then(|| taken("that was just declared".into())))
-                })?;
+            sqlx::query(
+                "INSERT INTO router_interfaces (network_id, router_id, tenant_id) VALUES ($1, $2, $3)",
+            )
+            .bind(interface.network_id)
+            .bind(self.id)
+            .bind(self.tenant)
+            .execute(&mut *conn)
+            .await
+            .map_err(|e| {
+                named(e, |c| (c == "router_interfaces_id").then(|| taken("that was just declared".into())))
+            })?;
         }
         let vms: BTreeSet<_> = wanted.vms().collect();
         for vm in vms {
@@ -420,18 +423,17 @@ pub async fn place(
         return Ok(false);
     }
     let hosts: Vec<HostId> = chosen.values().copied().collect();
-    let taken: Vec<i16> = sqlx::query_scalar(
-        "SELECT vrid FROM router_placements WHERE host_id = ANY($1) AND router_id <> $2",
-    )
-    .bind(row::uuids(&hosts))
-    .bind(id)
-    .fetch_all(&mut *conn)
-    .await?;
+    let taken: Vec<i16> =
+        sqlx::query_scalar("SELECT vrid FROM router_placements WHERE host_id = ANY($1) AND router_id <> $2")
+            .bind(row::uuids(&hosts))
+            .bind(id)
+            .fetch_all(&mut *conn)
+            .await?;
     let mine = before.first().map(|p| i16::from(p.vrid));
     let vrid = mine.into_iter().chain(1..=255).find(|vrid| !taken.contains(vrid));
-    sqlx::query("DELETE FROM router_placements WHERE router_id = $1").bind(id).execute(&mut *conn).await?;
     // A host with 255 routers takes no other; it is tried again when one went.
     let Some(vrid) = vrid else { return Ok(false) };
+    sqlx::query("DELETE FROM router_placements WHERE router_id = $1").bind(id).execute(&mut *conn).await?;
     for (slot, host) in chosen {
         sqlx::query(
             "INSERT INTO router_placements (router_id, slot, tenant_id, project_id, host_id, host, vrid, decided_at)

@@ -53,9 +53,11 @@ pub fn choose(
     current: &BTreeMap<u8, HostId>,
 ) -> BTreeMap<u8, HostId> {
     let of = |id: &HostId| hosts.get(id).filter(|host| host.fits(segments));
-    let lives = |id: &HostId| of(id).is_some_and(|h| matches!(h.state, HostState::Ready | HostState::Degraded));
-    let waits =
-        |id: &HostId| of(id).is_some_and(|h| matches!(h.state, HostState::Unreachable | HostState::Maintenance));
+    let lives =
+        |id: &HostId| of(id).is_some_and(|h| matches!(h.state, HostState::Ready | HostState::Degraded));
+    let waits = |id: &HostId| {
+        of(id).is_some_and(|h| matches!(h.state, HostState::Unreachable | HostState::Maintenance))
+    };
     let mut chosen: BTreeMap<u8, HostId> =
         current.iter().filter(|(_, id)| lives(id)).map(|(slot, id)| (*slot, *id)).collect();
     let mut free: Vec<HostId> = hosts
@@ -149,7 +151,8 @@ pub fn conditions(name: &Name, generation: Generation, deleting: bool, at: &[At]
     let redundant = match (by, at.len()) {
         (Some(b), _) => say("Redundant", yes, "standing_by", format!("host {} stands by", b.host)),
         (None, n) if n < HOSTS => {
-            let what = "there is no second host that could take it; add one to keep routing when a host fails";
+            let what =
+                "there is no second host that could take it; add one to keep routing when a host fails";
             say("Redundant", no, "one_host", what.into())
         }
         (None, _) => say("Redundant", no, "not_standing_by", waiting(at)),

@@ -57,7 +57,11 @@ fn n6_a_host_that_goes_is_replaced_in_its_place_and_the_other_keeps_its_own() {
         assert_eq!(after, [(0, host(3)), (1, host(2))].into(), "{state:?}");
     }
     is(&mut all, 3, HostState::Maintenance);
-    assert_eq!(choose(router(1), &[], &all, &before), [(1, host(2))].into(), "a removed host is kept by nobody");
+    assert_eq!(
+        choose(router(1), &[], &all, &before),
+        [(1, host(2))].into(),
+        "a removed host is kept by nobody"
+    );
     is(&mut all, 1, HostState::Unreachable);
     assert_eq!(choose(router(1), &[], &all, &before), before, "a silent one is, while nobody else can");
     is(&mut all, 2, HostState::Unreachable);

@@ -7,8 +7,7 @@ use crate::{
         facts, images,
         libvirt::{Domain, DomainState, LibvirtError, Marks, shape::ShapeDisk},
         ovs::{PortRow, SwitchView, sink},
-        router,
-        seed,
+        router, seed,
         storage::{Pools, volumes},
     },
 };

@@ -59,7 +59,13 @@ impl<'a> Election<'a> {
         }
     }
 
-    fn configuration(&self, router: &RouterDefinition, device: &str, own: Ipv4Addr, peer: Ipv4Addr) -> String {
+    fn configuration(
+        &self,
+        router: &RouterDefinition,
+        device: &str,
+        own: Ipv4Addr,
+        peer: Ipv4Addr,
+    ) -> String {
         let priority = if router.preferred { PRIORITIES.0 } else { PRIORITIES.1 };
         let batch = |role: &str| {
             let (namespace, file) = (self.namespace.name(), self.file(role));
@@ -98,7 +104,15 @@ impl<'a> Election<'a> {
         for stale in [&pid, &vrrp] {
             crate::host::storage::files::remove(stale)?;
         }
-        quick("keepalived").args(["--vrrp", "-f"]).arg(configuration).arg("-p").arg(pid).arg("-r").arg(vrrp).run().await?;
+        quick("keepalived")
+            .args(["--vrrp", "-f"])
+            .arg(configuration)
+            .arg("-p")
+            .arg(pid)
+            .arg("-r")
+            .arg(vrrp)
+            .run()
+            .await?;
         Ok(())
     }
 

@@ -54,7 +54,10 @@ pub fn removals(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Co
     let routed = builder.index("routed_on", &inputs.router_placements, |_, p| [p.host_id]);
     let placed = builder.index("placed_on", &inputs.placements, |_, p| p.host.as_ref().map(|h| h.0));
     let hosts = builder.derive_many("host_removals", &inputs.hosts, move |ctx, id, host| {
-        rows(going(&host.metadata) && ctx.count(&placed, id) + ctx.count(&routed, id) == 0, Removal::Host(*id))
+        rows(
+            going(&host.metadata) && ctx.count(&placed, id) + ctx.count(&routed, id) == 0,
+            Removal::Host(*id),
+        )
     });
     builder.union_disjoint("removals", &[vms, volumes, images, networks, routers, hosts])
 }

@@ -89,9 +89,8 @@ pub fn items(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Colle
             return Vec::new();
         }
         let all: Vec<&Placement> = placements(ctx, &indexes, id).collect();
-        let tunnel = |host: &HostId| {
-            ctx.project(&inputs.host_facts, host, |f| f.facts.tunnel_address).flatten()
-        };
+        let tunnel =
+            |host: &HostId| ctx.project(&inputs.host_facts, host, |f| f.facts.tunnel_address).flatten();
         let item = |at: &&Placement| {
             let other = all.iter().find(|p| p.slot != at.slot);
             let view = manifest::Router {

@@ -191,6 +191,9 @@ fn seen(desired: &Desired, blocked: Option<CapabilityReason>) -> Seen {
     match desired {
         Desired::Absent => Seen::Gone,
         Desired::Network(_) => Seen::Network { ready: true, blocked: None },
+        Desired::Router(body) => {
+            Seen::Router { ready: true, active: body.preferred || body.peer.is_none(), blocked: None }
+        }
         Desired::Image(_) => Seen::Image { ready: true, blocked: None },
         Desired::Volume(body) => Seen::Volume(VolumeObserved {
             state: VolumeState::Ready,

@@ -2,8 +2,8 @@
 
 use super::{RouterDefinition, SeedKey, VolumeKey};
 use basalt_model::{
-    Epoch, Generation, ImageId, Name, NetworkId, PortId, RouterId, TaskId, VmId, VolumeId, images::ImageFormat,
-    networks::Segment, vms::Firmware,
+    Epoch, Generation, ImageId, Name, NetworkId, PortId, RouterId, TaskId, VmId, VolumeId,
+    images::ImageFormat, networks::Segment, vms::Firmware,
 };
 use basalt_wire::agent::directory::Peer;
 use ipnet::{Ipv4Net, Ipv6Net};

@@ -1,13 +1,11 @@
 //! From a manifest's bodies to what a host is told to make, with hashes that a host can read back.
 
 use super::{
-    DiskDefinition, DiskSourceDefinition, FlowNetwork, FlowPort, FlowRouter, FlowSet, ImageDefinition, KnownName,
-    NamesDefinition, NetworkDefinition, NicDefinition, Reservation, RouterDefinition, SeedDefinition, SeedNic,
-    VmDefinition, VolumeDefinition, VolumeKey, router,
+    DiskDefinition, DiskSourceDefinition, FlowNetwork, FlowPort, FlowRouter, FlowSet, ImageDefinition,
+    KnownName, NamesDefinition, NetworkDefinition, NicDefinition, Reservation, RouterDefinition,
+    SeedDefinition, SeedNic, VmDefinition, VolumeDefinition, VolumeKey, router,
 };
-use basalt_model::{
-    ImageId, Name, NetworkId, PortId, RouterId, VmId, VolumeId, networks::address6,
-};
+use basalt_model::{ImageId, Name, NetworkId, PortId, RouterId, VmId, VolumeId, networks::address6};
 use basalt_wire::agent::{
     Desired, Item, ItemKey, ItemKind, Manifest,
     directory::Directory,

@@ -3,8 +3,8 @@
 
 use super::{
     Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, ImageSeen, NetworkSeen, Observed,
-    PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape, VolumeDefinition,
-    VolumeKey, VolumeSeen,
+    PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape,
+    VolumeDefinition, VolumeKey, VolumeSeen,
 };
 use basalt_model::{DateTime, PortId, VmId, adoption::ForeignNic, hosts::Foreign, vms::ObservedPower};
 use std::{

@@ -63,7 +63,9 @@ impl ItemKind {
 
     /// Reads [`Self::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Network, Self::Image, Self::Volume, Self::Vm, Self::Router].into_iter().find(|k| k.as_str() == text)
+        [Self::Network, Self::Image, Self::Volume, Self::Vm, Self::Router]
+            .into_iter()
+            .find(|k| k.as_str() == text)
     }
 }
 
