@@ -45,14 +45,16 @@ impl Guest<'_> {
     /// What another one says at an address, asked by this guest.
     fn asks(&self, url: &str) -> Option<String> {
         let said = self.cgi("run", &format!("timeout 2 wget -q -O - http://{url}")).ok()?;
-        (!said.is_empty() && !said.starts_with("wget:")).then_some(said)
+        let failed = said.is_empty() || said.starts_with("wget:") || said.ends_with("Terminated\n");
+        (!failed).then_some(said)
     }
 
     /// From which address another one sees this guest come.
     fn is_seen_as(&self, at: &str) -> Option<String> {
         let environment = self.asks(&format!("{at}/cgi-bin/run?env"))?;
         let line = environment.lines().find_map(|line| line.strip_prefix("REMOTE_ADDR="))?;
-        Some(line.trim_start_matches("::ffff:").to_owned())
+        // `[::ffff:10.0.0.1]`: the server listens by IPv6.
+        Some(line.rsplit(':').next()?.trim_matches(|c| c == ']' || c == '[').to_owned())
     }
 }
 

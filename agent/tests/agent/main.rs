@@ -14,6 +14,7 @@ mod libvirt;
 mod link;
 mod ovs;
 mod rig;
+mod router_flows;
 mod routers;
 mod run;
 mod seed;

@@ -26,7 +26,7 @@ CREATE TABLE router_interfaces (
     tenant_id uuid NOT NULL
 );
 CREATE INDEX router_interfaces_router_id ON router_interfaces (router_id);
-SELECT guard_tenant('router_interfaces', 'SELECT, INSERT, DELETE');
+SELECT guard_tenant('router_interfaces', 'SELECT, INSERT');
 
 -- VMs that port forwards and floating addresses lead to.
 CREATE TABLE router_vms (
@@ -36,7 +36,7 @@ CREATE TABLE router_vms (
     CONSTRAINT router_vms_id PRIMARY KEY (router_id, vm_id)
 );
 CREATE INDEX router_vms_vm_id ON router_vms (vm_id);
-SELECT guard_tenant('router_vms', 'SELECT, INSERT, DELETE');
+SELECT guard_tenant('router_vms', 'SELECT, INSERT');
 
 -- A router holds addresses of its uplink's network beside VMs: its own with a MAC address, floating ones without.
 ALTER TABLE ports
@@ -47,9 +47,24 @@ ALTER TABLE ports
     ADD CONSTRAINT ports_owner CHECK ((vm_id IS NULL) <> (router_id IS NULL)),
     ADD CONSTRAINT ports_vm_nic CHECK (vm_id IS NULL OR (nic_index IS NOT NULL AND mac IS NOT NULL));
 CREATE INDEX ports_router_id ON ports (router_id);
--- A router gives addresses back when it changes; those of VMs go with them.
-GRANT DELETE ON ports TO basalt_tenant;
-CREATE POLICY only_routers_leave ON ports AS RESTRICTIVE FOR DELETE TO basalt_tenant USING (router_id IS NOT NULL);
+
+-- A router that changes gives back what it held, but for some addresses. Tenants delete nothing; this deletes for them
+-- what is theirs and a router's, and its owner has no other right to these rows than the policies say.
+CREATE POLICY released_rows ON ports TO basalt_owner
+    USING (router_id IS NOT NULL AND tenant_id = (SELECT current_tenant())) WITH CHECK (false);
+CREATE POLICY released_rows ON router_interfaces TO basalt_owner
+    USING (tenant_id = (SELECT current_tenant())) WITH CHECK (false);
+CREATE POLICY released_rows ON router_vms TO basalt_owner
+    USING (tenant_id = (SELECT current_tenant())) WITH CHECK (false);
+CREATE FUNCTION release_router(router uuid, kept uuid[]) RETURNS TABLE (network_id uuid)
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    DELETE FROM public.router_interfaces x WHERE x.router_id = router;
+    DELETE FROM public.router_vms x WHERE x.router_id = router;
+    RETURN QUERY DELETE FROM public.ports x WHERE x.router_id = router AND x.id <> ALL (kept) RETURNING x.network_id;
+END $$;
+REVOKE EXECUTE ON FUNCTION release_router(uuid, uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION release_router(uuid, uuid[]) TO basalt_tenant;
 
 -- Where a router is: two hosts, or one. No host has two routers by one VRRP id.
 CREATE TABLE router_placements (

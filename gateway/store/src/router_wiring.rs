@@ -240,15 +240,28 @@ impl Wanted {
     }
 }
 
-/// Gives back all addresses of a router but those of `kept` ports.
+/// Gives back all that a tenant's router holds but the addresses of `kept` ports.
 pub(crate) async fn release(conn: &mut PgConnection, id: RouterId, kept: &[Uuid]) -> Result<()> {
     sqlx::query(
-        "WITH gone AS (DELETE FROM ports WHERE router_id = $1 AND id <> ALL($2) RETURNING network_id)
+        "WITH gone AS MATERIALIZED (SELECT network_id FROM release_router($1, $2))
          UPDATE address_cursors a SET used = used - g.n
          FROM (SELECT network_id, count(*) AS n FROM gone GROUP BY network_id) g WHERE a.network_id = g.network_id",
     )
     .bind(id)
     .bind(kept)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives back all addresses of a router that is gone.
+pub(crate) async fn release_all(conn: &mut PgConnection, id: RouterId) -> Result<()> {
+    sqlx::query(
+        "WITH gone AS (DELETE FROM ports WHERE router_id = $1 RETURNING network_id)
+         UPDATE address_cursors a SET used = used - g.n
+         FROM (SELECT network_id, count(*) AS n FROM gone GROUP BY network_id) g WHERE a.network_id = g.network_id",
+    )
+    .bind(id)
     .execute(conn)
     .await?;
     Ok(())

@@ -197,12 +197,8 @@ impl Held {
         wanted: &Wanted,
         before: &RouterWiring,
     ) -> Result<RouterWiring> {
-        for statement in [
-            "DELETE FROM router_interfaces WHERE router_id = $1",
-            "DELETE FROM router_vms WHERE router_id = $1",
-        ] {
-            sqlx::query(statement).bind(self.id).execute(&mut *conn).await?;
-        }
+        let kept = wanted.kept(before);
+        router_wiring::release(conn, self.id, &kept.ports()).await?;
         for (i, interface) in wanted.interfaces.iter().enumerate() {
             let free: Option<String> = sqlx::query_scalar(
                 "SELECT r.name FROM router_interfaces i JOIN routers r ON r.id = i.router_id WHERE i.network_id = $1",
@@ -235,8 +231,6 @@ impl Held {
                 .execute(&mut *conn)
                 .await?;
         }
-        let kept = wanted.kept(before);
-        router_wiring::release(conn, self.id, &kept.ports()).await?;
         router_wiring::allocate(conn, change, (self.tenant, self.project, self.id), wanted, &kept).await
     }
 }
@@ -375,7 +369,7 @@ pub async fn finalize(tx: &mut SystemTx, id: RouterId, now: DateTime) -> Result<
         Some(true) if !manifests::on_hosts(conn, &[id.0]).await? => {}
         Some(_) => return Ok(Finalized::Waiting),
     }
-    router_wiring::release(conn, id, &[]).await?;
+    router_wiring::release_all(conn, id).await?;
     for statement in [
         "DELETE FROM router_interfaces WHERE router_id = $1",
         "DELETE FROM router_vms WHERE router_id = $1",

@@ -13,6 +13,7 @@ mod first_boot;
 mod hosts;
 mod openapi;
 mod people;
+mod routers;
 mod server_owned;
 mod tasks;
 mod watch;
