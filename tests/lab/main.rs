@@ -14,7 +14,7 @@ mod guests;
 mod networks;
 mod partition;
 mod readme;
-mod segments;
 mod routers;
+mod segments;
 mod underlay;
 mod verbs;

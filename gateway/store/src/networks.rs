@@ -355,9 +355,8 @@ pub async fn ports(
     let rows = sqlx::query(
         "SELECT p.id, p.tenant_id, p.project_id, p.network_id, p.vm_id, p.mac, host(p.address) AS address,
             n.name AS network, text(n.cidr6) AS cidr6 FROM ports p JOIN networks n ON n.id = p.network_id
-         WHERE p.id > $1 AND p.project_id = $3 AND ($4::uuid IS NULL OR p.network_id = $4) ORDER BY p.id LIMIT $2",
-            n.name AS network FROM ports p JOIN networks n ON n.id = p.network_id
-         WHERE p.id > $1 AND p.project_id = $3 AND p.vm_id IS NOT NULL AND ($4::uuid IS NULL OR p.network_id = $4) ORDER BY p.id LIMIT $2",
+         WHERE p.id > $1 AND p.project_id = $3 AND p.vm_id IS NOT NULL AND ($4::uuid IS NULL OR p.network_id = $4)
+         ORDER BY p.id LIMIT $2",
     )
     .bind(page.after())
     .bind(page.fetch())

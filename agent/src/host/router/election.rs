@@ -6,10 +6,9 @@
 //! Whoever is active stays so (`nopreempt`): a host that comes back takes nothing away.
 
 use super::{Namespace, quick, write_if_changed};
-use crate::Error;
+use crate::{Error, host::facts};
 use basalt_plan::host::RouterDefinition;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::Deserialize;
 use std::{
     fs,
     net::Ipv4Addr,
@@ -47,7 +46,10 @@ impl<'a> Election<'a> {
         peer: Ipv4Addr,
         renewed: bool,
     ) -> Result<(), Error> {
-        let configuration = self.configuration(router, &device_of(own).await?, own, peer);
+        let device = facts::device_of(own)
+            .await
+            .ok_or_else(|| Error::host("setting up a router", format!("no device of this host has {own}")))?;
+        let configuration = self.configuration(router, &device, own, peer);
         let changed = write_if_changed(&self.file("keepalived.conf"), &configuration)?;
         match self.process() {
             Some(_) if renewed || changed => {
@@ -134,20 +136,4 @@ impl<'a> Election<'a> {
         }
         Err(Error::host("stopping keepalived", "it does not end"))
     }
-}
-
-/// The device that has an address.
-async fn device_of(address: Ipv4Addr) -> Result<String, Error> {
-    #[derive(Deserialize)]
-    struct Link {
-        ifname: Option<String>,
-    }
-    let to = format!("{address}/32");
-    let printed = quick("ip").args(["-j", "-4", "address", "show", "to", &to]).run().await?;
-    let links: Vec<Link> =
-        serde_json::from_slice(&printed).map_err(|e| Error::host("reading ip's answer", e))?;
-    links
-        .into_iter()
-        .find_map(|link| link.ifname)
-        .ok_or_else(|| Error::host("setting up a router", format!("no device of this host has {address}")))
 }
