@@ -119,99 +119,148 @@ async fn holds(cluster: &Cluster, what: &str, limit_seconds: u64, mut ask: impl 
     begin.elapsed()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn n6_a_router_translates_and_forwards_and_the_other_host_takes_over_within_10_s() {
-    let cluster = Cluster::with_hosts(&["h1", "h2"]).await;
+/// A router on two hosts, and two guests on the one that stands by.
+struct Scene<'a> {
+    cluster: &'a Cluster,
+    project: String,
+    /// The router's path.
+    path: String,
+    active: &'a Host,
+    survivor: &'a Host,
+    inside: Guest<'a>,
+    outside: Guest<'a>,
+}
+
+async fn scene(cluster: &Cluster) -> Scene<'_> {
     let project = cluster.project("demo").await;
-    network(&cluster, &project, "inner", "10.20.0.0/24").await;
-    network(&cluster, &project, "outer", "10.30.0.0/24").await;
+    network(cluster, &project, "inner", "10.20.0.0/24").await;
+    network(cluster, &project, "outer", "10.30.0.0/24").await;
     let (routers, path) = (format!("{project}/routers"), format!("{project}/routers/edge"));
     let spec = json!({"uplink": {"network": "outer"}, "networks": ["inner"]});
     let made = cluster.post(&routers, &json!({"name": "edge", "spec": spec})).await;
     cluster.follow(&made).await;
-    until("it routes on one host, and the other stands by", Duration::from_secs(40), async || {
-        by(&cluster, &path, "Ready").await.is_some() && by(&cluster, &path, "Redundant").await.is_some()
-    })
-    .await;
-    let active = by(&cluster, &path, "Ready").await.unwrap();
+    stands(cluster, &path, "it routes on one host, and the other stands by").await;
+    let active = by(cluster, &path, "Ready").await.unwrap();
     let survivor = cluster.lab.hosts().iter().find(|h| h.name() != active).unwrap();
     let active = cluster.lab.host(&active).unwrap();
-    let inside = guest(&cluster, &project, survivor, "inner", "10.20.0.11").await;
-    let outside = guest(&cluster, &project, survivor, "outer", "10.30.0.12").await;
+    let inside = guest(cluster, &project, survivor, "inner", "10.20.0.11").await;
+    let outside = guest(cluster, &project, survivor, "outer", "10.30.0.12").await;
     for guest in [&inside, &outside] {
         let served =
             || guest.host.http_get(guest.address, "/seeded").is_ok_and(|page| page.body.trim() == "yes");
-        holds(&cluster, "a guest has booted", 120, served).await;
+        holds(cluster, "a guest has booted", 120, served).await;
     }
-    let now = router(&cluster, &path).await;
-    let own = now["wiring"]["uplink"]["address"].as_str().unwrap().to_owned();
-    holds(&cluster, "out by the router's address", 20, || {
-        inside.is_seen_as("10.30.0.12").as_deref() == Some(own.as_str())
-    })
-    .await;
-    assert_eq!(outside.asks("10.20.0.11/seeded"), None, "nobody comes in uninvited");
+    Scene { cluster, project, path, active, survivor, inside, outside }
+}
 
-    let spec = json!({"uplink": {"network": "outer"}, "networks": ["inner"],
-        "port_forwards": [{"protocol": "tcp", "port": 8080, "vm": "inner", "to_port": 80}]});
-    let changed =
-        cluster.client.put(&path, &json!({"spec": spec}), 1).await.unwrap_or_else(|e| panic!("{}", e.text()));
-    assert_eq!(changed["wiring"]["uplink"]["address"], own.as_str(), "its address stays");
-    let forwarded = format!("{own}:8080");
-    holds(&cluster, "in by a forwarded port", 15, || {
-        outside.is_seen_as(&forwarded).as_deref() == Some("10.30.0.12")
+/// Waits until the router is whole on both of its hosts.
+async fn stands(cluster: &Cluster, path: &str, what: &str) {
+    until(what, Duration::from_secs(40), async || {
+        by(cluster, path, "Ready").await.is_some() && by(cluster, path, "Redundant").await.is_some()
     })
     .await;
-    let mut spec = spec;
-    spec["floating_ips"] = json!([{"vm": "inner", "address": "10.30.0.99"}]);
-    cluster.client.put(&path, &json!({"spec": spec}), 2).await.unwrap_or_else(|e| panic!("{}", e.text()));
-    holds(&cluster, "in by the floating address", 15, || {
-        outside.is_seen_as("10.30.0.99").as_deref() == Some("10.30.0.12")
-    })
-    .await;
-    assert_eq!(inside.is_seen_as("10.30.0.12").as_deref(), Some("10.30.0.99"), "out by the floating address");
-    let refused = cluster.client.delete(&format!("{project}/vms/inner")).await.err().map(|e| e.text());
-    assert!(refused.as_deref().is_some_and(|why| why.contains("router/edge")), "{refused:?}");
+}
 
-    // A connection that began before and goes on after.
-    outside.cgi("begin", "wget -q -O - http://10.30.0.99/cgi-bin/slow").unwrap();
-    let begun = || outside.cgi("run", "cat /tmp/begun").unwrap_or_default();
-    holds(&cluster, "a slow page begins", 10, || begun().contains("line-1\n")).await;
-    active.power_cut().unwrap();
-    let answers = || outside.is_seen_as("10.30.0.99").is_some() && inside.asks("10.30.0.12/seeded").is_some();
-    let took = holds(&cluster, "the other host took over", 10, answers).await;
-    eprintln!("fail-over: traffic again after {took:?}");
-    holds(&cluster, "the connection went on", 60, || begun().contains("line-49\n")).await;
-    assert_eq!(begun().lines().count(), 50, "whole, and once");
-    assert_eq!(by(&cluster, &path, "Ready").await.as_deref().unwrap_or(survivor.name()), survivor.name());
+impl Scene<'_> {
+    async fn change(&self, spec: &Value, generation: i64) -> Value {
+        let changed = self.cluster.client.put(&self.path, &json!({"spec": spec}), generation).await;
+        changed.unwrap_or_else(|e| panic!("{}", e.text()))
+    }
 
-    active.power_on().unwrap();
-    until("the host that came back stands by", Duration::from_secs(120), async || {
-        by(&cluster, &path, "Ready").await.as_deref() == Some(survivor.name())
-            && by(&cluster, &path, "Redundant").await.as_deref() == Some(active.name())
-    })
-    .await;
-    let id = router(&cluster, &path).await["id"].as_str().unwrap().to_owned();
-    let namespace = format!("basalt-{id}");
-    let keepalived = || survivor.pids_of("keepalived").iter().map(u32::to_string).collect::<Vec<_>>();
-    let drifts: [(&str, Vec<String>); 3] = [
-        (
-            "rules flushed",
-            ["ip", "netns", "exec", &namespace, "nft", "flush", "ruleset"].map(String::from).into(),
-        ),
-        ("keepalived killed", ["kill".to_owned(), "-9".to_owned()].into_iter().chain(keepalived()).collect()),
-        ("namespace deleted", ["ip", "netns", "delete", &namespace].map(String::from).into()),
-    ];
-    for (what, command) in drifts {
-        let argv: Vec<&str> = command.iter().map(String::as_str).collect();
-        survivor.run(&argv).unwrap();
-        holds(&cluster, what, 10, answers).await;
-        until(&format!("{what}: all of it stands again"), Duration::from_secs(30), async || {
-            by(&cluster, &path, "Ready").await.is_some() && by(&cluster, &path, "Redundant").await.is_some()
+    async fn holds(&self, what: &str, limit_seconds: u64, ask: impl FnMut() -> bool) -> Duration {
+        holds(self.cluster, what, limit_seconds, ask).await
+    }
+
+    /// Both ways by the floating address, and out by it.
+    fn answers(&self) -> bool {
+        self.outside.is_seen_as("10.30.0.99").is_some() && self.inside.asks("10.30.0.12/seeded").is_some()
+    }
+
+    async fn translates_and_forwards(&self) {
+        let Self { inside, outside, .. } = self;
+        let now = router(self.cluster, &self.path).await;
+        let own = now["wiring"]["uplink"]["address"].as_str().unwrap().to_owned();
+        let masked = || inside.is_seen_as("10.30.0.12").as_deref() == Some(own.as_str());
+        self.holds("out by the router's address", 20, masked).await;
+        assert_eq!(outside.asks("10.20.0.11/seeded"), None, "nobody comes in uninvited");
+        let mut spec = json!({"uplink": {"network": "outer"}, "networks": ["inner"],
+            "port_forwards": [{"protocol": "tcp", "port": 8080, "vm": "inner", "to_port": 80}]});
+        let changed = self.change(&spec, 1).await;
+        assert_eq!(changed["wiring"]["uplink"]["address"], own.as_str(), "its address stays");
+        let comes_by = |at: &str| outside.is_seen_as(at).as_deref() == Some("10.30.0.12");
+        self.holds("in by a forwarded port", 15, || comes_by(&format!("{own}:8080"))).await;
+        spec["floating_ips"] = json!([{"vm": "inner", "address": "10.30.0.99"}]);
+        self.change(&spec, 2).await;
+        self.holds("in by the floating address", 15, || comes_by("10.30.0.99")).await;
+        let seen = inside.is_seen_as("10.30.0.12");
+        assert_eq!(seen.as_deref(), Some("10.30.0.99"), "out by the floating address");
+        let refused = self.cluster.client.delete(&format!("{}/vms/inner", self.project)).await;
+        let refused = refused.err().map(|e| e.text());
+        assert!(refused.as_deref().is_some_and(|why| why.contains("router/edge")), "{refused:?}");
+    }
+
+    /// The active host's power is cut; a connection that began before goes on after.
+    async fn fails_over(&self) {
+        let Self { outside, active, survivor, .. } = self;
+        outside.cgi("begin", "wget -q -O - http://10.30.0.99/cgi-bin/slow").unwrap();
+        let begun = || outside.cgi("run", "cat /tmp/begun").unwrap_or_default();
+        self.holds("a slow page begins", 10, || begun().contains("line-1\n")).await;
+        active.power_cut().unwrap();
+        let took = self.holds("the other host took over", 10, || self.answers()).await;
+        eprintln!("fail-over: traffic again after {took:?}");
+        self.holds("the connection went on", 60, || begun().contains("line-49\n")).await;
+        assert_eq!(begun().lines().count(), 50, "whole, and once");
+        active.power_on().unwrap();
+        until("the host that came back stands by", Duration::from_secs(120), async || {
+            by(self.cluster, &self.path, "Ready").await.as_deref() == Some(survivor.name())
+                && by(self.cluster, &self.path, "Redundant").await.as_deref() == Some(active.name())
         })
         .await;
     }
-    cluster.client.put(&path, &json!({"spec": {"networks": ["inner"], "nat": false}}), 3).await.unwrap();
-    let gone = cluster.client.delete(&path).await.unwrap_or_else(|e| panic!("{}", e.text()));
+
+    async fn heals(&self, namespace: &str) {
+        let survivor = self.survivor;
+        let pids = survivor.pids_of("keepalived");
+        assert!(!pids.is_empty());
+        let killed: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let kill = [&["kill", "-9"][..], &killed.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+        for (what, argv) in [
+            ("rules flushed", &["ip", "netns", "exec", namespace, "nft", "flush", "ruleset"][..]),
+            ("keepalived killed", &kill),
+            ("namespace deleted", &["ip", "netns", "delete", namespace]),
+        ] {
+            survivor.run(argv).unwrap();
+            self.holds(what, 10, || self.answers()).await;
+            stands(self.cluster, &self.path, what).await;
+        }
+    }
+
+    /// Out by a wire that others are on too: the network between the hosts itself, untagged.
+    async fn leaves_by_a_wire(&self) {
+        let wire = json!({"name": "wire", "spec": {"cidr": "10.78.0.0/24", "gateway": "10.78.0.1", "dhcp": false,
+            "segment": {"kind": "flat", "uplink": "br-phy"}, "mtu": 1500}});
+        let made = self.cluster.post(&format!("{}/networks", self.project), &wire).await;
+        self.cluster.follow(&made).await;
+        let spec = json!({"networks": ["inner"], "uplink": {"network": "wire", "address": "10.78.0.200"}});
+        self.change(&spec, 3).await;
+        for host in self.cluster.lab.hosts() {
+            let ping = format!("ping -c 2 -i 0.2 -W 1 {}", host.tunnel_address());
+            let whole = |said: String| said.contains(" 0% packet loss");
+            self.holds("out by the wire", 30, || self.inside.cgi("run", &ping).is_ok_and(whole)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n6_a_router_translates_and_forwards_and_the_other_host_takes_over_within_10_s() {
+    let cluster = Cluster::with_hosts(&["h1", "h2"]).await;
+    let scene = scene(&cluster).await;
+    scene.translates_and_forwards().await;
+    scene.fails_over().await;
+    let id = router(&cluster, &scene.path).await["id"].as_str().unwrap().to_owned();
+    scene.heals(&format!("basalt-{id}")).await;
+    scene.leaves_by_a_wire().await;
+    let gone = cluster.client.delete(&scene.path).await.unwrap_or_else(|e| panic!("{}", e.text()));
     cluster.follow(&gone).await;
     for host in cluster.lab.hosts() {
         let left = host.run(&["sh", "-c", "ls /run/netns /run/basalt/routers; ovs-vsctl list-ports br-int"]);

@@ -296,6 +296,19 @@ async fn n6_one_hosts_router_translates_forwards_and_routes_and_what_breaks_come
     assert!(std::fs::read_to_string(&log).unwrap().contains("10.2.0.9"), "out with the floating address");
     assert!(!IN.pings("10.9.0.1"), "the static route is gone");
 
+    heals(&routers, &switch, &router).await;
+    routers.remove(ROUTER).await.unwrap();
+    routers.remove(ROUTER).await.unwrap();
+    assert!(!seen().await.contains_key(&ROUTER));
+    assert!(!run(&["ip", "netns", "list"]).contains("basalt"));
+    for mut process in processes {
+        let _ = process.kill();
+    }
+}
+
+/// Whatever somebody does to a router is noticed and mended.
+async fn heals(routers: &Routers, switch: &Switch, router: &RouterDefinition) {
+    let seen = async || routers.look(&switch.look().await.unwrap()).await.unwrap()[&ROUTER].clone();
     let namespace = format!("basalt-{ROUTER}");
     let inside_of = |argv: &[&str]| run(&[&["ip", "netns", "exec", &namespace][..], argv].concat());
     let breaks: [(&str, &dyn Fn()); 6] = [
@@ -308,19 +321,12 @@ async fn n6_one_hosts_router_translates_forwards_and_routes_and_what_breaks_come
     ];
     for (what, breaks) in breaks {
         breaks();
-        assert!(!seen().await[&ROUTER].running, "not noticed: {what}");
-        routers.ensure(&router).await.unwrap();
-        let now = seen().await[&ROUTER].clone();
+        assert!(!seen().await.running, "not noticed: {what}");
+        routers.ensure(router).await.unwrap();
+        let now = seen().await;
         assert!(now.running && now.active, "not mended: {what}: {now:?}");
-        switch.apply(&flows(&router)).await.unwrap();
+        switch.apply(&flows(router)).await.unwrap();
         soon(what, || OUT.reads("10.2.0.9").as_deref() == Some("in")).await;
-    }
-    routers.remove(ROUTER).await.unwrap();
-    routers.remove(ROUTER).await.unwrap();
-    assert!(!seen().await.contains_key(&ROUTER));
-    assert!(!run(&["ip", "netns", "list"]).contains("basalt"));
-    for mut process in processes {
-        let _ = process.kill();
     }
 }
 

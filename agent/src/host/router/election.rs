@@ -52,10 +52,12 @@ impl<'a> Election<'a> {
         let configuration = self.configuration(router, &device, own, peer);
         let changed = write_if_changed(&self.file("keepalived.conf"), &configuration)?;
         match self.process() {
-            Some(_) if renewed || changed => {
+            Some(_) if renewed => {
                 self.end().await?;
                 self.start().await
             }
+            // It reads its configuration again and keeps its role.
+            Some(process) if changed => signal(&process, Signal::HUP),
             Some(_) => Ok(()),
             None => self.start().await,
         }
@@ -122,11 +124,7 @@ impl<'a> Election<'a> {
     pub async fn end(&self) -> Result<(), Error> {
         let Some(process) = self.process() else { return Ok(()) };
         for kind in [Signal::TERM, Signal::KILL] {
-            match pidfd_send_signal(&process, kind) {
-                // It ended in between.
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(Error::host("signalling keepalived", error)),
-            }
+            signal(&process, kind)?;
             for _ in 0..80 {
                 tokio::time::sleep(Duration::from_millis(25)).await;
                 if self.process().is_none() {
@@ -135,5 +133,13 @@ impl<'a> Election<'a> {
             }
         }
         Err(Error::host("stopping keepalived", "it does not end"))
+    }
+}
+
+fn signal(process: &OwnedFd, signal: Signal) -> Result<(), Error> {
+    match pidfd_send_signal(process, signal) {
+        // It ended in between.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(Error::host("signalling keepalived", error)),
     }
 }

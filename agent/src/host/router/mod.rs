@@ -13,7 +13,7 @@
 //! reboot empties, as it empties namespaces and ports:
 //!
 //! ```text
-//! <dir>/<router id>/{router.json,rules.nft,active,standby,keepalived.conf,keepalived.pid,vrrp.pid}
+//! <dir>/<router id>/{router.json,rules.nft,active,standby,routes,keepalived.conf,keepalived.pid,vrrp.pid}
 //! ```
 
 mod election;
@@ -88,27 +88,28 @@ impl Routers {
             // It went with its device, or with the namespace.
             let _ = namespace.ip(&["route", "del", gone]).end().await?;
         }
-        let (active, standby) = namespace::batches(router);
-        write(&dir.join("active"), &active)?;
-        write(&dir.join("standby"), &standby)?;
+        let files = namespace::batches(router);
+        for (name, batch) in [("active", files.active), ("standby", files.standby), ("routes", files.routes)]
+        {
+            write(&dir.join(name), &batch)?;
+        }
+        let devices: BTreeMap<_, _> =
+            router.interfaces.iter().map(|port| (port.name.clone(), addresses(port))).collect();
         let election = Election::new(&dir, &namespace);
-        let elected = router.peer.is_some();
         match router.peer {
             Some(peer) => {
-                let own = self.own_address()?;
-                let is_active = namespace.look().await.is_ok_and(|seen| seen.active);
-                election.ensure(router, own, peer, renewed).await?;
-                if !renewed {
-                    // Devices that are new, and those that somebody turned.
-                    namespace.take_role(&dir, is_active).await?;
-                }
+                // The role is keepalived's alone: where devices are not as it wants, it begins anew.
+                let as_chosen = namespace.look().await.is_ok_and(|inside| inside.is_as(&devices));
+                election.ensure(router, self.own_address()?, peer, renewed || !as_chosen).await?;
+                // Without an effect on a host that stands by.
+                namespace.batch(&dir.join("routes")).await?;
             }
             None => {
                 election.end().await?;
-                namespace.take_role(&dir, true).await?;
+                namespace.batch(&dir.join("active")).await?;
             }
         }
-        let devices = router.interfaces.iter().map(|port| (port.name.clone(), addresses(port))).collect();
+        let elected = router.peer.is_some();
         let set_up = SetUp { hash: router.hash.clone(), devices, routes, rules, elected };
         let json = serde_json::to_string(&set_up).map_err(|e| Error::host("keeping a router's marks", e))?;
         write(&dir.join("router.json"), &json)

@@ -67,18 +67,33 @@ pub fn printed(to: Ipv4Net) -> String {
     }
 }
 
-/// What is done on becoming active, and on standing by, as `ip -batch` takes it. Routes go with their devices.
-pub fn batches(router: &RouterDefinition) -> (String, String) {
-    let (mut active, mut standby) = ("link set dev lo up\n".to_owned(), "link set dev lo down\n".to_owned());
+/// What is done with the devices and routes, as `ip -batch` takes it.
+pub struct Batches {
+    /// On becoming active.
+    pub active: String,
+    /// On standing by. Routes go with their devices.
+    pub standby: String,
+    /// Routes alone.
+    pub routes: String,
+}
+
+/// The batches of a router.
+pub fn batches(router: &RouterDefinition) -> Batches {
+    let mut all = Batches {
+        active: "link set dev lo up\n".into(),
+        standby: "link set dev lo down\n".into(),
+        routes: String::new(),
+    };
     // Writing to a String cannot fail.
     for port in &router.interfaces {
-        let _ = writeln!(active, "link set dev {} up", port.name);
-        let _ = writeln!(standby, "link set dev {} down", port.name);
+        let _ = writeln!(all.active, "link set dev {} up", port.name);
+        let _ = writeln!(all.standby, "link set dev {} down", port.name);
     }
     for (to, next_hop) in &router.routes {
-        let _ = writeln!(active, "route replace {} via {next_hop}", printed(*to));
+        let _ = writeln!(all.routes, "route replace {} via {next_hop}", printed(*to));
     }
-    (active, standby)
+    all.active.push_str(&all.routes);
+    all
 }
 
 impl Namespace {
@@ -164,10 +179,10 @@ impl Namespace {
         Ok(())
     }
 
-    /// Does what keepalived does when the role changes.
-    pub async fn take_role(&self, dir: &Path, active: bool) -> Result<(), Error> {
-        let batch = dir.join(if active { "active" } else { "standby" }).display().to_string();
-        self.ip(&["-force", "-batch", &batch]).run().await.map(drop)
+    /// Does what a file says, as far as that can be done.
+    pub async fn batch(&self, file: &Path) -> Result<(), Error> {
+        // Single failures are no failure: a host that stands by has no way to a next hop.
+        self.ip(&["-force", "-batch", &file.display().to_string()]).end().await.map(drop)
     }
 
     /// Whether routes to all of these are there.
