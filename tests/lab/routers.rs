@@ -220,13 +220,10 @@ impl Scene<'_> {
 
     async fn heals(&self, namespace: &str) {
         let survivor = self.survivor;
-        let pids = survivor.pids_of("keepalived");
-        assert!(!pids.is_empty());
-        let killed: Vec<String> = pids.iter().map(u32::to_string).collect();
-        let kill = [&["kill", "-9"][..], &killed.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+        let killed = "kill -9 $(cat /run/basalt/routers/*/keepalived.pid /run/basalt/routers/*/vrrp.pid)";
         for (what, argv) in [
             ("rules flushed", &["ip", "netns", "exec", namespace, "nft", "flush", "ruleset"][..]),
-            ("keepalived killed", &kill),
+            ("keepalived killed", &["sh", "-c", killed]),
             ("namespace deleted", &["ip", "netns", "delete", namespace]),
         ] {
             survivor.run(argv).unwrap();
