@@ -1426,6 +1426,16 @@ BEGIN
     END IF;
     RETURN image;
 END $function$;
+CREATE OR REPLACE FUNCTION public.release_router(router uuid, kept uuid[])
+ RETURNS TABLE(network_id uuid)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+BEGIN
+    DELETE FROM public.router_interfaces x WHERE x.router_id = router;
+    DELETE FROM public.router_vms x WHERE x.router_id = router;
+    RETURN QUERY DELETE FROM public.ports x WHERE x.router_id = router AND x.id <> ALL (kept) RETURNING x.network_id;
+END $function$;
 CREATE OR REPLACE FUNCTION public.schema_version()
  RETURNS bigint
  LANGUAGE sql
@@ -1591,7 +1601,7 @@ POLICY tenant_rows ON networks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON pools FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
-POLICY only_routers_leave ON ports FOR DELETE TO {basalt_tenant} USING ((router_id IS NOT NULL)) WITH CHECK ();
+POLICY released_rows ON ports FOR ALL TO {basalt_owner} USING (((router_id IS NOT NULL) AND (tenant_id = ( SELECT current_tenant() AS current_tenant)))) WITH CHECK (false);
 POLICY system_rows ON ports FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON ports FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON projects FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1599,10 +1609,12 @@ POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY released_rows ON router_interfaces FOR ALL TO {basalt_owner} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK (false);
 POLICY system_rows ON router_interfaces FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON router_interfaces FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON router_placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON router_placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY released_rows ON router_vms FOR ALL TO {basalt_owner} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK (false);
 POLICY system_rows ON router_vms FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON router_vms FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON routers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1664,18 +1676,18 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON placements TO basalt_system;
 GRANT SELECT ON placements TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON pools TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON ports TO basalt_system;
-GRANT DELETE, INSERT, SELECT ON ports TO basalt_tenant;
+GRANT INSERT, SELECT ON ports TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON projects TO basalt_system;
 GRANT SELECT ON projects TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
 GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON router_interfaces TO basalt_system;
-GRANT DELETE, INSERT, SELECT ON router_interfaces TO basalt_tenant;
+GRANT INSERT, SELECT ON router_interfaces TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON router_placements TO basalt_system;
 GRANT SELECT ON router_placements TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON router_vms TO basalt_system;
-GRANT DELETE, INSERT, SELECT ON router_vms TO basalt_tenant;
+GRANT INSERT, SELECT ON router_vms TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON routers TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON routers TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON service_tokens TO basalt_system;
