@@ -437,6 +437,7 @@ fn item_key(resource: Resource) -> Option<ItemKey> {
         Resource::Image(id) => (ItemKind::Image, id.0),
         Resource::Volume(id) => (ItemKind::Volume, id.0),
         Resource::Vm(id) => (ItemKind::Vm, id.0),
+        Resource::Router(id) => (ItemKind::Router, id.0),
         Resource::Switch | Resource::Flows | Resource::Port(_) => return None,
     };
     Some(ItemKey { kind, id })

@@ -14,6 +14,7 @@ mod guests;
 mod networks;
 mod partition;
 mod readme;
+mod routers;
 mod security_groups;
 mod segments;
 mod trouble;

@@ -82,6 +82,7 @@ async fn v3_what_happens_to_a_host_by_hand_is_put_right() -> Result<()> {
         Mishap::DropPort(port),
         Mishap::WipeFlows,
         Mishap::KillDhcp,
+        Mishap::DropRouters,
         Mishap::DropSeeds,
         Mishap::DropSwitch,
         Mishap::PowerCut,

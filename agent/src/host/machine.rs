@@ -16,6 +16,7 @@ use super::{
     console::{Console, Ports},
     libvirt::{Accelerator, Connection},
     ovs::{Networks, Switch},
+    router::Routers,
     storage::Pools,
 };
 use crate::{
@@ -55,6 +56,7 @@ struct Parts {
     libvirt: Connection,
     switch: Switch,
     networks: Networks,
+    routers: Routers,
     pools: Pools,
     definitions: Definitions,
     ports: Ports,
@@ -96,6 +98,7 @@ impl Machine {
             hostname: config.host.name.to_string(),
             libvirt: Connection::new(&config.libvirt.uri),
             networks: Networks::new(&run.join("networks"), switch.clone()),
+            routers: Routers::new(&run.join("routers"), switch.clone(), network.tunnel_address),
             switch,
             pools: Pools::new(&config.pools, &state),
             definitions: Definitions::new(&run.join("definitions")),

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod netns;
 pub mod ovs;
 pub mod program;
+pub mod router;
 pub mod seed;
 pub mod sim;
 pub mod storage;

@@ -100,6 +100,7 @@ impl SimHost {
             accelerator: Some("tcg".into()),
             pools: pool.into_iter().collect(),
             bridges: ["br-int".to_owned()].into(),
+            routers: true,
         };
         let state = State {
             name: name.into(),
@@ -295,6 +296,7 @@ impl Host for SimHost {
             bridges: bridges.collect(),
             tunnel_address: Some(tunnel_address(&state.name)),
             tunnel_mtu: None,
+            routers: can.routers,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),
             problems: Vec::new(),

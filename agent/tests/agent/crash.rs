@@ -8,7 +8,7 @@ use basalt_model::{
     vms::{ObservedPower, Operation, OperationOutcome, OperationVerb, Power},
 };
 use basalt_plan::host::effect::Mishap;
-use basalt_wire::agent::Manifest;
+use basalt_wire::agent::{ItemKind, Manifest};
 use uuid::Uuid;
 
 /// From a settled manifest (or an empty host) to the next, with something that happened in between.
@@ -41,11 +41,29 @@ impl Workflow {
     }
 }
 
+/// The manifest with a router of its network beside all else.
+fn with_router(mut manifest: Manifest, vrid: u8) -> Manifest {
+    let body = serde_json::json!({"as": "router", "name": "edge", "nat": false, "vrid": vrid, "preferred": true,
+        "routes": [], "peer": "10.78.0.2", "wiring": {"interfaces": [{"network_id": NETWORK, "network": "net",
+            "address": "10.10.0.1", "mac": "0a:ba:5b:00:10:01"}]}});
+    let desired = serde_json::from_value(body).unwrap();
+    manifest.items.push(item(ItemKind::Router, Uuid::from_u128(77), manifest.revision, desired));
+    manifest
+}
+
 fn workflows() -> Vec<Workflow> {
     let running = || Some(one(1, |_| {}));
     let stopped = |revision| one(revision, |w| w.power = Power::Stopped);
     let gone = nothing(2, &one(1, |_| {}));
+    let routed = |revision| with_router(one(revision, |_| {}), 1);
     vec![
+        Workflow::new("router", running(), routed(2)),
+        Workflow::new("router changed", Some(routed(1)), with_router(one(2, |_| {}), 2)),
+        Workflow::new("router deleted", Some(routed(1)), nothing(2, &routed(1))),
+        Workflow {
+            mishap: Some(Mishap::DropRouters),
+            ..Workflow::new("router broken", Some(routed(1)), routed(2))
+        },
         Workflow::new("create", None, one(1, |_| {})),
         Workflow::new("start", Some(stopped(1)), one(2, |_| {})),
         Workflow::new("stop", running(), stopped(2)),

@@ -14,6 +14,8 @@ mod libvirt;
 mod link;
 mod ovs;
 mod rig;
+mod router_flows;
+mod routers;
 mod run;
 mod security;
 mod seed;

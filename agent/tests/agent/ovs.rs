@@ -166,6 +166,7 @@ pub(crate) fn set(hash: &str) -> FlowSet {
         ports,
         groups: vec![open()],
         members: vec![],
+        routers: vec![],
         hash: hash.into(),
     }
 }
@@ -226,6 +227,7 @@ fn a_thousand_ports_are_a_set_of_flows_that_grows_with_them_and_no_faster() {
             ports: (1..=ports).map(port).collect(),
             groups: vec![open()],
             members: vec![],
+            routers: vec![],
             hash: "h".into(),
         };
         let guests = set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect();

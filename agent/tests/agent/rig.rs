@@ -52,7 +52,7 @@ pub fn port_id(n: u8) -> PortId {
     PortId(Uuid::from_u128(0x500 + u128::from(n)))
 }
 
-fn item(kind: ItemKind, id: Uuid, generation: i64, desired: Desired) -> Item {
+pub fn item(kind: ItemKind, id: Uuid, generation: i64, desired: Desired) -> Item {
     Item { kind, id, generation: Generation(generation), epoch: Epoch(1), desired }
 }
 

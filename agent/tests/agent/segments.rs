@@ -43,6 +43,7 @@ fn dual(hash: &str) -> FlowSet {
         ports: vec![port_with_both(5), port_with_both(6)],
         groups: vec![open()],
         members: vec![],
+        routers: vec![],
         hash: hash.into(),
     }
 }
@@ -63,6 +64,7 @@ fn wired(hash: &str) -> FlowSet {
 #[test]
 fn n1_the_flows_of_ipv6_and_of_uplinks_are_as_checked_in() {
     let numbers = |set: &FlowSet| PortNumbers {
+        routers: BTreeMap::new(),
         guests: set.ports.iter().zip(1..).map(|(p, number)| (p.port_id, number)).collect(),
         servers: BTreeMap::from([(network(100).id, 9)]),
         tunnel: Some(12),

@@ -227,6 +227,7 @@ fn fact(item: ItemReport) -> reports::ItemFact {
         ItemObserved::Image { ready, blocked } => reports::Seen::Image { ready, blocked },
         ItemObserved::Network { ready, blocked } => reports::Seen::Network { ready, blocked },
         ItemObserved::SecurityGroup { ready, blocked } => reports::Seen::SecurityGroup { ready, blocked },
+        ItemObserved::Router { ready, active, blocked } => reports::Seen::Router { ready, active, blocked },
     };
     reports::ItemFact {
         kind: item.kind.as_str().into(),

@@ -18,7 +18,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use basalt_model::{HostId, NetworkId, networks::Segment};
-use basalt_store::feed::{Change, Row, Table};
+use basalt_store::{
+    feed::{Change, Row, Table},
+    routers::Router,
+};
 use basalt_wire::agent::directory::{Directory, DirectoryNetwork, Peer, PeerPort};
 use sha2::{Digest, Sha256};
 use std::{
@@ -44,7 +47,8 @@ pub type Stamp = (Vec<(NetworkId, u64)>, members::Stamp);
 #[derive(Default)]
 pub struct Ports {
     nics: HashMap<Uuid, Nics>,
-    places: HashMap<Uuid, HostId>,
+    /// Where VMs and routers are; a router is in two places.
+    places: HashMap<(Uuid, u8), HostId>,
     tunnels: HashMap<HostId, Ipv4Addr>,
     /// Networks that travel in tunnels.
     overlays: HashSet<NetworkId>,
@@ -78,7 +82,8 @@ impl Ports {
     pub fn apply(&mut self, change: &Change) -> bool {
         let before = self.version;
         let mut moved = false;
-        if let Ok(id) = Uuid::parse_str(&change.key) {
+        let (key, slot) = change.key.split_once('/').unwrap_or((&change.key, "0"));
+        if let (Ok(id), Ok(slot)) = (Uuid::parse_str(key), slot.parse()) {
             moved = self.members.apply(id, change);
             match (change.table, &change.row) {
                 (Table::Vm, Some(Row::Vm(vm))) => {
@@ -90,8 +95,14 @@ impl Ports {
                     self.attach(id, vm.nics.iter().map(|n| (n.network_id, port(n))).collect());
                 }
                 (Table::Vm, _) => self.attach(id, Vec::new()),
-                (Table::Placement, Some(Row::Placement(placement))) => self.place(id, placement.host_id),
-                (Table::Placement, _) => self.place(id, None),
+                (Table::Router, Some(Row::Router(router))) => self.attach(id, router_ports(router)),
+                (Table::Router, _) => self.attach(id, Vec::new()),
+                (Table::RouterPlacement, Some(Row::RouterPlacement(placement))) => {
+                    self.place((id, slot), Some(placement.host_id));
+                }
+                (Table::RouterPlacement, _) => self.place((id, slot), None),
+                (Table::Placement, Some(Row::Placement(placement))) => self.place((id, 0), placement.host_id),
+                (Table::Placement, _) => self.place((id, 0), None),
                 (Table::HostFacts, Some(Row::HostFacts(row))) => {
                     self.tunnel(HostId(id), row.facts.tunnel_address)
                 }
@@ -108,23 +119,23 @@ impl Ports {
 
     fn attach(&mut self, vm: Uuid, nics: Nics) {
         if self.nics.get(&vm).map_or(&[][..], |n| n) != nics {
-            let host = self.places.get(&vm).copied();
-            self.spread(vm, host, false);
+            let hosts = [0, 1].map(|slot| self.places.get(&(vm, slot)).copied());
+            hosts.iter().for_each(|host| self.spread(vm, *host, false));
             match nics.is_empty() {
                 true => drop(self.nics.remove(&vm)),
                 false => drop(self.nics.insert(vm, nics)),
             }
-            self.spread(vm, host, true);
+            hosts.iter().for_each(|host| self.spread(vm, *host, true));
         }
     }
 
-    fn place(&mut self, vm: Uuid, host: Option<HostId>) {
-        let before = self.places.get(&vm).copied();
+    fn place(&mut self, at: (Uuid, u8), host: Option<HostId>) {
+        let (vm, before) = (at.0, self.places.get(&at).copied());
         if before != host {
             self.spread(vm, before, false);
             match host {
-                Some(host) => drop(self.places.insert(vm, host)),
-                None => drop(self.places.remove(&vm)),
+                Some(host) => drop(self.places.insert(at, host)),
+                None => drop(self.places.remove(&at)),
             }
             self.spread(vm, host, true);
         }
@@ -229,6 +240,17 @@ impl Ports {
         });
         Directory { networks: networks.collect(), groups: self.members.groups(host) }
     }
+}
+
+/// A router's ports, one for each of its addresses. It is on both of its hosts, and frames for it go to both.
+fn router_ports(router: &Router) -> Nics {
+    let each = |(network, mac, addresses): (NetworkId, &str, Vec<Ipv4Addr>)| {
+        let mac = mac.to_owned();
+        addresses
+            .into_iter()
+            .map(move |address| (network, PeerPort { address, mac: mac.clone(), name: None }))
+    };
+    router.wiring.presences().flat_map(each).collect()
 }
 
 /// Where other hosts have ports of the calling host's networks. With `If-None-Match` it waits for another directory.

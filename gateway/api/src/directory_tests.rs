@@ -65,7 +65,7 @@ fn n3_the_directory_follows_every_change_and_its_stamp_tells_of_each() {
             0 | 1 => {
                 let place = (next(4) > 0).then_some(at);
                 truth.vms.entry(vm).or_default().1 = place;
-                ports.place(vm, place);
+                ports.place((vm, 0), place);
             }
             2 | 3 => {
                 let own = u8::try_from(vm.as_u128()).unwrap();
@@ -106,7 +106,37 @@ fn n3_the_directory_follows_every_change_and_its_stamp_tells_of_each() {
         }
     }
     for vm in 0..12 {
-        ports.place(Uuid::from_u128(vm), None);
+        ports.place((Uuid::from_u128(vm), 0), None);
     }
     assert!(ports.networks.is_empty() && ports.of_host.is_empty(), "nothing is kept of what is gone");
+}
+
+/// N6: whichever of its two hosts is active, everybody else sends to both.
+#[test]
+fn n6_a_router_is_on_both_of_its_hosts_and_known_to_the_hosts_of_its_networks() {
+    let (inner, outer, vm, router) = (network(1), network(2), Uuid::from_u128(5), Uuid::from_u128(6));
+    let mut ports = Ports::default();
+    ports.overlay(inner, true);
+    ports.overlay(outer, true);
+    for n in 1..=4 {
+        ports.tunnel(host(n), Some([10, 0, 0, n as u8].into()));
+    }
+    ports.attach(vm, vec![(inner, port(9))]);
+    ports.place((vm, 0), Some(host(3)));
+    ports.attach(router, vec![(inner, port(1)), (outer, port(2)), (outer, port(3))]);
+    ports.place((router, 0), Some(host(1)));
+    ports.place((router, 1), Some(host(2)));
+    let of = |ports: &Ports, n: u128, id: NetworkId| -> Vec<(u8, usize)> {
+        let directory = ports.directory(host(n));
+        directory.peers(id).iter().map(|p| (p.tunnel_address.octets()[3], p.ports.len())).collect()
+    };
+    assert_eq!(of(&ports, 3, inner), [(1, 1), (2, 1)], "the guest's host knows both");
+    assert_eq!(of(&ports, 1, inner), [(2, 1), (3, 1)], "one host knows the other, and the guest");
+    assert_eq!(of(&ports, 1, outer), [(2, 2)], "with all addresses");
+    assert_eq!(of(&ports, 3, outer), [], "who has no port of a network hears nothing of it");
+    assert_eq!(of(&ports, 4, inner), []);
+    ports.place((router, 0), None);
+    assert_eq!(of(&ports, 3, inner), [(2, 1)]);
+    ports.attach(router, Vec::new());
+    assert_eq!(of(&ports, 3, inner), []);
 }

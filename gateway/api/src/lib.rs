@@ -42,6 +42,7 @@ mod projects;
 pub mod query;
 mod readiness;
 mod role_bindings;
+mod routers;
 mod routes;
 pub mod rows;
 mod security_groups;

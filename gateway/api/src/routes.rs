@@ -2,8 +2,8 @@
 
 use crate::{
     App, adoption, agent, audit, consoles, debug, directory, enrolment, explain, health, hosts, image_events,
-    images, login, metrics, networks, pools, ports, projects, role_bindings, security_groups, service_tokens,
-    tasks, tenants, users, vm_verbs, vms, volumes, watch,
+    images, login, metrics, networks, pools, ports, projects, role_bindings, routers, security_groups,
+    service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -56,6 +56,8 @@ fn machines() -> OpenApiRouter<App> {
         .routes(routes!(explain::explain_placement))
         .routes(routes!(networks::list_networks, networks::create_network))
         .routes(routes!(networks::get_network, networks::update_network, networks::delete_network))
+        .routes(routes!(routers::list_routers, routers::create_router))
+        .routes(routes!(routers::get_router, routers::update_router, routers::delete_router))
         .routes(routes!(ports::list_ports))
         .routes(routes!(ports::get_port))
         .routes(routes!(security_groups::list_security_groups, security_groups::create_security_group))

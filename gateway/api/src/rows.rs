@@ -3,7 +3,7 @@
 
 use basalt_model::{
     DateTime, Generation, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, VmId, hosts, quotas::Demand,
-    roles::Scope, tasks::Task,
+    roles::Scope, routers::RouterUplink, tasks::Task,
 };
 use basalt_plan::placement::{
     self,
@@ -18,6 +18,7 @@ use basalt_store::{
     placements::Placement,
     pools::Pool,
     projects::Project,
+    routers::{Placement as RouterPlacement, Router, RouterView},
     security_groups::SecurityGroup,
     tenants::Tenant,
     vms::{Vm, VmFacts, VmView},
@@ -47,6 +48,8 @@ pub enum Noun {
     Network,
     /// A security group.
     SecurityGroup,
+    /// A router.
+    Router,
     /// An image.
     Image,
     /// A volume.
@@ -59,13 +62,14 @@ pub enum Noun {
 
 impl Noun {
     /// All of them, in the order of a snapshot.
-    pub const ALL: [Noun; 10] = [
+    pub const ALL: [Noun; 11] = [
         Self::Tenant,
         Self::Project,
         Self::Host,
         Self::Pool,
         Self::Network,
         Self::SecurityGroup,
+        Self::Router,
         Self::Image,
         Self::Volume,
         Self::Vm,
@@ -81,6 +85,7 @@ impl Noun {
             Self::Pool => "pool",
             Self::Network => "network",
             Self::SecurityGroup => "security_group",
+            Self::Router => "router",
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Vm => "vm",
@@ -137,6 +142,8 @@ pub enum Object {
     Network(Arc<Network>, u64, Option<Arc<Conditions>>),
     /// A security group.
     SecurityGroup(Arc<SecurityGroup>),
+    /// A router and its hosts.
+    Router(Arc<Router>, Vec<RouterPlacement>, Option<Arc<Conditions>>),
     /// An image.
     Image(Arc<Image>, Option<Arc<ImageFacts>>),
     /// A volume.
@@ -172,6 +179,11 @@ impl Object {
                 conditions: list(conditions),
             })),
             Self::SecurityGroup(g) => to_value(crate::security_groups::view(Arc::unwrap_or_clone(g))),
+            Self::Router(r, placements, conditions) => to_value(crate::routers::view(RouterView {
+                router: Arc::unwrap_or_clone(r),
+                placements,
+                conditions: list(conditions),
+            })),
             Self::Image(i, facts) => match facts {
                 Some(facts) => to_value(crate::images::view(ImageView {
                     image: Arc::unwrap_or_clone(i),
@@ -211,6 +223,8 @@ pub struct Rows {
     pools: BTreeMap<Uuid, Arc<Pool>>,
     networks: BTreeMap<Uuid, Arc<Network>>,
     security_groups: BTreeMap<Uuid, Arc<SecurityGroup>>,
+    routers: BTreeMap<Uuid, Arc<Router>>,
+    router_placements: BTreeMap<(Uuid, u8), RouterPlacement>,
     images: BTreeMap<Uuid, Arc<Image>>,
     image_facts: HashMap<Uuid, Arc<ImageFacts>>,
     volumes: BTreeMap<Uuid, Arc<Volume>>,
@@ -246,10 +260,11 @@ impl Rows {
         match change.table {
             Table::Certificate => keep!(self.certificates, change.key.clone(), row, Row::Certificate),
             Table::ManifestItem => self.manifest_item(&change.key, row),
+            Table::RouterPlacement => self.router_placement(change, touched),
             Table::Manifest | Table::ManifestFact => {}
             _ => {
                 let Ok(id) = Uuid::parse_str(&change.key) else { return };
-                if change.table == Table::Vm {
+                if matches!(change.table, Table::Vm | Table::Router) {
                     let networks = self.count_addresses(id, row);
                     touched.extend(networks.iter().filter_map(|n| self.touched_network(*n)));
                 }
@@ -286,6 +301,7 @@ impl Rows {
             Table::Pool => kept!(pools, Pool, Pool),
             Table::Network => kept!(networks, Network, Network),
             Table::SecurityGroup => kept!(security_groups, SecurityGroup, SecurityGroup),
+            Table::Router => kept!(routers, Router, Router),
             Table::Image => kept!(images, Image, Image),
             Table::ImageFacts => kept!(image_facts, ImageFacts, Image),
             Table::Volume => kept!(volumes, Volume, Volume),
@@ -326,6 +342,8 @@ impl Rows {
             Some(Noun::Volume)
         } else if self.networks.contains_key(&id) {
             Some(Noun::Network)
+        } else if self.routers.contains_key(&id) {
+            Some(Noun::Router)
         } else {
             None
         }
@@ -352,17 +370,40 @@ impl Rows {
         }
     }
 
-    /// Counts the addresses of a VM, while the row that it replaces is still there. Gives the networks that have another
+    fn router_placement(&mut self, change: &Change, touched: &mut BTreeSet<Touched>) {
+        let at =
+            change.key.split_once('/').and_then(|(id, slot)| Some((id.parse().ok()?, slot.parse().ok()?)));
+        let Some((id, slot)) = at else { return };
+        match &change.row {
+            Some(Row::RouterPlacement(row)) => {
+                drop(self.router_placements.insert((id, slot), (**row).clone()))
+            }
+            _ => drop(self.router_placements.remove(&(id, slot))),
+        }
+        let (tenant_id, project_id) = (change.tenant_id, change.project_id);
+        touched.insert(Touched { noun: Noun::Router, id, tenant_id, project_id });
+    }
+
+    /// Counts the addresses of a VM or a router, while the row that it replaces is still there. Gives the networks that have another
     /// number now.
     fn count_addresses(&mut self, id: Uuid, row: Option<&Row>) -> Vec<NetworkId> {
         let mut change: BTreeMap<NetworkId, i64> = BTreeMap::new();
-        for nic in self.vms.get(&id).iter().flat_map(|vm| &vm.nics) {
-            *change.entry(nic.network_id).or_default() -= 1;
+        let of_vm = |vm: &Vm| vm.nics.iter().map(|n| n.network_id).collect::<Vec<_>>();
+        let of_router = |router: &Router| {
+            let each = |u: &RouterUplink| vec![u.network_id; 1 + router.wiring.floating_ips.len()];
+            router.wiring.uplink.as_ref().map(each).unwrap_or_default()
+        };
+        let vm = self.vms.get(&id).map(|vm| of_vm(vm));
+        for network in vm.or_else(|| self.routers.get(&id).map(|r| of_router(r))).unwrap_or_default() {
+            *change.entry(network).or_default() -= 1;
         }
-        if let Some(Row::Vm(vm)) = row {
-            for nic in &vm.nics {
-                *change.entry(nic.network_id).or_default() += 1;
-            }
+        let now = match row {
+            Some(Row::Vm(vm)) => of_vm(vm),
+            Some(Row::Router(router)) => of_router(router),
+            _ => Vec::new(),
+        };
+        for network in now {
+            *change.entry(network).or_default() += 1;
         }
         change.retain(|_, by| *by != 0);
         for (network, by) in &change {
@@ -404,6 +445,14 @@ impl Rows {
                 Object::Network(self.networks.get(&id)?.clone(), used, conditions())
             }
             Noun::SecurityGroup => Object::SecurityGroup(self.security_groups.get(&id)?.clone()),
+            Noun::Router => {
+                let at = self.router_placements.range((id, 0)..=(id, u8::MAX));
+                Object::Router(
+                    self.routers.get(&id)?.clone(),
+                    at.map(|(_, p)| p.clone()).collect(),
+                    conditions(),
+                )
+            }
             Noun::Image => Object::Image(self.images.get(&id)?.clone(), self.image_facts.get(&id).cloned()),
             Noun::Volume => Object::Volume(
                 self.volumes.get(&id)?.clone(),
@@ -439,6 +488,7 @@ impl Rows {
                 .collect(),
             Noun::Network => self.networks.values().map(|n| of(&n.metadata)).collect(),
             Noun::SecurityGroup => self.security_groups.values().map(|g| of(&g.metadata)).collect(),
+            Noun::Router => self.routers.values().map(|r| of(&r.metadata)).collect(),
             Noun::Image => self.images.values().map(|i| of(&i.metadata)).collect(),
             Noun::Volume => self.volumes.values().map(|v| of(&v.metadata)).collect(),
             Noun::Vm => self.vms.values().map(|v| of(&v.metadata)).collect(),

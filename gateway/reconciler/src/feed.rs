@@ -5,7 +5,7 @@ use crate::{
     graph::{Inputs, Nodes},
     rows::{Ended, FactRow, ItemAt, ItemRow, PlacementRow, VmRow},
 };
-use basalt_model::{HostId, TaskId, tasks::Task};
+use basalt_model::{HostId, RouterId, TaskId, tasks::Task};
 use basalt_store::feed::{Batch, Change, Row, Table};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Commit, Graph, Input, Key, Transaction, Value};
@@ -57,6 +57,8 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
         Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, **r),
         Row::AgentConflict(r) => tx.put(&inputs.agent_conflicts, r.host_id, r.conflict.clone()),
         Row::Pool(r) => tx.put(&inputs.pools, r.id, (**r).clone()),
+        Row::Router(r) => tx.put(&inputs.routers, r.metadata.id.into(), (**r).clone()),
+        Row::RouterPlacement(r) => tx.put(&inputs.router_placements, (r.router_id, r.slot), (**r).clone()),
         Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), (**r).clone()),
         Row::SecurityGroup(r) => tx.put(&inputs.security_groups, r.id(), (**r).clone()),
         Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), (**r).clone()),
@@ -113,6 +115,12 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
         Table::HostClaim => gone(tx, &inputs.claims, key),
         Table::AgentConflict => gone(tx, &inputs.agent_conflicts, key),
         Table::Pool => gone(tx, &inputs.pools, key),
+        Table::Router => gone(tx, &inputs.routers, key),
+        Table::RouterPlacement => {
+            if let Some(at) = router_at(key) {
+                tx.delete(&inputs.router_placements, &at);
+            }
+        }
         Table::Network => gone(tx, &inputs.networks, key),
         Table::SecurityGroup => gone(tx, &inputs.security_groups, key),
         Table::Volume => gone(tx, &inputs.volumes, key),
@@ -149,6 +157,12 @@ fn gone<K: Key + From<Uuid>, V: Value>(tx: &mut Transaction<'_>, input: &Input<K
     }
 }
 
+/// Reads `router/slot`.
+fn router_at(key: &str) -> Option<(RouterId, u8)> {
+    let (router, slot) = key.split_once('/')?;
+    Some((router.parse().ok()?, slot.parse().ok()?))
+}
+
 /// Reads `host/kind/id`.
 fn item_at(key: &str) -> Option<ItemAt> {
     let mut parts = key.split('/');
@@ -178,6 +192,8 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         claims: HostClaim(r) => Some((r.host_id, **r));
         agent_conflicts: AgentConflict(r) => Some((r.host_id, r.conflict.clone()));
         pools: Pool(r) => Some((r.id, (**r).clone()));
+        routers: Router(r) => Some((r.metadata.id.into(), (**r).clone()));
+        router_placements: RouterPlacement(r) => Some(((r.router_id, r.slot), (**r).clone()));
         networks: Network(r) => Some((r.metadata.id.into(), (**r).clone()));
         security_groups: SecurityGroup(r) => Some((r.id(), (**r).clone()));
         volumes: Volume(r) => Some((r.metadata.id.into(), (**r).clone()));

@@ -18,11 +18,12 @@
 mod manifests;
 mod removals;
 mod requests;
+mod routers;
 mod status;
 
 use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, PlacementRow, VmRow};
 use basalt_model::{
-    HostId, ImageId, Name, NetworkId, PoolId, SecurityGroupId, TaskId, VmId, VolumeId,
+    HostId, ImageId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId, VmId, VolumeId,
     hosts::{AgentConflict, HostState},
     tasks::Task,
 };
@@ -31,13 +32,16 @@ use basalt_plan::{
     manifest::Edit,
     placement::HostView,
 };
-use basalt_store::{conditions::Conditions, hosts, images, networks, pools, security_groups, volumes};
+use basalt_store::{
+    conditions::Conditions, hosts, images, networks, pools, routers as stored, security_groups, volumes,
+};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Builder, Collection, Graph, Index, Input};
 use uuid::Uuid;
 
 pub use removals::Removal;
 pub use requests::{Peers, Request};
+pub use routers::Move;
 
 /// What the feed and the sweeps write.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,10 @@ pub struct Inputs {
     pub networks: Input<NetworkId, networks::Network>,
     /// Security groups.
     pub security_groups: Input<SecurityGroupId, security_groups::SecurityGroup>,
+    /// Routers.
+    pub routers: Input<RouterId, stored::Router>,
+    /// Where routers are, by slot.
+    pub router_placements: Input<(RouterId, u8), stored::Placement>,
     /// Volumes.
     pub volumes: Input<VolumeId, volumes::Volume>,
     /// What was seen of volumes.
@@ -99,6 +107,8 @@ pub(crate) struct Indexes {
     pub pools_by_host: Index<PoolId, pools::Pool, HostId>,
     /// Volumes by the VM that they go with.
     pub volumes_by_owner: Index<VolumeId, volumes::Volume, VmId>,
+    /// Where routers are, by router.
+    pub placements_of_router: Index<(RouterId, u8), stored::Placement, RouterId>,
 }
 
 /// What the handlers and the tests read.
@@ -114,6 +124,8 @@ pub struct Nodes {
     pub peers: Peers,
     /// VMs that are to be placed.
     pub requests: Collection<VmId, Request>,
+    /// Routers that are to be on other hosts.
+    pub router_moves: Collection<RouterId, Move>,
     /// Items that hosts should have.
     pub desired: Collection<ItemAt, ItemRow>,
     /// Rows of manifests that must change, by host.
@@ -151,11 +163,13 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let host_views = requests::host_views(&mut builder, &inputs, &indexes, host_states);
     let peers = requests::peers(&mut builder, &inputs);
     let requests = requests::requests(&mut builder, &inputs);
+    let router_moves = routers::moves(&mut builder, &inputs, &indexes, host_states);
     let desired = manifests::desired(&mut builder, &inputs, &indexes);
     let edits_by_host = manifests::edits_by_host(&mut builder, &inputs, &indexes, desired);
     let vm_status = status::vms(&mut builder, &inputs, host_states);
     let volume_status = status::volumes(&mut builder, &inputs, host_states);
-    let conditions = status::conditions(&mut builder, &inputs, host_states, vm_status, volume_status);
+    let conditions =
+        status::conditions(&mut builder, &inputs, &indexes, host_states, vm_status, volume_status);
     let task_moves = status::task_moves(&mut builder, &inputs, vm_status, volume_status);
     let dependants = builder.index("dependants", &inputs.tasks, |_, task: &Task| task.depends_on.clone());
     let removals = removals::removals(&mut builder, &inputs, &indexes);
@@ -165,6 +179,7 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
         host_views,
         peers,
         requests,
+        router_moves,
         desired,
         edits_by_host,
         vm_status,
@@ -187,6 +202,8 @@ fn inputs(builder: &mut Builder) -> Inputs {
         pools: builder.input("pools"),
         networks: builder.input("networks"),
         security_groups: builder.input("security_groups"),
+        routers: builder.input("routers"),
+        router_placements: builder.input("router_placements"),
         volumes: builder.input("volumes"),
         volume_facts: builder.input("volume_facts"),
         images: builder.input("images"),
@@ -211,6 +228,11 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
         }),
         items_naming: builder.index("items_naming", &inputs.items, naming),
         pools_by_host: builder.index("pools_by_host", &inputs.pools, |_, pool| [pool.host_id]),
+        placements_of_router: builder.index(
+            "placements_of_router",
+            &inputs.router_placements,
+            |at, _| [at.0],
+        ),
         volumes_by_owner: builder.index("volumes_by_owner", &inputs.volumes, |_, volume| owner(volume)),
     }
 }

@@ -7,10 +7,14 @@ pub mod conditions;
 pub mod finalise;
 pub mod manifests;
 pub mod placement;
+pub mod routers;
 pub mod tasks;
 
-use crate::{OnManifest, graph::Removal};
-use basalt_model::{DateTime, HostId, TaskId, VmId, tasks::TaskMove};
+use crate::{
+    OnManifest,
+    graph::{Move, Removal},
+};
+use basalt_model::{DateTime, HostId, RouterId, TaskId, VmId, tasks::TaskMove};
 use basalt_plan::manifest::Edit;
 use basalt_store::{Store, conditions::Conditions};
 use krt::Finish;
@@ -21,6 +25,8 @@ use uuid::Uuid;
 pub enum Effect {
     /// Place VMs, or write down why they are nowhere.
     Place(Vec<placement::Decided>),
+    /// Put routers on hosts.
+    Routers(Vec<(RouterId, Move)>),
     /// Change rows of manifests.
     Manifests(Vec<(HostId, Vec<Edit>)>),
     /// Write conditions.
@@ -36,6 +42,7 @@ impl Effect {
     pub fn name(&self) -> &'static str {
         match self {
             Effect::Place(_) => "place",
+            Effect::Routers(_) => "routers",
             Effect::Manifests(_) => "manifests",
             Effect::Conditions(_) => "conditions",
             Effect::Tasks(_) => "tasks",
@@ -47,6 +54,7 @@ impl Effect {
     pub fn len(&self) -> usize {
         match self {
             Effect::Place(rows) => rows.len(),
+            Effect::Routers(rows) => rows.len(),
             Effect::Manifests(rows) => rows.len(),
             Effect::Conditions(rows) => rows.len(),
             Effect::Tasks(rows) => rows.len(),
@@ -66,6 +74,7 @@ impl Effect {
             Effect::Place(rows) => {
                 Outcome::Placed(rows.iter().map(|r| (r.vm_id(), placement::Ended::Failed)).collect())
             }
+            Effect::Routers(rows) => Outcome::Routers(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Manifests(rows) => {
                 Outcome::Manifests(rows.iter().map(|r| manifests::Written::failed(r.0)).collect())
             }
@@ -83,6 +92,8 @@ impl Effect {
 pub enum Outcome {
     /// Of [`Effect::Place`].
     Placed(Vec<(VmId, placement::Ended)>),
+    /// Of [`Effect::Routers`].
+    Routers(Vec<(RouterId, Finish)>),
     /// Of [`Effect::Manifests`].
     Manifests(Vec<manifests::Written>),
     /// Of [`Effect::Conditions`].
@@ -105,6 +116,7 @@ pub async fn perform(
         Effect::Manifests(rows) => {
             manifests::perform(store, rows, now, on_manifest).await.map(Outcome::Manifests)
         }
+        Effect::Routers(rows) => routers::perform(store, rows, now).await.map(Outcome::Routers),
         Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
         Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),
         Effect::Finalise(rows) => finalise::perform(store, rows, now).await.map(Outcome::Finalised),

@@ -75,8 +75,10 @@ pub struct FactRow {
     pub epoch: Epoch,
     /// Nothing of it is left there.
     pub gone: bool,
-    /// Whether an image or a network is as it should be.
+    /// Whether an image, a network or a router is as it should be.
     pub ready: bool,
+    /// Whether a router is active there.
+    pub active: bool,
     /// Why the host cannot have it.
     pub blocked: Option<CapabilityReason>,
     /// What the host is doing for it.
@@ -92,6 +94,7 @@ impl FactRow {
             epoch: row.epoch,
             gone: row.gone,
             ready: field("ready").as_bool().unwrap_or(false),
+            active: field("active").as_bool().unwrap_or(false),
             blocked: serde_json::from_value(field("blocked")).ok(),
             stage: row.stage.clone(),
         }

@@ -10,12 +10,12 @@
 
 use crate::{
     Error, feed,
-    graph::{self, Nodes, Removal},
+    graph::{self, Move, Nodes, Removal},
     handlers::{Effect, Outcome, placement::Placement},
     lane::{Bounds, Lane},
     rows::Liveness,
 };
-use basalt_model::{DateTime, HostId, TaskId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove};
+use basalt_model::{DateTime, HostId, RouterId, TaskId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove};
 use basalt_store::{conditions::Conditions, feed::Batch};
 use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
 use std::{collections::BTreeMap, time::Duration};
@@ -31,6 +31,7 @@ pub struct Stepper {
     /// When hosts were last heard of. Signs of life are not kept over a crash of the database, so they are kept here.
     heard: BTreeMap<HostId, DateTime>,
     placement: Placement,
+    routers: Lane<RouterId, Move>,
     manifests: Lane<HostId, graph::Edits>,
     finalise: Lane<Removal, ()>,
     tasks: Lane<TaskId, TaskMove>,
@@ -45,6 +46,7 @@ impl Stepper {
             nodes.requests.id(),
             nodes.host_views.id(),
             nodes.peers.all.id(),
+            nodes.router_moves.id(),
             nodes.edits_by_host.id(),
             nodes.removals.id(),
             nodes.task_moves.id(),
@@ -61,6 +63,7 @@ impl Stepper {
             listening_since: started_at,
             heard: BTreeMap::new(),
             placement: Placement::new(&nodes),
+            routers: Lane::new(&nodes.router_moves, bounds(32, 1, 0)),
             manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
             // Nobody acts on a stage; a moment later, one move takes several of them.
@@ -113,6 +116,7 @@ impl Stepper {
     fn listen(&mut self, now: Duration) {
         while let Some(event) = self.news.try_next() {
             self.placement.apply(&event, now);
+            self.routers.apply(&event, now);
             self.manifests.apply(&event, now);
             self.finalise.apply(&event, now);
             self.tasks.apply(&event, now);
@@ -125,6 +129,11 @@ impl Stepper {
         let decided = self.placement.step(&self.graph.snapshot(), now);
         if !decided.is_empty() {
             return Some(Effect::Place(decided));
+        }
+        let routers = self.routers.batch(now);
+        if !routers.is_empty() {
+            let rows = routers.into_iter().map(|j| (j.key, Move::clone(&j.value)));
+            return Some(Effect::Routers(rows.collect()));
         }
         let hosts = self.manifests.batch(now);
         if !hosts.is_empty() {
@@ -158,6 +167,7 @@ impl Stepper {
         }
         match outcome {
             Outcome::Placed(rows) => self.placement.done(&rows, now),
+            Outcome::Routers(rows) => back(&mut self.routers, rows, now),
             Outcome::Manifests(rows) => {
                 let rows = rows.into_iter().map(|w| (w.host_id, w.finish)).collect();
                 back(&mut self.manifests, rows, now);
@@ -172,6 +182,7 @@ impl Stepper {
     pub fn wake_at(&self) -> Option<Duration> {
         let lanes = [
             self.placement.wake_at(),
+            self.routers.wake_at(),
             self.manifests.wake_at(),
             self.finalise.wake_at(),
             self.tasks.wake_at(),
@@ -206,9 +217,10 @@ impl Stepper {
     }
 
     /// Rows that are due, waiting or running, by lane.
-    pub fn backlog(&self) -> [(&'static str, usize); 5] {
+    pub fn backlog(&self) -> [(&'static str, usize); 6] {
         [
             ("place", self.placement.waiting()),
+            ("routers", self.routers.waiting()),
             ("manifests", self.manifests.waiting()),
             ("finalise", self.finalise.waiting()),
             ("tasks", self.tasks.waiting()),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// What is true of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conditions {
-    /// `vm`, `volume`, `network`, `image` or `host`.
+    /// `vm`, `volume`, `network`, `router`, `image` or `host`.
     pub subject_kind: String,
     /// The object's id.
     pub subject_id: Uuid,
@@ -65,6 +65,7 @@ pub async fn put(tx: &mut SystemTx, all: &[Conditions]) -> Result<u64> {
             WHEN 'vm' THEN EXISTS (SELECT FROM vms WHERE id = n.id OFFSET 0)
             WHEN 'volume' THEN EXISTS (SELECT FROM volumes WHERE id = n.id OFFSET 0)
             WHEN 'network' THEN EXISTS (SELECT FROM networks WHERE id = n.id OFFSET 0)
+            WHEN 'router' THEN EXISTS (SELECT FROM routers WHERE id = n.id OFFSET 0)
             WHEN 'image' THEN EXISTS (SELECT FROM images WHERE id = n.id OFFSET 0)
             WHEN 'host' THEN EXISTS (SELECT FROM hosts WHERE id = n.id OFFSET 0)
             ELSE false END

@@ -10,6 +10,7 @@ use crate::{
     placements::Placement,
     pools::Pool,
     projects::{self, Project},
+    routers::{self, Router},
     security_groups::{self, SecurityGroup},
     tasks,
     tenants::Tenant,
@@ -100,6 +101,14 @@ tables! {
     /// Security groups.
     SecurityGroup(SecurityGroup) = "security_groups", SecurityGroup::from_row,
         concat!("SELECT ", security_groups::columns!(), " FROM security_groups x"), " WHERE x.id = ANY($1::uuid[])";
+    /// Routers.
+    Router(Router) = "routers", Router::from_row, concat!("SELECT ", routers::columns!(), " FROM routers x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// Where routers are.
+    RouterPlacement(routers::Placement) = "router_placements", routers::Placement::from_row,
+        "SELECT x.* FROM router_placements x",
+        " JOIN unnest($1::text[]) k ON x.router_id = split_part(k, '/', 1)::uuid
+            AND x.slot = split_part(k, '/', 2)::smallint";
     /// Images.
     Image(Image) = "images", Image::from_row, concat!("SELECT ", images::columns!(), " FROM images x"),
         " WHERE x.id = ANY($1::uuid[])";
@@ -156,6 +165,8 @@ impl Row {
             Self::Pool(r) => r.id.to_string(),
             Self::Network(r) => r.metadata.id.to_string(),
             Self::SecurityGroup(r) => r.metadata.id.to_string(),
+            Self::Router(r) => r.metadata.id.to_string(),
+            Self::RouterPlacement(r) => format!("{}/{}", r.router_id, r.slot),
             Self::Image(r) => r.metadata.id.to_string(),
             Self::ImageFacts(r) => r.image_id.to_string(),
             Self::Volume(r) => r.metadata.id.to_string(),
@@ -179,6 +190,8 @@ impl Row {
             Self::Project(r) => (r.metadata.tenant_id, Some(r.id())),
             Self::Network(r) => of(&r.metadata),
             Self::SecurityGroup(r) => of(&r.metadata),
+            Self::Router(r) => of(&r.metadata),
+            Self::RouterPlacement(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Image(r) => of(&r.metadata),
             Self::Volume(r) => of(&r.metadata),
             Self::Vm(r) => of(&r.metadata),

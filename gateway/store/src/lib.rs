@@ -34,6 +34,8 @@ pub mod projects;
 pub mod quotas;
 pub mod reports;
 pub mod role_bindings;
+mod router_wiring;
+pub mod routers;
 mod row;
 pub mod security_groups;
 pub mod service_tokens;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 /// ([`serde_json::value::RawValue`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item<B = Value> {
-    /// `security_group`, `network`, `image`, `volume` or `vm`.
+    /// `security_group`, `network`, `image`, `volume`, `vm` or `router`.
     pub kind: String,
     /// The object's id.
     pub id: Uuid,
@@ -139,7 +139,7 @@ pub async fn get<B: DeserializeOwned>(tx: &mut impl SystemHandle, host: HostId) 
     let rows = sqlx::query(
         "SELECT m.revision, i.kind, i.id, i.generation, i.epoch, i.present, i.body
          FROM manifests m LEFT JOIN manifest_items i ON i.host_id = m.host_id WHERE m.host_id = $1
-         ORDER BY array_position(ARRAY['security_group', 'network', 'image', 'volume', 'vm'], i.kind), i.id",
+         ORDER BY array_position(ARRAY['security_group', 'network', 'image', 'volume', 'vm', 'router'], i.kind), i.id",
     )
     .bind(host)
     .fetch_all(tx.conn())
@@ -271,9 +271,12 @@ WITH n AS (
 ), security_group AS (
     SELECT id FROM security_groups WHERE id IN (SELECT id FROM n WHERE present AND kind = 'security_group') ORDER BY id
     FOR KEY SHARE
+), router AS (
+    SELECT id FROM routers WHERE id IN (SELECT id FROM n WHERE present AND kind = 'router') ORDER BY id
+    FOR KEY SHARE
 ), there AS (
     SELECT id FROM vm UNION ALL SELECT id FROM volume UNION ALL SELECT id FROM image
-    UNION ALL SELECT id FROM network UNION ALL SELECT id FROM security_group
+    UNION ALL SELECT id FROM network UNION ALL SELECT id FROM security_group UNION ALL SELECT id FROM router
 ), refused AS (
     SELECT n.host_id, n.kind, n.id FROM n JOIN manifest_items m USING (host_id, kind, id)
     WHERE (m.epoch, m.generation) > (n.epoch, n.generation)

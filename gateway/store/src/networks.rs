@@ -304,7 +304,7 @@ fn entry<'a>(action: &'a str, network: &'a Network) -> Entry<'a> {
     Entry::new(action, m.tenant_id, m.project_id, "network", m.id, m.name.as_str())
 }
 
-/// Asks for a network's deletion. Refused while VMs are attached; nothing attaches from now on.
+/// Asks for a network's deletion. Refused while VMs or routers are attached; nothing attaches from now on.
 pub async fn delete(
     tx: &mut TenantTx,
     change: &Change,
@@ -327,7 +327,11 @@ pub async fn delete(
         .await?;
     // After the cursor is locked: who took an address before is seen here, who comes later finds it closed.
     let by: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT 'vm/' || v.name FROM ports p JOIN vms v ON v.id = p.vm_id WHERE p.network_id = $1 LIMIT 10",
+        "SELECT by FROM (
+            SELECT 'vm/' || v.name FROM ports p JOIN vms v ON v.id = p.vm_id WHERE p.network_id = $1
+            UNION SELECT 'router/' || r.name FROM ports p JOIN routers r ON r.id = p.router_id WHERE p.network_id = $1
+            UNION SELECT 'router/' || r.name FROM router_interfaces i JOIN routers r ON r.id = i.router_id
+                WHERE i.network_id = $1) users(by) LIMIT 10",
     )
     .bind(old.id())
     .fetch_all(&mut *conn)
@@ -369,7 +373,7 @@ pub async fn finalize(tx: &mut SystemTx, id: NetworkId, now: DateTime) -> Result
     Ok(Finalized::Done)
 }
 
-/// Ports of a project or of one of its networks, oldest first. The page's selector is not used.
+/// VMs' ports of a project or of one of its networks, oldest first; addresses of routers stand with those. The page's selector is not used.
 pub async fn ports(
     tx: &mut impl Handle,
     project: ProjectId,

@@ -180,6 +180,7 @@ pub async fn delete(tx: &mut SystemTx, change: &Change, id: ProjectId) -> Result
             UNION ALL SELECT 'volume', name FROM volumes WHERE project_id = $1
             UNION ALL SELECT 'network', name FROM networks WHERE project_id = $1
             UNION ALL SELECT 'security_group', name FROM security_groups WHERE project_id = $1
+            UNION ALL SELECT 'router', name FROM routers WHERE project_id = $1
             UNION ALL SELECT 'image', name FROM images WHERE project_id = $1) x LIMIT 10",
     )
     .bind(id)

@@ -31,7 +31,7 @@ pub struct Report {
 /// What was seen of one item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ItemFact {
-    /// `security_group`, `network`, `image`, `volume` or `vm`.
+    /// `security_group`, `network`, `image`, `volume`, `vm` or `router`.
     pub kind: String,
     /// The object's id.
     pub id: Uuid,
@@ -75,6 +75,16 @@ pub enum Seen {
     SecurityGroup {
         /// Whether its rules are in the flows.
         ready: bool,
+        /// Why not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocked: Option<CapabilityReason>,
+    },
+    /// A router.
+    Router {
+        /// Whether it stands.
+        ready: bool,
+        /// Whether it is the one that routes.
+        active: bool,
         /// Why not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blocked: Option<CapabilityReason>,

@@ -6,7 +6,7 @@ use crate::{
     audit_events::{self, Entry},
     change, placement_rules,
     quotas::{self, Delta},
-    row,
+    routers, row,
     security_groups::{self, User},
     tasks,
     vms::{Vm, columns},
@@ -324,6 +324,10 @@ pub async fn delete(
     }
     if vm.spec.protected {
         return Err(Error::Protected { name: vm.metadata.name });
+    }
+    let by = routers::users_of_vm(conn, vm.id()).await?;
+    if !by.is_empty() {
+        return Err(Error::InUse { kind: "vm", name: vm.metadata.name.to_string(), by });
     }
     request_deletion(conn, change, vm).await
 }

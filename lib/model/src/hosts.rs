@@ -213,6 +213,9 @@ pub struct HostFacts {
     /// Largest frame payload in the network that carries tunnels, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel_mtu: Option<u32>,
+    /// Whether it can be one of a router's hosts: nftables and keepalived are installed.
+    #[serde(default)]
+    pub routers: bool,
     /// Versions.
     pub versions: Versions,
     /// What no manifest names.

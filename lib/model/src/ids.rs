@@ -63,6 +63,8 @@ id! {
     PortId,
     /// Which traffic of guests is admitted.
     SecurityGroupId,
+    /// A router between networks.
+    RouterId,
     /// Storage on a host.
     PoolId,
     /// A disk.

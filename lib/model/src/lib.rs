@@ -19,6 +19,7 @@ pub mod pools;
 pub mod quotas;
 pub mod reasons;
 pub mod roles;
+pub mod routers;
 pub mod security_groups;
 pub mod selector;
 pub mod tasks;

@@ -103,6 +103,10 @@ pub enum TaskKind {
     SecurityGroupCreate,
     /// Nothing of the security group is left in the truth.
     SecurityGroupDelete,
+    /// The router is in the truth.
+    RouterCreate,
+    /// Nothing of the router is left.
+    RouterDelete,
 }
 
 impl TaskKind {

@@ -3,6 +3,7 @@
 //! ```text
 //! network ─┐                                   removal runs the other way:
 //! image ───┴► volume ─► seed, definition ─► start      VM ─► volume ─► image, network
+//! networks ─► router
 //! ```
 //!
 //! - Only what stands in the manifest is touched; only its `absent` items remove; the rest is foreign.
@@ -18,6 +19,7 @@ mod foreign;
 mod memory;
 mod network;
 mod observed;
+pub mod router;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -26,9 +28,10 @@ mod vm;
 pub use action::*;
 pub use memory::*;
 pub use observed::*;
+pub use router::{RouterDefinition, RouterPort};
 
 use basalt_model::{
-    CapabilityReason, DateTime, Generation, ImageId, NetworkId, VmId, VolumeId, hosts::Foreign,
+    CapabilityReason, DateTime, Generation, ImageId, NetworkId, RouterId, VmId, VolumeId, hosts::Foreign,
 };
 use basalt_wire::agent::{Desired, Item, ItemKey, ItemKind, ItemObserved, ItemReport, Manifest};
 use definition::Index;
@@ -100,6 +103,8 @@ fn judge(look: &Look<'_>, draft: &Draft, item: &Item) -> Judgement {
         (Desired::Volume(body), _) => storage::volume(look, draft, VolumeId(item.id), body),
         (Desired::Vm(body), _) => vm::present(look, draft, item, body),
         (Desired::Absent, ItemKind::SecurityGroup) => Judgement::new(ItemObserved::Gone),
+        (Desired::Router(body), _) => router::present(look, draft, RouterId(item.id), body),
+        (Desired::Absent, ItemKind::Router) => router::absent(look, RouterId(item.id)),
         (Desired::Absent, ItemKind::Network) => network::absent(look, NetworkId(item.id)),
         (Desired::Absent, ItemKind::Image) => storage::image_absent(look, ImageId(item.id)),
         (Desired::Absent, ItemKind::Volume) => storage::volume_absent(look, VolumeId(item.id)),
@@ -148,6 +153,7 @@ impl Look<'_> {
             ItemKind::Image => ItemObserved::Image { ready: false, blocked: None },
             ItemKind::Network => ItemObserved::Network { ready: false, blocked: None },
             ItemKind::SecurityGroup => ItemObserved::SecurityGroup { ready: false, blocked: None },
+            ItemKind::Router => ItemObserved::Router { ready: false, active: false, blocked: None },
         };
         Some(Judgement::new(observed).block(reason))
     }
@@ -312,7 +318,8 @@ fn set_blocked(observed: &mut ItemObserved, reason: &CapabilityReason) {
         ItemObserved::Volume(volume) => volume.blocked = reason,
         ItemObserved::Image { blocked, .. }
         | ItemObserved::Network { blocked, .. }
-        | ItemObserved::SecurityGroup { blocked, .. } => *blocked = reason,
+        | ItemObserved::SecurityGroup { blocked, .. }
+        | ItemObserved::Router { blocked, .. } => *blocked = reason,
     }
 }
 

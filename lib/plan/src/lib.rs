@@ -7,5 +7,6 @@ pub mod conditions;
 pub mod host;
 pub mod manifest;
 pub mod placement;
+pub mod routers;
 pub mod security;
 pub mod tasks;

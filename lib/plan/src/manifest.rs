@@ -21,15 +21,19 @@ use basalt_model::{
     Epoch, Generation, ImageId, Metadata, Name, NetworkId, SecurityGroupId, VolumeId,
     images::{ImageObserved, ImageSpec, ImageState},
     networks::NetworkSpec,
+    routers::{RouterSpec, RouterWiring},
     security_groups::{Remote, SecurityGroupSpec, SecurityRule},
     vms::{Operation, VmDisk, VmNic, VmSpec},
     volumes::{VolumeSource, VolumeSpec},
 };
 use basalt_wire::agent::manifest::{
     Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, RemoteBody,
-    RuleBody, SecurityGroupBody, SeedBody, VmBody, VolumeBody,
+    RouterBody, RuleBody, SecurityGroupBody, SeedBody, VmBody, VolumeBody,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 /// A VM as the truth has it.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +100,37 @@ pub struct SecurityGroup<'a> {
     pub spec: &'a SecurityGroupSpec,
     /// The groups that its rules name.
     pub named: &'a BTreeMap<Name, SecurityGroupId>,
+}
+
+/// A router as one of its hosts has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Router<'a> {
+    /// Common fields.
+    pub metadata: &'a Metadata,
+    /// What is wanted.
+    pub spec: &'a RouterSpec,
+    /// What its names came to.
+    pub wiring: &'a RouterWiring,
+    /// What names it between its hosts.
+    pub vrid: u8,
+    /// Whether this host is active when both begin at once.
+    pub preferred: bool,
+    /// Where the other host's tunnels end.
+    pub peer: Option<Ipv4Addr>,
+}
+
+/// The item of a router on one of its hosts.
+pub fn router(router: Router<'_>) -> Item {
+    let body = RouterBody {
+        name: router.metadata.name.clone(),
+        wiring: router.wiring.clone(),
+        nat: router.spec.nat,
+        routes: router.spec.routes.clone(),
+        vrid: router.vrid,
+        preferred: router.preferred,
+        peer: router.peer,
+    };
+    unplaced(ItemKind::Router, router.metadata, Desired::Router(Box::new(body)))
 }
 
 /// The item of a VM at the epoch of its placement.
@@ -380,6 +415,7 @@ pub fn names(item: &Item) -> Vec<ItemKey> {
             let groups = body.nics.iter().flat_map(|n| &n.security_groups).map(|g| group_key(*g));
             disks.chain(body.nics.iter().map(|n| network(n.network_id))).chain(groups).collect()
         }
+        Desired::Router(body) => body.wiring.networks().map(network).collect(),
     }
 }
 

@@ -45,6 +45,7 @@ fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         }],
         tunnel_address: None,
         tunnel_mtu: None,
+        routers: false,
         versions: Versions::default(),
         foreign: vec![],
         problems: vec![],

@@ -110,7 +110,11 @@ fn waits_for(depends_on: &[Dependency]) -> Option<Step> {
 fn step(task: &Task, subject: &Subject<'_>) -> Step {
     match (task.kind, subject) {
         (
-            TaskKind::VmDelete | TaskKind::VolumeDelete | TaskKind::ImageDelete | TaskKind::NetworkDelete,
+            TaskKind::VmDelete
+            | TaskKind::VolumeDelete
+            | TaskKind::ImageDelete
+            | TaskKind::NetworkDelete
+            | TaskKind::RouterDelete,
             Subject::Gone,
         ) => Step::Completed("nothing of it is left".into()),
         (_, Subject::Gone) => Step::Cancelled(superseded(task, "it was deleted meanwhile")),
@@ -134,7 +138,7 @@ fn step(task: &Task, subject: &Subject<'_>) -> Step {
         (_, Subject::Image { deleting, expected_bytes, observed }) => {
             image(task, *deleting, *expected_bytes, observed)
         }
-        (TaskKind::NetworkDelete, Subject::Network { .. }) => {
+        (TaskKind::NetworkDelete | TaskKind::RouterDelete, Subject::Network { .. }) => {
             Step::Going { progress: 10, stage: "it is being removed".into() }
         }
         (_, Subject::Network { deleting: true }) => {

@@ -86,6 +86,22 @@ pub const KINDS: &[Kind] = &[
         columns: &[NAME, ("PHASE", "/phase"), ID, AGE],
     },
     Kind {
+        name: "router",
+        plural: "routers",
+        in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[
+            NAME,
+            ("PHASE", "/phase"),
+            ("UPLINK", "/spec/uplink/network"),
+            ("ADDRESS", "/wiring/uplink/address"),
+            ("PREFERRED", "/hosts/0/host"),
+            ("OTHER", "/hosts/1/host"),
+            AGE,
+        ],
+    },
+    Kind {
         name: "volume",
         plural: "volumes",
         in_project: true,

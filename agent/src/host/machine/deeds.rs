@@ -42,6 +42,8 @@ impl Parts {
             Action::UndefineVm(id) => self.undefine(*id).await,
             Action::EnsurePort(port) => self.attach(port).await,
             Action::RemovePort(id) => self.switch.remove_port(*id).await,
+            Action::EnsureRouter(router) => self.routers.ensure(router).await,
+            Action::RemoveRouter(id) => self.routers.remove(*id).await,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
         facts, images,
         libvirt::{Domain, DomainState, LibvirtError, Marks, shape::ShapeDisk},
         ovs::{PortRow, SwitchView, sink},
-        seed,
+        router, seed,
         storage::{Pools, volumes},
     },
 };
@@ -42,6 +42,10 @@ impl Parts {
             Ok(view) => section(self.networks.look(view)),
         };
         let isolated = |tap: &str| sink::is_isolated(self.datapath, tap) && sink::is_up(tap);
+        let routers = match &view {
+            Err(error) => Section::failed(error.to_string()),
+            Ok(view) => section(self.routers.look(view).await),
+        };
         let ports = match (&domains, &view) {
             (Ok(domains), Ok(view)) => {
                 strays.extend(stray_ports(view, domains));
@@ -75,6 +79,7 @@ impl Parts {
             images: section(images::list(&self.pools)),
             networks,
             ports,
+            routers,
             seeds: section(
                 seed::list(&self.pools).map(|keys| keys.into_iter().map(|key| (key, ())).collect()),
             ),
@@ -140,6 +145,7 @@ impl Parts {
                 None => None,
             },
             tunnel_address: self.tunnel_address,
+            routers: router::has_tools(),
             versions,
             foreign: Vec::new(),
             problems,
@@ -312,12 +318,13 @@ fn ports(
     ports
 }
 
-/// Ports of the bridge that are nobody's: neither a guest's, nor a network's.
+/// Ports of the bridge that are nobody's: neither a guest's, nor a network's or router's.
 fn stray_ports(view: &SwitchView, domains: &[Domain]) -> Vec<Foreign> {
     let taps: BTreeSet<&str> =
         domains.iter().flat_map(|d| d.nics.iter().map(|nic| nic.tap.as_str())).collect();
     let stray = |row: &&PortRow| {
-        row.port_id().is_none() && row.network_id().is_none() && !taps.contains(row.name.as_str())
+        let ours = row.port_id().is_some() || row.network_id().is_some() || row.router_id().is_some();
+        !ours && !taps.contains(row.name.as_str())
     };
     let foreign = |row: &PortRow| Foreign {
         kind: "port".into(),

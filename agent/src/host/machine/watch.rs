@@ -56,7 +56,8 @@ async fn switch(parts: Arc<Parts>, news: Arc<Notify>) {
         let now = match parts.switch.look().await {
             Ok(view) => {
                 let networks = parts.networks.look(&view).map_err(|error| error.to_string());
-                Ok((parts.switch.standing(&view).await, networks, view.ready))
+                let routers = parts.routers.look(&view).await.map_err(|error| error.to_string());
+                Ok((parts.switch.standing(&view).await, networks, routers, view.ready))
             }
             Err(error) => Err(error.to_string()),
         };

@@ -8,7 +8,7 @@ use super::{
     uplinks::{self, Patch},
 };
 use crate::{Error, host::program::Program};
-use basalt_model::{CapabilityReason, NetworkId, PortId, VmId};
+use basalt_model::{CapabilityReason, NetworkId, PortId, RouterId, VmId};
 use basalt_plan::host::{
     FlowSet,
     flows::{self, PortNumbers},
@@ -25,6 +25,8 @@ use std::{
 const PATIENCE_SECONDS: u32 = 8;
 /// `external_ids` key of a port on which a network's DHCP answers.
 const NETWORK_KEY: &str = "basalt-network";
+/// `external_ids` key of a router's port.
+const ROUTER_KEY: &str = "basalt-router";
 /// The port that leads to all other hosts: flows say to which.
 const TUNNEL_PORT: &str = "basalt-vxlan";
 /// UDP port of VXLAN (RFC 7348).
@@ -71,6 +73,11 @@ impl PortRow {
     pub fn network_id(&self) -> Option<NetworkId> {
         self.external_ids.get(NETWORK_KEY)?.parse().ok()
     }
+
+    /// The router whose port it is.
+    pub fn router_id(&self) -> Option<RouterId> {
+        self.external_ids.get(ROUTER_KEY)?.parse().ok()
+    }
 }
 
 /// What the switch has.
@@ -96,7 +103,9 @@ impl SwitchView {
             PortNumbers { tunnel: self.tunnel, uplinks: uplinks.collect(), ..PortNumbers::default() };
         for port in &self.ports {
             let Some(number) = port.number else { continue };
-            if let Some(id) = port.network_id() {
+            if port.router_id().is_some() {
+                numbers.routers.insert(port.name.clone(), number);
+            } else if let Some(id) = port.network_id() {
                 numbers.servers.insert(id, number);
             } else if let Some(id) = port.port_id() {
                 numbers.guests.insert(id, number);
@@ -281,6 +290,31 @@ impl Switch {
         self.remove(|port| port.vm_id() == Some(vm_id) && port.number.is_none()).await
     }
 
+    /// The bridge names the port no more.
+    pub async fn remove_named(&self, name: &str) -> Result<(), Error> {
+        self.vsctl().args(["--if-exists", "del-port", &self.bridge, name]).run().await.map(drop)
+    }
+
+    /// A new device for a router, in the host's own namespace; one that there was goes.
+    pub async fn renew_router_port(
+        &self,
+        name: &str,
+        id: RouterId,
+        mac: &str,
+        mtu: u16,
+    ) -> Result<(), Error> {
+        // In two steps: within one, the switch would keep the device that is in another namespace.
+        self.remove_named(name).await?;
+        self.vsctl()
+            .args(["add-port", &self.bridge, name, "--", "set", "interface", name, "type=internal"])
+            .arg(format!("mac=\"{mac}\""))
+            .arg(format!("mtu_request={mtu}"))
+            .arg(format!("external_ids:{ROUTER_KEY}=\"{id}\""))
+            .run()
+            .await
+            .map(drop)
+    }
+
     pub(super) async fn remove_server(&self, id: NetworkId) -> Result<(), Error> {
         self.remove(|port| port.network_id() == Some(id)).await
     }
@@ -367,6 +401,9 @@ impl Switch {
         if let Some(port) = set.ports.iter().find(|p| !numbers.guests.contains_key(&p.port_id)) {
             return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.port_id)));
         }
+        if let Some(port) = set.routers.iter().find(|r| !numbers.routers.contains_key(&r.name)) {
+            return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.name)));
+        }
         let text = flows::render(set, &numbers).join("\n") + "\n";
         let networks = set.networks.iter().map(|n| n.id).collect();
         let applied = Applied { hash: set.hash.clone(), numbers, networks };
@@ -391,7 +428,9 @@ impl Switch {
         let guests = applied.numbers.guests.iter().all(|(id, number)| now.guests.get(id) == Some(number));
         let servers =
             applied.networks.iter().all(|id| now.servers.get(id) == applied.numbers.servers.get(id));
-        if applied.numbers.uplinks != now.uplinks {
+        let routers =
+            applied.numbers.routers.iter().all(|(name, number)| now.routers.get(name) == Some(number));
+        if !routers || applied.numbers.uplinks != now.uplinks {
             return None;
         }
         if !guests || !servers || applied.numbers.tunnel.is_some_and(|number| now.tunnel != Some(number)) {

@@ -194,6 +194,45 @@ fn storage() -> impl Iterator<Item = Case> {
     })
 }
 
+fn routers() -> impl Iterator<Item = Case> {
+    let new = |spec: Value| json!({"name": "r", "spec": spec});
+    let with = |key: &str, value: Value| {
+        let mut spec = json!({"networks": ["lan"], "uplink": {"network": "wide"}});
+        spec[key] = value;
+        new(spec)
+    };
+    let bad = "invalid_body";
+    let route = |to: &str, by: &str| with("routes", json!([{"destination": to, "next_hop": by}]));
+    let forward = |vm: &str, port: u16| json!({"protocol": "tcp", "port": port, "vm": vm, "to_port": 80});
+    let twice = with("port_forwards", json!([forward("taken", 80), forward("taken", 80)]));
+    let full = new(json!({"networks": ["lan"], "uplink": {"network": "full"}}));
+    let rows = [
+        ("a router without an uplink", new(json!({"networks": ["lan"]})), bad, "spec.uplink"),
+        ("a router without networks", with("networks", json!([])), bad, "spec.networks"),
+        ("an uplink inside", with("networks", json!(["lan", "wide"])), bad, "spec.networks[1]"),
+        ("an unknown network", with("networks", json!(["nope"])), "not_found", "spec.networks[0]"),
+        ("a route to host bits", route("10.9.0.1/16", "10.1.0.7"), bad, "spec.routes[0].destination"),
+        ("a next hop nowhere near", route("10.9.0.0/16", "10.9.0.1"), bad, "spec.routes[0].next_hop"),
+        ("a port that is used twice", twice, bad, "spec.port_forwards[1].port"),
+        ("port 0", with("port_forwards", json!([forward("taken", 0)])), bad, "spec.port_forwards[0].port"),
+        (
+            "an unknown VM",
+            with("floating_ips", json!([{"vm": "nope"}])),
+            "not_found",
+            "spec.floating_ips[0].vm",
+        ),
+        ("an uplink without addresses", full, "subnet_exhausted", "spec.uplink.address"),
+    ];
+    rows.into_iter().map(|(about, body, code, field)| Case {
+        about,
+        path: "routers",
+        body,
+        status: 422,
+        code,
+        field,
+    })
+}
+
 /// A project in which the cases are wrong for one reason each.
 async fn world(door: &Door) -> (TenantId, ProjectId) {
     let project = door.project("acme").await;
@@ -203,6 +242,7 @@ async fn world(door: &Door) -> (TenantId, ProjectId) {
     door.image(project, "debian").await;
     post("images", json!({"name": "awaited", "spec": {"format": "raw", "size_bytes": 10}})).await.expect(202);
     post("networks", json!({"name": "lan", "spec": {"cidr": "10.1.0.0/24"}})).await.expect(202);
+    post("networks", json!({"name": "wide", "spec": {"cidr": "10.3.0.0/24"}})).await.expect(202);
     post("networks", json!({"name": "full", "spec": {"cidr": "10.2.0.0/29"}})).await.expect(202);
     let mut taken = small_vm("taken");
     taken["spec"]["nics"] = json!([{"network": "lan", "address": "10.1.0.9"}, {"network": "full"}, {"network": "full"}, {"network": "full"}, {"network": "full"}]);
@@ -220,7 +260,7 @@ async fn world(door: &Door) -> (TenantId, ProjectId) {
 /// Everything that a refused request could have left.
 async fn traces(door: &Door, project: ProjectId) -> Value {
     let mut all = json!({});
-    for noun in ["vms", "networks", "security-groups", "ports", "volumes", "images"] {
+    for noun in ["vms", "networks", "security-groups", "routers", "ports", "volumes", "images"] {
         let page = door.admin("GET", &format!("/v1/projects/{project}/{noun}")).send().await.expect(200);
         all[noun] = page.body["items"].clone();
     }
@@ -237,8 +277,8 @@ async fn v1_bad_input_names_field_reason_and_remedy_and_leaves_nothing() {
     let project = world(&door).await.1;
     let before = traces(&door, project).await;
     let mut wrong = Vec::new();
-    for case in vm_shapes().chain(vm_references()).chain(networks()).chain(security_groups()).chain(storage())
-    {
+    let wired = networks().chain(security_groups()).chain(routers());
+    for case in vm_shapes().chain(vm_references()).chain(wired).chain(storage()) {
         let path = format!("/v1/projects/{project}/{}", case.path);
         let answer = door.admin("POST", &path).json(case.body).send().await;
         let error = &answer.body["errors"][0];

@@ -13,6 +13,7 @@ mod first_boot;
 mod hosts;
 mod openapi;
 mod people;
+mod routers;
 mod security_groups;
 mod server_owned;
 mod tasks;

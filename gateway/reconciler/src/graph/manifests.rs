@@ -1,6 +1,6 @@
 //! What hosts should have, and how their manifest rows come to say so.
 
-use super::{Edits, Indexes, Inputs, bound, naming, owner};
+use super::{Edits, Indexes, Inputs, bound, naming, owner, routers};
 use crate::rows::{FactRow, ItemAt, ItemRow};
 use basalt_model::{HostId, ImageId, NetworkId, SecurityGroupId, VmId};
 use basalt_plan::manifest::{self, Edit, Fact};
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// A thing on a host that another thing needs: the thing, then who needs it.
-type Hold = (ItemAt, (ItemKind, Uuid));
+pub(super) type Hold = (ItemAt, (ItemKind, Uuid));
 
 /// Items that hosts should have.
 pub fn desired(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<ItemAt, ItemRow> {
@@ -19,10 +19,12 @@ pub fn desired(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Col
     let vms = vm_items(builder, inputs);
     let volumes = volume_items(builder, inputs, held_by_vms);
     let volume_holds = volume_holds(builder, inputs, indexes, volumes);
-    let holds = builder.union_disjoint("holds", &[vm_holds, volume_holds]);
+    let router_holds = routers::holds(builder, inputs, indexes);
+    let holds = builder.union_disjoint("holds", &[vm_holds, volume_holds, router_holds]);
     let held = builder.index("held", &holds, |hold: &Hold, ()| [hold.0]);
     let shared = shared_items(builder, inputs, held);
-    builder.union_disjoint("desired", &[vms, volumes, shared])
+    let routers = routers::items(builder, inputs, indexes);
+    builder.union_disjoint("desired", &[vms, volumes, routers, shared])
 }
 
 /// Hosts where a VM is, or where its row still stands.
@@ -168,7 +170,7 @@ fn shared_items(
                 };
                 manifest::image(view)?
             }
-            ItemKind::Volume | ItemKind::Vm => return None,
+            ItemKind::Volume | ItemKind::Vm | ItemKind::Router => return None,
         };
         Some(ItemRow(item))
     })

@@ -1,7 +1,7 @@
 //! Deletions that are complete but for their rows: nothing of the object stands in any manifest.
 
 use super::{Indexes, Inputs, owner};
-use basalt_model::{HostId, ImageId, Metadata, NetworkId, VmId, VolumeId};
+use basalt_model::{HostId, ImageId, Metadata, NetworkId, RouterId, VmId, VolumeId};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Builder, Collection, Ctx};
 use uuid::Uuid;
@@ -17,6 +17,8 @@ pub enum Removal {
     Image(ImageId),
     /// A network.
     Network(NetworkId),
+    /// A router.
+    Router(RouterId),
     /// A host.
     Host(HostId),
 }
@@ -45,11 +47,19 @@ pub fn removals(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Co
         let gone = going(&network.metadata) && nowhere(ctx, &indexes, ItemKind::Network, id.0);
         rows(gone, Removal::Network(*id))
     });
+    let routers = builder.derive_many("router_removals", &inputs.routers, move |ctx, id, router| {
+        let gone = going(&router.metadata) && nowhere(ctx, &indexes, ItemKind::Router, id.0);
+        rows(gone, Removal::Router(*id))
+    });
+    let routed = builder.index("routed_on", &inputs.router_placements, |_, p| [p.host_id]);
     let placed = builder.index("placed_on", &inputs.placements, |_, p| p.host.as_ref().map(|h| h.0));
     let hosts = builder.derive_many("host_removals", &inputs.hosts, move |ctx, id, host| {
-        rows(going(&host.metadata) && ctx.count(&placed, id) == 0, Removal::Host(*id))
+        rows(
+            going(&host.metadata) && ctx.count(&placed, id) + ctx.count(&routed, id) == 0,
+            Removal::Host(*id),
+        )
     });
-    builder.union_disjoint("removals", &[vms, volumes, images, networks, hosts])
+    builder.union_disjoint("removals", &[vms, volumes, images, networks, routers, hosts])
 }
 
 fn going(metadata: &Metadata) -> bool {

@@ -1,9 +1,9 @@
 //! What is true of objects: their status, the conditions that are not stored yet, the moves of tasks.
 
-use super::{Inputs, bound, owner};
+use super::{Indexes, Inputs, bound, owner, routers};
 use crate::rows::VmRow;
 use basalt_model::{
-    Condition, HostId, ImageId, Metadata, NetworkId, TaskId, VmId, VolumeId,
+    Condition, HostId, ImageId, Metadata, NetworkId, RouterId, TaskId, VmId, VolumeId,
     hosts::HostState,
     tasks::{Task, TaskMove, TaskState},
     volumes::VolumeState,
@@ -129,10 +129,12 @@ pub fn volumes(
 pub fn conditions(
     builder: &mut Builder,
     inputs: &Inputs,
+    indexes: &Indexes,
     states: Collection<HostId, HostState>,
     vm_status: Collection<VmId, VmFacts>,
     volume_status: Collection<VolumeId, VolumeFacts>,
 ) -> Collection<Uuid, Conditions> {
+    let routers = routers::conditions(builder, inputs, indexes, states);
     let inputs = *inputs;
     let vms = builder.derive_many("vm_conditions", &vm_status, move |ctx, id, status| {
         let of = ctx.project(&inputs.vms, id, |v| owners(&v.0.metadata));
@@ -157,16 +159,16 @@ pub fn conditions(
         let all = conditions::host(metadata.generation, &metadata.name, state, facts, conflict);
         unless_stored(ctx, &inputs, "host", id.0, Some(owners(metadata)), all)
     });
-    builder.union_disjoint("conditions", &[vms, volumes, images, hosts])
+    builder.union_disjoint("conditions", &[vms, volumes, images, routers, hosts])
 }
 
-type Owners = (Option<basalt_model::TenantId>, Option<basalt_model::ProjectId>);
+pub(super) type Owners = (Option<basalt_model::TenantId>, Option<basalt_model::ProjectId>);
 
-fn owners(metadata: &Metadata) -> Owners {
+pub(super) fn owners(metadata: &Metadata) -> Owners {
     (metadata.tenant_id, metadata.project_id)
 }
 
-fn unless_stored(
+pub(super) fn unless_stored(
     ctx: &Ctx<'_>,
     inputs: &Inputs,
     kind: &str,
@@ -214,6 +216,12 @@ pub fn task_moves(
             "network" => {
                 let of = |n: &basalt_store::networks::Network| n.metadata.deletion_requested_at.is_some();
                 let deleting = ctx.project(&inputs.networks, &NetworkId(id), of);
+                let subject = deleting.map_or(Subject::Gone, |deleting| Subject::Network { deleting });
+                tasks::advance(task, &subject, &depends_on)
+            }
+            "router" => {
+                let of = |r: &basalt_store::routers::Router| r.metadata.deletion_requested_at.is_some();
+                let deleting = ctx.project(&inputs.routers, &RouterId(id), of);
                 let subject = deleting.map_or(Subject::Gone, |deleting| Subject::Network { deleting });
                 tasks::advance(task, &subject, &depends_on)
             }

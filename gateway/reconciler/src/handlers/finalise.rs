@@ -5,7 +5,7 @@ use crate::{
     lane::{RECHECK, STALE},
 };
 use basalt_model::DateTime;
-use basalt_store::{Error, Finalized, Store, hosts, images, networks, vms, volumes};
+use basalt_store::{Error, Finalized, Store, hosts, images, networks, routers, vms, volumes};
 use krt::Finish;
 
 /// Removes the rows of several objects in one transaction. The store looks again whether nothing is left.
@@ -22,6 +22,7 @@ pub async fn perform(
             Removal::Volume(id) => volumes::finalize(&mut tx, *id, now).await?,
             Removal::Image(id) => images::finalize(&mut tx, *id, now).await?,
             Removal::Network(id) => networks::finalize(&mut tx, *id, now).await?,
+            Removal::Router(id) => routers::finalize(&mut tx, *id, now).await?,
             Removal::Host(id) => hosts::finalize(&mut tx, *id).await?,
         };
         let wait = match done {

@@ -192,6 +192,9 @@ fn seen(desired: &Desired, blocked: Option<CapabilityReason>) -> Seen {
         Desired::Absent => Seen::Gone,
         Desired::Network(_) => Seen::Network { ready: true, blocked: None },
         Desired::SecurityGroup(_) => Seen::SecurityGroup { ready: true, blocked: None },
+        Desired::Router(body) => {
+            Seen::Router { ready: true, active: body.preferred || body.peer.is_none(), blocked: None }
+        }
         Desired::Image(_) => Seen::Image { ready: true, blocked: None },
         Desired::Volume(body) => Seen::Volume(VolumeObserved {
             state: VolumeState::Ready,
@@ -245,8 +248,9 @@ pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
             integration: true,
             mtu: None,
         }],
-        tunnel_address: None,
+        tunnel_address: Some([10, 78, 0, 1].into()),
         tunnel_mtu: None,
+        routers: true,
         versions: Versions::default(),
         foreign: vec![],
         problems: vec![],

@@ -10,5 +10,6 @@ mod lifecycle;
 mod placement;
 mod recovery;
 mod removal;
+mod routers;
 mod stepper;
 mod world;

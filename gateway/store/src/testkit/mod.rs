@@ -195,6 +195,7 @@ pub fn facts(threads: u32, memory_bytes: u64, pool_bytes: u64) -> HostFacts {
         bridges: Vec::new(),
         tunnel_address: None,
         tunnel_mtu: None,
+        routers: false,
         versions: Versions::default(),
         foreign: Vec::new(),
         problems: Vec::new(),

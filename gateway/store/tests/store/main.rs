@@ -11,6 +11,7 @@ mod manifests;
 mod people;
 mod placements;
 mod plans;
+mod routers;
 mod schema;
 mod security_groups;
 mod tasks;

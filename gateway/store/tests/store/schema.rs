@@ -192,6 +192,8 @@ async fn p15_r28_every_watched_table_has_its_four_triggers_and_no_other_table_ha
             "quotas",
             "role_bindings",
             "security_group_uses",
+            "router_interfaces",
+            "router_vms",
             "service_tokens",
             "task_logs",
             "transfers",

@@ -1,8 +1,8 @@
 //! What is to be done on a host. Every action is idempotent: done twice it leaves what once leaves.
 
-use super::{SeedKey, VolumeKey};
+use super::{RouterDefinition, SeedKey, VolumeKey};
 use basalt_model::{
-    Epoch, Generation, ImageId, Name, NetworkId, PortId, SecurityGroupId, TaskId, VmId, VolumeId,
+    Epoch, Generation, ImageId, Name, NetworkId, PortId, RouterId, SecurityGroupId, TaskId, VmId, VolumeId,
     images::ImageFormat, networks::Segment, vms::Firmware,
 };
 use basalt_wire::agent::{
@@ -80,6 +80,10 @@ pub enum Action {
     EnsurePort(PortDefinition),
     /// The bridge no longer names the port.
     RemovePort(PortId),
+    /// A router stands as said: active, or ready to become it.
+    EnsureRouter(Box<RouterDefinition>),
+    /// Nothing of a router is left.
+    RemoveRouter(RouterId),
 }
 
 /// What an action works on: the unit of back-off, of concurrency and of failure.
@@ -101,6 +105,8 @@ pub enum Resource {
     Vm(VmId),
     /// A port.
     Port(PortId),
+    /// A router with its ports.
+    Router(RouterId),
 }
 
 impl Action {
@@ -130,6 +136,8 @@ impl Action {
             | Self::UndefineVm(id) => Resource::Vm(*id),
             Self::EnsurePort(p) => Resource::Port(p.port_id),
             Self::RemovePort(id) => Resource::Port(*id),
+            Self::EnsureRouter(r) => Resource::Router(r.id),
+            Self::RemoveRouter(id) => Resource::Router(*id),
         }
     }
 
@@ -160,6 +168,8 @@ impl Action {
             Self::UndefineVm(_) => "removing the definition",
             Self::EnsurePort(_) => "attaching the port",
             Self::RemovePort(_) => "removing the port",
+            Self::EnsureRouter(_) => "setting up the router",
+            Self::RemoveRouter(_) => "removing the router",
         }
     }
 }
@@ -414,6 +424,9 @@ pub struct FlowSet {
     pub groups: Vec<FlowGroup>,
     /// Who is in groups that rules name.
     pub members: Vec<DirectoryGroup>,
+    /// Routers' ports that are on the bridge now, by the name of the device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routers: Vec<FlowRouter>,
     /// Changes whenever anything above does. Keep it where [`super::SwitchSeen`] can read it back.
     #[serde(skip)]
     pub hash: String,
@@ -468,4 +481,17 @@ pub struct FlowPort {
     pub address6: Option<Ipv6Addr>,
     /// Its security groups: its network's, its VM's and its own, sorted.
     pub security_groups: Vec<SecurityGroupId>,
+}
+
+/// A router's port in the flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowRouter {
+    /// What its device is called.
+    pub name: String,
+    /// Its network.
+    pub network_id: NetworkId,
+    /// The only MAC address it may send from.
+    pub mac: String,
+    /// Addresses that are its own there.
+    pub addresses: Vec<Ipv4Addr>,
 }

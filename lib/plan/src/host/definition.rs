@@ -1,15 +1,17 @@
 //! From a manifest's bodies to what a host is told to make, with hashes that a host can read back.
 
 use super::{
-    DiskDefinition, DiskSourceDefinition, FlowGroup, FlowNetwork, FlowPort, FlowSet, ImageDefinition,
-    KnownName, NamesDefinition, NetworkDefinition, NicDefinition, Reservation, SeedDefinition, SeedNic,
-    VmDefinition, VolumeDefinition, VolumeKey,
+    DiskDefinition, DiskSourceDefinition, FlowGroup, FlowNetwork, FlowPort, FlowRouter, FlowSet,
+    ImageDefinition, KnownName, NamesDefinition, NetworkDefinition, NicDefinition, Reservation,
+    RouterDefinition, SeedDefinition, SeedNic, VmDefinition, VolumeDefinition, VolumeKey, router,
 };
-use basalt_model::{ImageId, Name, NetworkId, PortId, SecurityGroupId, VmId, VolumeId, networks::address6};
+use basalt_model::{
+    ImageId, Name, NetworkId, PortId, RouterId, SecurityGroupId, VmId, VolumeId, networks::address6,
+};
 use basalt_wire::agent::{
     Desired, Item, ItemKey, ItemKind, Manifest,
     directory::Directory,
-    manifest::{DiskBodySource, ImageBody, NetworkBody, NicBody, VmBody, VolumeBody},
+    manifest::{DiskBodySource, ImageBody, NetworkBody, NicBody, RouterBody, VmBody, VolumeBody},
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,8 +236,40 @@ impl<'a> Index<'a> {
         Ok(VolumeDefinition { key: volume_key(id, body), size_bytes: body.size_bytes, image })
     }
 
-    /// The flows of the bridge, of the ports that `attached` says are on it.
-    pub(super) fn flows(&self, directory: &Directory, attached: impl Fn(&PortId) -> bool) -> FlowSet {
+    /// A router on this host; `Err` names what it needs and the manifest lacks.
+    pub(super) fn router(&self, id: RouterId, body: &RouterBody) -> Result<RouterDefinition, String> {
+        let mut definition = router::definition(id, body, |network| self.network(network))?;
+        definition.hash = fingerprint(&definition);
+        Ok(definition)
+    }
+
+    /// Routers' ports that `attached` says are on the bridge.
+    fn flow_routers(&self, attached: impl Fn(RouterId, &str) -> bool) -> Vec<FlowRouter> {
+        let routers = self.items().filter_map(|item| match &item.desired {
+            Desired::Router(body) => self.router(RouterId(item.id), body).ok(),
+            _ => None,
+        });
+        let ports = routers.flat_map(|r| r.interfaces.into_iter().map(move |port| (r.id, port)));
+        let mut routers: Vec<FlowRouter> = ports
+            .filter(|(id, port)| attached(*id, &port.name))
+            .map(|(_, port)| FlowRouter {
+                name: port.name,
+                network_id: port.network_id,
+                mac: port.mac,
+                addresses: port.addresses.iter().map(ipnet::Ipv4Net::addr).collect(),
+            })
+            .collect();
+        routers.sort_by(|a, b| a.name.cmp(&b.name));
+        routers
+    }
+
+    /// The flows of the bridge, of the ports that `attached` says are on it, and `routed` of routers'.
+    pub(super) fn flows(
+        &self,
+        directory: &Directory,
+        attached: impl Fn(&PortId) -> bool,
+        routed: impl Fn(RouterId, &str) -> bool,
+    ) -> FlowSet {
         let networks = self.items().filter_map(|item| match &item.desired {
             Desired::Network(body) => Some(FlowNetwork {
                 id: NetworkId(item.id),
@@ -269,7 +303,9 @@ impl<'a> Index<'a> {
         ports.sort_by_key(|p| p.port_id);
         let groups = self.groups(&ports);
         let members = directory.groups.clone();
-        let mut flows = FlowSet { networks: networks.collect(), ports, groups, members, hash: String::new() };
+        let routers = self.flow_routers(routed);
+        let mut flows =
+            FlowSet { networks: networks.collect(), ports, groups, members, routers, hash: String::new() };
         flows.hash = fingerprint(&flows);
         flows
     }

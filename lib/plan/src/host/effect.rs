@@ -3,8 +3,8 @@
 
 use super::{
     Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, ImageSeen, NetworkSeen, Observed,
-    PortSeen, PortState, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape, VolumeDefinition,
-    VolumeKey, VolumeSeen,
+    PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape,
+    VolumeDefinition, VolumeKey, VolumeSeen,
 };
 use basalt_model::{DateTime, PortId, VmId, adoption::ForeignNic, hosts::Foreign, vms::ObservedPower};
 use std::{
@@ -48,6 +48,8 @@ pub enum Mishap {
     DropSwitch,
     /// All DHCP servers die.
     KillDhcp,
+    /// Somebody deletes the routers' namespaces.
+    DropRouters,
     /// Somebody deletes the seeds.
     DropSeeds,
     /// The host's power fails and comes back.
@@ -63,6 +65,7 @@ impl World {
             images: Section::complete([]),
             networks: Section::complete([]),
             ports: Section::complete([]),
+            routers: Section::complete([]),
             seeds: Section::complete([]),
             switch: SwitchSeen::Missing,
             strays: Vec::new(),
@@ -87,7 +90,9 @@ impl World {
             | Action::EnsureFlows(_)
             | Action::EnsureNetwork(_)
             | Action::EnsureNames(_)
-            | Action::RemoveNetwork(_) => {
+            | Action::RemoveNetwork(_)
+            | Action::EnsureRouter(_)
+            | Action::RemoveRouter(_) => {
                 return self.act_network(action);
             }
             Action::EnsurePort(port) => return self.attach(port.port_id),
@@ -149,6 +154,24 @@ impl World {
                 Ok(seen.names.replace(names.hash.clone()).as_ref() != Some(&names.hash))
             }
             Action::RemoveNetwork(id) => Ok(self.observed.networks.items.remove(id).is_some()),
+            Action::EnsureRouter(router) => {
+                let there = |p: &super::RouterPort| self.observed.networks.items.contains_key(&p.network_id);
+                if let Some(port) = router.interfaces.iter().find(|p| !there(p)) {
+                    return Err(format!("network {} is not set up", port.network_id));
+                }
+                let seen = RouterSeen {
+                    hash: router.hash.clone(),
+                    running: true,
+                    active: router.preferred || router.peer.is_none(),
+                    ports: router.interfaces.iter().map(|p| p.name.clone()).collect(),
+                };
+                let before = self.observed.routers.items.insert(router.id, seen.clone());
+                if before.as_ref().map(|b| &b.ports) != Some(&seen.ports) {
+                    self.ports_moved();
+                }
+                Ok(before != Some(seen))
+            }
+            Action::RemoveRouter(id) => Ok(self.observed.routers.items.remove(id).is_some()),
             _ => Ok(false),
         }
     }
@@ -413,10 +436,12 @@ impl World {
             Mishap::DropSwitch => {
                 self.observed.switch = SwitchSeen::Missing;
                 self.observed.networks.items.values_mut().for_each(|n| n.running = false);
+                self.unplug_routers();
                 self.observed.ports.items.retain(|_, p| p.state != PortState::Stale);
                 self.observed.ports.items.values_mut().for_each(|p| p.state = PortState::Detached);
             }
             Mishap::KillDhcp => self.observed.networks.items.values_mut().for_each(|n| n.running = false),
+            Mishap::DropRouters => self.observed.routers.items.values_mut().for_each(|r| r.running = false),
             Mishap::DropSeeds => self.observed.seeds.items.clear(),
             Mishap::PowerCut => self.power_cut(),
         }
@@ -430,6 +455,14 @@ impl World {
         }
         self.ports_moved();
         self.observed.networks.items.values_mut().for_each(|n| n.running = false);
+        self.unplug_routers();
+    }
+
+    fn unplug_routers(&mut self) {
+        for router in self.observed.routers.items.values_mut() {
+            router.running = false;
+            router.ports.clear();
+        }
     }
 }
 

@@ -15,10 +15,11 @@
 //! DHCP; the host may open connections to its guests, and only answers come back (TCP with ACK, echo replies).
 
 mod neighbours;
+mod routers;
 mod security;
 mod ways;
 
-use super::{FlowNetwork, FlowPort, FlowSet};
+use super::{FlowNetwork, FlowPort, FlowRouter, FlowSet};
 use basalt_model::{
     NetworkId, PortId,
     networks::{Segment, address6},
@@ -42,6 +43,9 @@ pub struct PortNumbers {
     pub guests: BTreeMap<PortId, u32>,
     /// OpenFlow numbers of the ports on which DHCP answers.
     pub servers: BTreeMap<NetworkId, u32>,
+    /// OpenFlow numbers of routers' ports, by the name of the device.
+    #[serde(default)]
+    pub routers: BTreeMap<String, u32>,
     /// OpenFlow number of the port that leads to all peers.
     #[serde(default)]
     pub tunnel: Option<u32>,
@@ -65,6 +69,11 @@ impl PortNumbers {
                 .iter()
                 .filter(|(id, _)| wanted(id))
                 .map(|(id, port)| (*id, *port))
+                .collect(),
+            routers: set
+                .routers
+                .iter()
+                .filter_map(|r| Some((r.name.clone(), *self.routers.get(&r.name)?)))
                 .collect(),
             tunnel: self.tunnel.filter(|_| set.needs_tunnel()),
             uplinks: set
@@ -112,9 +121,11 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         }
     }
     for network in &set.networks {
+        let routers = set.routers.iter().filter(|r| r.network_id == network.id);
         let view = View {
             network,
             guests: guests.remove(&network.id).unwrap_or_default(),
+            routers: routers.filter_map(|r| Some((*numbers.routers.get(&r.name)?, r))).collect(),
             server: numbers.servers.get(&network.id).copied(),
             way: match (network.segment.uplink(), numbers.tunnel) {
                 (Some(uplink), _) => {
@@ -128,6 +139,7 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         view.render(&mut flows);
     }
     flows.sort();
+    // A router's addresses are known from here and from its other host.
     flows.dedup();
     flows
 }
@@ -136,6 +148,7 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
 struct View<'a> {
     network: &'a FlowNetwork,
     guests: Vec<(u32, &'a FlowPort)>,
+    routers: Vec<(u32, &'a FlowRouter)>,
     server: Option<u32>,
     way: Way<'a>,
     policies: &'a Policies<'a>,
@@ -155,6 +168,7 @@ impl View<'_> {
             self.serve(flows, number);
         }
         security::configure(flows, self.network, self.server);
+        self.route(flows);
         self.neighbours(flows);
         self.reach(flows);
         self.configure(flows);

@@ -118,6 +118,7 @@ pub(super) fn flows_wanted(look: &Look<'_>, draft: &Draft) -> Option<(FlowSet, b
     // The set is applied whole: a port that was only not listed would lose its flows.
     if !draft.switch_ready
         || look.observed.ports.listing != Listing::Complete
+        || look.observed.routers.listing != Listing::Complete
         || !look.index.items().any(|i| i.kind == ItemKind::Network)
     {
         return None;
@@ -125,6 +126,7 @@ pub(super) fn flows_wanted(look: &Look<'_>, draft: &Draft) -> Option<(FlowSet, b
     let wanted = look.index.flows(
         &look.memory.directory,
         |port| matches!(look.observed.ports.get(port), Seen::There(p) if p.state == PortState::Attached),
+        |router, port| matches!(look.observed.routers.get(&router), Seen::There(r) if r.ports.contains(port)),
     );
     let stands = standing.as_ref() == Some(&wanted.hash);
     Some((wanted, stands))

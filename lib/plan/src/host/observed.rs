@@ -1,7 +1,7 @@
 //! What was seen on a host, in neutral words. A listing that failed never reads as "nothing there".
 
 use basalt_model::{
-    DateTime, Epoch, Generation, ImageId, Name, NetworkId, PortId, VmId, VolumeId,
+    DateTime, Epoch, Generation, ImageId, Name, NetworkId, PortId, RouterId, VmId, VolumeId,
     adoption::ForeignNic,
     hosts::{Foreign, HostFacts},
     vms::{Firmware, ObservedPower},
@@ -25,6 +25,8 @@ pub struct Observed {
     pub networks: Section<NetworkId, NetworkSeen>,
     /// Ports that carry a port id: in the switch, or on a VM that runs.
     pub ports: Section<PortId, PortSeen>,
+    /// Routers that were set up.
+    pub routers: Section<RouterId, RouterSeen>,
     /// Seeds that were written.
     pub seeds: Section<SeedKey, ()>,
     /// The integration bridge.
@@ -238,6 +240,19 @@ pub struct NetworkSeen {
     pub running: bool,
 }
 
+/// A router that was set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouterSeen {
+    /// [`super::RouterDefinition::hash`] that it was last set up with.
+    pub hash: String,
+    /// Whether all of it stands as it was set up.
+    pub running: bool,
+    /// Whether it routes; else it stands by.
+    pub active: bool,
+    /// Its devices that are ports of the bridge.
+    pub ports: BTreeSet<String>,
+}
+
 /// A port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSeen {
@@ -299,6 +314,8 @@ pub struct Capabilities {
     pub pools: BTreeSet<Name>,
     /// Bridges that are there now.
     pub bridges: BTreeSet<String>,
+    /// Whether it has what routers need.
+    pub routers: bool,
 }
 
 impl From<&HostFacts> for Capabilities {
@@ -308,6 +325,7 @@ impl From<&HostFacts> for Capabilities {
             accelerator: facts.accelerator().map(|a| a.kind.clone()),
             pools: facts.pools.iter().map(|p| p.name.clone()).collect(),
             bridges: facts.bridges.iter().map(|b| b.name.clone()).collect(),
+            routers: facts.routers,
         }
     }
 }

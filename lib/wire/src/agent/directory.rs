@@ -48,7 +48,8 @@ pub struct Peer {
     pub ports: Vec<PeerPort>,
 }
 
-/// A port of a network on another host.
+/// A port of a network on another host. A router's is on both of its hosts, once for each of its addresses: whoever sends
+/// to its MAC address sends to both.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub struct PeerPort {
     /// Its address.

@@ -7,6 +7,7 @@ use basalt_model::{
     Epoch, Generation, HostId, ImageId, MIB, Name, NetworkId, PortId, SecurityGroupId, VolumeId,
     images::ImageFormat,
     networks::Segment,
+    routers::{RouterWiring, StaticRoute},
     security_groups::{Direction, PortRange, Protocol},
     vms::{Firmware, Operation, Power},
 };
@@ -47,6 +48,8 @@ pub enum ItemKind {
     Volume,
     /// A virtual machine.
     Vm,
+    /// A router's presence on the host: active or standing by.
+    Router,
 }
 
 impl ItemKind {
@@ -58,12 +61,13 @@ impl ItemKind {
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Vm => "vm",
+            Self::Router => "router",
         }
     }
 
     /// Reads [`Self::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        let all = [Self::SecurityGroup, Self::Network, Self::Image, Self::Volume, Self::Vm];
+        let all = [Self::SecurityGroup, Self::Network, Self::Image, Self::Volume, Self::Vm, Self::Router];
         all.into_iter().find(|k| k.as_str() == text)
     }
 }
@@ -120,6 +124,8 @@ pub enum Desired {
     Volume(VolumeBody),
     /// A virtual machine.
     Vm(Box<VmBody>),
+    /// A router.
+    Router(Box<RouterBody>),
 }
 
 impl Desired {
@@ -132,6 +138,7 @@ impl Desired {
             Self::Image(_) => Some(ItemKind::Image),
             Self::Volume(_) => Some(ItemKind::Volume),
             Self::Vm(_) => Some(ItemKind::Vm),
+            Self::Router(_) => Some(ItemKind::Router),
         }
     }
 }
@@ -317,6 +324,28 @@ pub struct NicBody {
     pub security_groups: Vec<SecurityGroupId>,
 }
 
+/// A router on one of its hosts. Its networks are items of the same manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouterBody {
+    /// For people.
+    pub name: Name,
+    /// Interfaces, addresses and where they lead.
+    pub wiring: RouterWiring,
+    /// Whether what leaves by the uplink gets the router's address there.
+    pub nat: bool,
+    /// Static routes.
+    pub routes: Vec<StaticRoute>,
+    /// What names it between its two hosts, 1 to 255 (VRRP's virtual router id).
+    pub vrid: u8,
+    /// Whether this host is active when both begin at once.
+    pub preferred: bool,
+    /// Where the other host's tunnels end; without another host this one is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    pub peer: Option<Ipv4Addr>,
+}
+
 /// What the NoCloud seed says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -384,8 +413,10 @@ impl Manifest {
             if item.desired.kind().is_some_and(|k| k != item.kind) {
                 return Err(wrong("its body is of another kind".into()));
             }
-            if let Desired::Vm(body) = &item.desired {
-                body.check().map_err(wrong)?;
+            match &item.desired {
+                Desired::Vm(body) => body.check().map_err(wrong)?,
+                Desired::Router(body) => body.check().map_err(wrong)?,
+                _ => {}
             }
         }
         Ok(())
@@ -404,6 +435,18 @@ impl VmBody {
         }
         match self.nics.iter().find(|n| !is_mac(&n.mac)) {
             Some(nic) => Err(format!("{:?} is no MAC address", nic.mac)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RouterBody {
+    fn check(&self) -> Result<(), String> {
+        if self.vrid == 0 {
+            return Err("0 names no router between two hosts".into());
+        }
+        match self.wiring.presences().find(|(_, mac, _)| !is_mac(mac)) {
+            Some((_, mac, _)) => Err(format!("{mac:?} is no MAC address")),
             None => Ok(()),
         }
     }

@@ -83,6 +83,16 @@ pub enum ItemObserved {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blocked: Option<CapabilityReason>,
     },
+    /// A router.
+    Router {
+        /// Whether all of it stands: namespace, addresses, rules, and what chooses between the two hosts.
+        ready: bool,
+        /// Whether this host is the one that routes.
+        active: bool,
+        /// Why not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocked: Option<CapabilityReason>,
+    },
 }
 
 /// The answer to a report.

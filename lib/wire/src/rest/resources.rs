@@ -7,6 +7,7 @@ use basalt_model::{
     networks::NetworkSpec,
     pools::PoolFacts,
     quotas::Quota,
+    routers::{RouterSpec, RouterWiring},
     security_groups::SecurityGroupSpec,
     tasks::Actor,
     vms::{VmDisk, VmNic, VmObserved, VmSpec},
@@ -176,6 +177,35 @@ pub struct FlowExplanation {
     /// Why it is dropped, and what would admit it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<CapabilityReason>,
+}
+
+/// A router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Router {
+    /// Common fields.
+    #[serde(flatten)]
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: RouterSpec,
+    /// Derived.
+    pub phase: Phase,
+    /// Its interfaces and addresses, and where they lead.
+    pub wiring: RouterWiring,
+    /// The hosts that it is on, at most two; which of them is active they agree upon, and `conditions` say.
+    pub hosts: Vec<RouterHost>,
+    /// What is true of it.
+    pub conditions: Vec<Condition>,
+}
+
+/// One of a router's hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouterHost {
+    /// The host.
+    pub host_id: HostId,
+    /// Its name.
+    pub host: Name,
+    /// Whether it is active when both begin at once.
+    pub preferred: bool,
 }
 
 /// A port: one VM's connection to a network.

@@ -35,6 +35,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ca-certificates", "trusts what is downloaded"),
     ("openvswitch-switch", "the virtual switch of each host"),
     ("dnsmasq-base", "DHCP for the guests"),
+    ("nftables", "NAT and port forwards of routers"),
+    ("keepalived", "chooses which of a router's two hosts is active"),
     ("postgresql-15", "the one truth"),
     ("iproute2", "namespaces and links of the hosts in the lab"),
     ("ethtool", "switches checksum offload off where it breaks TCP"),

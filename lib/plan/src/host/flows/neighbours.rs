@@ -60,7 +60,7 @@ impl View<'_> {
         }
     }
 
-    fn answer(&self, flows: &mut Vec<String>, address: Ipv4Addr, mac: &str) {
+    pub(super) fn answer(&self, flows: &mut Vec<String>, address: Ipv4Addr, mac: &str) {
         let question = format!("reg0={},reg2=0,arp,arp_op=1,arp_tpa={address}", self.network.vni);
         let ethernet = format!("move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:{mac}->eth_src");
         let target = "move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[]";

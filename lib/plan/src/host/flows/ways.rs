@@ -32,11 +32,12 @@ impl View<'_> {
             let enter = format!("set_field:{vni}->reg0,set_field:1->reg2,goto_table:20");
             let from = format!("in_port={tunnel},tun_id={vni},tun_src={}", peer.tunnel_address);
             flows.push(format!("table=0,priority=100,{from},actions={enter}"));
-            let leave = format!("{},output:{tunnel}", self.to(peer.tunnel_address));
-            for port in &peer.ports {
-                let known = format!("reg0={vni},reg2=0,dl_dst={}", port.mac);
-                flows.push(format!("table=20,priority=90,{known},actions={leave}"));
-            }
+        }
+        for (mac, peers) in self.places() {
+            let leave: Vec<String> =
+                peers.iter().map(|peer| format!("{},output:{tunnel}", self.to(*peer))).collect();
+            let known = format!("reg0={vni},reg2=0,dl_dst={mac}");
+            flows.push(format!("table=20,priority=90,{known},actions={}", leave.join(",")));
         }
     }
 
@@ -79,7 +80,11 @@ impl View<'_> {
             }
             Way::Uplink(..) => vec![self.leave()],
         };
-        let from_outside = if matches!(self.way, Way::Uplink(..)) { &guests } else { &all };
+        // Who asks on the wire for a router's address is answered by the router that is active.
+        let mut on_wire: Vec<u32> = self.routers.iter().map(|(number, _)| *number).collect();
+        on_wire.sort_unstable();
+        let on_wire: Vec<String> = guests.iter().cloned().chain(to(&on_wire)).collect();
+        let from_outside = if matches!(self.way, Way::Uplink(..)) { &on_wire } else { &all };
         let everywhere: Vec<String> = all.iter().cloned().chain(there).collect();
         let mut say = |priority: u32, from: &str, to: &[String]| {
             let actions = if to.is_empty() { "drop".to_owned() } else { to.join(",") };
@@ -94,12 +99,12 @@ impl View<'_> {
         }
     }
 
-    fn to(&self, peer: Ipv4Addr) -> String {
+    pub(super) fn to(&self, peer: Ipv4Addr) -> String {
         format!("set_field:{}->tun_id,set_field:{peer}->tun_dst", self.network.vni)
     }
 
     /// Out by the wire, as its frames are tagged.
-    fn leave(&self) -> String {
+    pub(super) fn leave(&self) -> String {
         match self.way {
             Way::Uplink(uplink, Segment::Vlan { vlan_id, .. }) => {
                 // The highest bit says that there is a tag (OpenFlow 1.5, 7.2.3.8).

@@ -44,6 +44,7 @@ pub fn capabilities() -> Capabilities {
         accelerator: Some("tcg".into()),
         pools: [name("default")].into(),
         bridges: ["br-int".to_owned()].into(),
+        routers: true,
     }
 }
 

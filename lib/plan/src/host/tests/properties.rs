@@ -68,6 +68,7 @@ fn mishap() -> impl Strategy<Value = Mishap> {
         Just(Mishap::WipeFlows),
         Just(Mishap::DropSwitch),
         Just(Mishap::KillDhcp),
+        Just(Mishap::DropRouters),
         Just(Mishap::DropSeeds),
         Just(Mishap::PowerCut),
     ]

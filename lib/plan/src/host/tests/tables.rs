@@ -42,6 +42,7 @@ fn v3_whatever_happens_to_a_running_vm_it_runs_again() {
         Mishap::WipeFlows,
         Mishap::DropSwitch,
         Mishap::KillDhcp,
+        Mishap::DropRouters,
         Mishap::DropSeeds,
         Mishap::PowerCut,
     ];
