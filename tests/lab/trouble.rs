@@ -86,10 +86,12 @@ fn of_the_port(tap: &str, port: &str) -> Vec<Drift> {
 fn of_the_network(vni: u32, network: &str) -> Vec<Drift> {
     let (space, device) = (format!("net-{vni}"), format!("dhcp{vni}"));
     let dir = format!("/run/basalt/networks/{network}");
-    let has = |file: &str| format!("grep -q hand-made {dir}/{file} && exit 1 || pgrep -f {dir}/dnsmasq.conf");
+    let has = |file: &str| {
+        format!("! grep -q hand-made {dir}/{file} && grep -q dnsmasq /proc/$(cat {dir}/dnsmasq.pid)/comm")
+    };
     let inside = |command: &str| format!("ip netns exec {space} {command}");
     vec![
-        drift("the DHCP server is killed", format!("pkill -9 -f {dir}/dnsmasq.conf"), has("hosts")),
+        drift("the DHCP server is killed", format!("kill -9 $(cat {dir}/dnsmasq.pid)"), has("hosts")),
         drift(
             "the DHCP server's file",
             format!("echo '# hand-made' >> {dir}/dnsmasq.conf"),
@@ -154,14 +156,14 @@ async fn r35_while_libvirtd_hangs_guests_are_served_and_the_agent_says_so() {
     let hung = Instant::now();
     // The guest's network is mended as ever.
     let answers = || host.http_get(outcome.address, "/").is_ok_and(|page| page.body.contains("web-1"));
-    let network = vm.nics[0].network_id;
+    let pid = format!("/run/basalt/networks/{}/dnsmasq.pid", vm.nics[0].network_id);
     for (what, hand) in [
         ("flows are wiped", "ovs-ofctl -O OpenFlow15 del-flows br-int".to_owned()),
-        ("the DHCP server is killed", format!("pkill -9 -f networks/{network}/dnsmasq.conf")),
+        ("the DHCP server is killed", format!("kill -9 $(cat {pid})")),
         ("flows are wiped again", "ovs-ofctl -O OpenFlow15 del-flows br-int".to_owned()),
     ] {
         shell(host, &hand).unwrap();
-        let served = format!("pgrep -f networks/{network}/dnsmasq.conf");
+        let served = format!("grep -q dnsmasq /proc/$(cat {pid})/comm");
         until(what, Duration::from_secs(20), async || answers() && shell(host, &served).is_ok()).await;
     }
     // What is wanted meanwhile waits, and the host says why.
