@@ -53,12 +53,14 @@ fn set(mine: &[u8], groups: &[Vec<RuleBody>], members: Vec<(u8, Vec<IpAddr>)>) -
             .map(|(n, rules)| FlowGroup { id: group(n), rules: rules.clone() })
             .collect(),
         members: members.into_iter().map(|(n, members)| DirectoryGroup { id: group(n), members }).collect(),
+        routers: vec![],
         hash: String::new(),
     }
 }
 
 fn numbers(set: &FlowSet) -> PortNumbers {
     PortNumbers {
+        routers: BTreeMap::new(),
         guests: set.ports.iter().zip(GUEST..).map(|(p, n)| (p.port_id, n)).collect(),
         servers: set.networks.iter().map(|n| (n.id, SERVER)).collect(),
         tunnel: None,
