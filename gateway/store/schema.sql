@@ -225,10 +225,11 @@ LOGGED TABLE ports (
     tenant_id uuid NOT NULL,
     project_id uuid NOT NULL,
     network_id uuid NOT NULL,
-    vm_id uuid NOT NULL,
-    nic_index integer NOT NULL,
-    mac text NOT NULL,
-    address inet NOT NULL
+    vm_id uuid,
+    nic_index integer,
+    mac text,
+    address inet NOT NULL,
+    router_id uuid
 );
 LOGGED TABLE projects (
     id uuid NOT NULL,
@@ -259,6 +260,39 @@ LOGGED TABLE role_bindings (
     tenant_id uuid,
     project_id uuid,
     created_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE router_interfaces (
+    network_id uuid NOT NULL,
+    router_id uuid NOT NULL,
+    tenant_id uuid NOT NULL
+);
+LOGGED TABLE router_placements (
+    router_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    host text NOT NULL,
+    vrid smallint NOT NULL,
+    decided_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE router_vms (
+    router_id uuid NOT NULL,
+    vm_id uuid NOT NULL,
+    tenant_id uuid NOT NULL
+);
+LOGGED TABLE routers (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    wiring jsonb NOT NULL
 );
 LOGGED TABLE security_group_uses (
     group_id uuid NOT NULL,
@@ -442,9 +476,9 @@ CONSTRAINT join_tokens_id ON join_tokens PRIMARY KEY (host_id);
 CONSTRAINT leases_name ON leases PRIMARY KEY (name);
 CONSTRAINT manifest_facts_host ON manifest_facts FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifest_facts_id ON manifest_facts PRIMARY KEY (host_id, kind, id);
-CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['security_group'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_facts_kind ON manifest_facts CHECK ((kind = ANY (ARRAY['router'::text, 'security_group'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
 CONSTRAINT manifest_items_id ON manifest_items PRIMARY KEY (host_id, kind, id);
-CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['security_group'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
+CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['router'::text, 'security_group'::text, 'network'::text, 'image'::text, 'volume'::text, 'vm'::text])));
 CONSTRAINT manifest_items_manifest ON manifest_items FOREIGN KEY (host_id) REFERENCES manifests(host_id);
 CONSTRAINT manifests_host ON manifests FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifests_id ON manifests PRIMARY KEY (host_id);
@@ -466,7 +500,10 @@ CONSTRAINT ports_address ON ports UNIQUE (network_id, address);
 CONSTRAINT ports_id ON ports PRIMARY KEY (id);
 CONSTRAINT ports_mac ON ports UNIQUE (network_id, mac);
 CONSTRAINT ports_network ON ports FOREIGN KEY (network_id) REFERENCES networks(id);
+CONSTRAINT ports_owner ON ports CHECK (((vm_id IS NULL) <> (router_id IS NULL)));
+CONSTRAINT ports_router ON ports FOREIGN KEY (router_id) REFERENCES routers(id);
 CONSTRAINT ports_vm ON ports FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT ports_vm_nic ON ports CHECK (((vm_id IS NULL) OR ((nic_index IS NOT NULL) AND (mac IS NOT NULL))));
 CONSTRAINT projects_id ON projects PRIMARY KEY (id);
 CONSTRAINT projects_id_tenant ON projects UNIQUE (id, tenant_id);
 CONSTRAINT projects_name ON projects UNIQUE (tenant_id, name);
@@ -483,6 +520,22 @@ CONSTRAINT role_bindings_project_of_tenant ON role_bindings FOREIGN KEY (project
 CONSTRAINT role_bindings_role ON role_bindings CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])));
 CONSTRAINT role_bindings_scope ON role_bindings CHECK (((project_id IS NULL) OR (tenant_id IS NOT NULL)));
 CONSTRAINT role_bindings_tenant ON role_bindings FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT router_interfaces_id ON router_interfaces PRIMARY KEY (network_id);
+CONSTRAINT router_interfaces_network ON router_interfaces FOREIGN KEY (network_id) REFERENCES networks(id);
+CONSTRAINT router_interfaces_router ON router_interfaces FOREIGN KEY (router_id) REFERENCES routers(id);
+CONSTRAINT router_placements_host ON router_placements FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT router_placements_host_vrid ON router_placements UNIQUE (host_id, vrid);
+CONSTRAINT router_placements_id ON router_placements PRIMARY KEY (router_id, slot);
+CONSTRAINT router_placements_router ON router_placements FOREIGN KEY (router_id) REFERENCES routers(id);
+CONSTRAINT router_placements_slot ON router_placements CHECK ((slot = ANY (ARRAY[0, 1])));
+CONSTRAINT router_placements_twice ON router_placements UNIQUE (router_id, host_id);
+CONSTRAINT router_placements_vrid ON router_placements CHECK (((vrid >= 1) AND (vrid <= 255)));
+CONSTRAINT router_vms_id ON router_vms PRIMARY KEY (router_id, vm_id);
+CONSTRAINT router_vms_router ON router_vms FOREIGN KEY (router_id) REFERENCES routers(id);
+CONSTRAINT router_vms_vm ON router_vms FOREIGN KEY (vm_id) REFERENCES vms(id);
+CONSTRAINT routers_id ON routers PRIMARY KEY (id);
+CONSTRAINT routers_name ON routers UNIQUE (project_id, name);
+CONSTRAINT routers_project ON routers FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT security_group_uses_group ON security_group_uses FOREIGN KEY (group_id, project_id) REFERENCES security_groups(id, project_id);
 CONSTRAINT security_group_uses_network ON security_group_uses FOREIGN KEY (network_id) REFERENCES networks(id) ON DELETE CASCADE;
 CONSTRAINT security_group_uses_one ON security_group_uses CHECK ((num_nonnulls(network_id, vm_id, rules_of) = 1));
@@ -535,7 +588,10 @@ CREATE INDEX manifest_facts_object ON public.manifest_facts USING btree (id);
 CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
 CREATE UNIQUE INDEX networks_wire ON public.networks USING btree (uplink, vlan_id) NULLS NOT DISTINCT WHERE (uplink IS NOT NULL);
 CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
+CREATE INDEX ports_router_id ON public.ports USING btree (router_id);
 CREATE INDEX ports_vm_id ON public.ports USING btree (vm_id);
+CREATE INDEX router_interfaces_router_id ON public.router_interfaces USING btree (router_id);
+CREATE INDEX router_vms_vm_id ON public.router_vms USING btree (vm_id);
 CREATE INDEX security_group_uses_group_id ON public.security_group_uses USING btree (group_id);
 CREATE INDEX security_group_uses_network_id ON public.security_group_uses USING btree (network_id) WHERE (network_id IS NOT NULL);
 CREATE INDEX security_group_uses_rules_of ON public.security_group_uses USING btree (rules_of) WHERE (rules_of IS NOT NULL);
@@ -1105,6 +1161,66 @@ BEGIN
     VALUES (pg_catalog.pg_current_xact_id(), TG_TABLE_NAME, '', 'reload');
     RETURN NULL;
 END $function$;
+CREATE OR REPLACE FUNCTION public.feed_router_placements_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'router_placements', r.router_id || '/' || r.slot, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_router_placements_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'router_placements', r.router_id || '/' || r.slot, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_router_placements_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'router_placements', r.router_id || '/' || r.slot, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_routers_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_routers_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_routers_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_security_groups_delete()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1375,6 +1491,16 @@ BEGIN
     END IF;
     RETURN image;
 END $function$;
+CREATE OR REPLACE FUNCTION public.release_router(router uuid, kept uuid[])
+ RETURNS TABLE(network_id uuid)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+BEGIN
+    DELETE FROM public.router_interfaces x WHERE x.router_id = router;
+    DELETE FROM public.router_vms x WHERE x.router_id = router;
+    RETURN QUERY DELETE FROM public.ports x WHERE x.router_id = router AND x.id <> ALL (kept) RETURNING x.network_id;
+END $function$;
 CREATE OR REPLACE FUNCTION public.schema_version()
  RETURNS bigint
  LANGUAGE sql
@@ -1470,6 +1596,14 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.projects REFERENCING OLD TABLE
 CREATE TRIGGER feed_insert AFTER INSERT ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.projects FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.router_placements REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.router_placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.router_placements FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.router_placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.routers REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.routers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.routers FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.routers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.security_groups REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.security_groups REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.security_groups FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1536,6 +1670,7 @@ POLICY tenant_rows ON networks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON pools FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY released_rows ON ports FOR ALL TO {basalt_owner} USING (((router_id IS NOT NULL) AND (tenant_id = ( SELECT current_tenant() AS current_tenant)))) WITH CHECK (false);
 POLICY system_rows ON ports FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON ports FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON projects FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1543,6 +1678,16 @@ POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( 
 POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY released_rows ON router_interfaces FOR ALL TO {basalt_owner} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK (false);
+POLICY system_rows ON router_interfaces FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON router_interfaces FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON router_placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON router_placements FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY released_rows ON router_vms FOR ALL TO {basalt_owner} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK (false);
+POLICY system_rows ON router_vms FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON router_vms FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON routers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON routers FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON security_group_uses FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON security_group_uses FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON security_groups FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1610,6 +1755,14 @@ GRANT SELECT ON projects TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
 GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON router_interfaces TO basalt_system;
+GRANT INSERT, SELECT ON router_interfaces TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON router_placements TO basalt_system;
+GRANT SELECT ON router_placements TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON router_vms TO basalt_system;
+GRANT INSERT, SELECT ON router_vms TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON routers TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON routers TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON security_group_uses TO basalt_system;
 GRANT INSERT, SELECT ON security_group_uses TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON security_groups TO basalt_system;
