@@ -18,6 +18,8 @@ fn sample(method: &str, path: &str) -> Value {
         ("PUT", "/v1/projects/{project}/networks/{network}") => json!({"spec": {"cidr": "10.0.0.0/24"}}),
         ("POST", "/v1/projects/{project}/security-groups") => json!({"name": "a", "spec": {}}),
         ("PUT", "/v1/projects/{project}/security-groups/{security_group}") => json!({"spec": {}}),
+        ("POST", "/v1/projects/{project}/routers") => json!({"name": "a", "spec": {"networks": ["lan"]}}),
+        ("PUT", "/v1/projects/{project}/routers/{router}") => json!({"spec": {"networks": ["lan"]}}),
         ("POST", "/v1/projects/{project}/volumes") => json!({"name": "a", "spec": {"size_bytes": 1048576}}),
         ("POST", "/v1/projects/{project}/images") => {
             json!({"name": "a", "spec": {"format": "raw", "size_bytes": 1}})
