@@ -1,0 +1,104 @@
+//! N8: what a port counts, on a private Open vSwitch through which real frames go.
+
+use crate::ovs::{BRIDGE, Ovs, plug, port, set};
+use basalt_model::{PortId, networks::Counters};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A TCP or UDP packet from guest 5's device, in whatever name, to guest 6.
+fn packet(mac: u8, address: &str, protocol: &str) -> String {
+    let number = if protocol.starts_with("tcp") { 6 } else { 17 };
+    format!(
+        "in_port(1),eth(src=02:00:00:00:00:{mac:02x},dst=02:00:00:00:00:06),eth_type(0x0800),\
+         ipv4(src={address},dst=10.10.0.6,proto={number},tos=0,ttl=64,frag=no),{protocol}"
+    )
+}
+
+fn send(ovs: &Ovs, times: usize, packet: &str) {
+    for _ in 0..times {
+        ovs.run("ovs-appctl", &["netdev-dummy/receive", "tap05", packet]);
+    }
+}
+
+/// Waits until a port counts so: flows tell what they saw up to a second later.
+async fn counts(ovs: &Ovs, id: PortId, what: &str, so: impl Fn(&Counters) -> bool) {
+    let mut last = None;
+    for _ in 0..100 {
+        last = ovs.switch.counters(id).await.unwrap();
+        if last.as_ref().is_some_and(&so) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what}: {last:?}");
+}
+
+#[tokio::test]
+async fn n8_a_port_counts_what_its_guest_sent_and_received_and_what_was_dropped_and_why() {
+    let ovs = Ovs::start().await;
+    let set = set("h");
+    plug(&ovs.switch, &set).await;
+    ovs.switch.apply(&set).await.unwrap();
+    let (a, b, other) = (port(5, 100).port_id, port(6, 100).port_id, port(7, 200).port_id);
+    for id in [a, b, other] {
+        assert_eq!(ovs.switch.counters(id).await.unwrap(), Some(Counters::default()));
+    }
+
+    let honest = packet(5, "10.10.0.5", "tcp(src=1000,dst=80)");
+    send(&ovs, 3, &honest);
+    send(&ovs, 2, &packet(5, "10.10.0.9", "tcp(src=1000,dst=80)"));
+    send(&ovs, 1, &packet(9, "10.10.0.5", "tcp(src=1000,dst=80)"));
+    send(&ovs, 1, &packet(5, "10.10.0.5", "udp(src=67,dst=68)"));
+    counts(&ovs, a, "its guest sent seven, four of them under a false name", |c| {
+        (c.tx_packets, c.rx_packets, c.spoofed_packets) == (7, 0, 4) && c.tx_bytes > 7 * 50
+    })
+    .await;
+    counts(&ovs, b, "its guest received three", |c| (c.rx_packets, c.tx_packets) == (3, 0) && c.rx_bytes > 0)
+        .await;
+    // Whoever asks whether somebody has its own address hears nothing: that is no drop of a policy.
+    let mac = "02:00:00:00:00:05";
+    send(
+        &ovs,
+        1,
+        &format!(
+            "in_port(1),eth(src={mac},dst=ff:ff:ff:ff:ff:ff),eth_type(0x0806),\
+             arp(sip=0.0.0.0,tip=10.10.0.5,op=1,sha={mac},tha=00:00:00:00:00:00)"
+        ),
+    );
+
+    // Rules of whatever form, in either direction.
+    let view = ovs.switch.look().await.unwrap();
+    let number = |id| view.ports.iter().find(|p| p.port_id() == Some(id)).unwrap().number.unwrap();
+    let rules = [
+        format!("table=10,priority=200,in_port={},udp,tp_dst=53,actions=drop", number(a)),
+        format!("table=30,priority=200,reg1={},tcp,tp_dst=81,actions=drop", number(b)),
+        format!("table=30,priority=190,reg1={},tcp,tp_dst=82,actions=drop", number(b)),
+    ];
+    for rule in &rules {
+        ovs.ofctl(&["add-flow", BRIDGE, rule]);
+    }
+    send(&ovs, 2, &packet(5, "10.10.0.5", "udp(src=1000,dst=53)"));
+    send(&ovs, 3, &packet(5, "10.10.0.5", "tcp(src=1000,dst=81)"));
+    send(&ovs, 1, &packet(5, "10.10.0.5", "tcp(src=1000,dst=82)"));
+    counts(&ovs, a, "two were not let out", |c| {
+        (c.tx_packets, c.tx_denied_packets, c.rx_denied_packets, c.spoofed_packets) == (14, 2, 0, 4)
+    })
+    .await;
+    counts(&ovs, b, "four were not let in", |c| {
+        (c.rx_packets, c.rx_denied_packets, c.tx_denied_packets, c.spoofed_packets) == (3, 4, 0, 0)
+    })
+    .await;
+    assert_eq!(ovs.switch.counters(other).await.unwrap(), Some(Counters::default()), "nobody else's");
+}
+
+#[tokio::test]
+async fn n8_a_port_without_a_device_counts_nothing() {
+    let ovs = Ovs::start().await;
+    let set = set("h");
+    plug(&ovs.switch, &set).await;
+    let a = port(5, 100).port_id;
+    assert!(ovs.switch.counters(a).await.unwrap().is_some());
+    ovs.switch.remove_port(a).await.unwrap();
+    assert_eq!(ovs.switch.counters(a).await.unwrap(), None);
+    assert_eq!(ovs.switch.counters(PortId(Uuid::from_u128(77))).await.unwrap(), None);
+}
