@@ -20,7 +20,8 @@ async fn n8_what_guests_send_and_receive_is_counted_and_so_is_what_one_forges() 
     .await;
     holds("a reaches b", 90, &a, &b, async || a.pings(b.address)).await;
 
-    let path = |of: &Guest<'_>| format!("{project}/ports/{}/counters", of.nics[0]["port_id"].as_str().unwrap());
+    let path =
+        |of: &Guest<'_>| format!("{project}/ports/{}/counters", of.nics[0]["port_id"].as_str().unwrap());
     let counted = async |of: &Guest<'_>| -> Value {
         let seen = cluster.client.get(&path(of)).await;
         seen.unwrap_or_else(|e| panic!("{}\n{}", e.text(), cluster.logs()))

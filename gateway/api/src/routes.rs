@@ -1,14 +1,9 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-<<<<<<< HEAD
-    App, adoption, agent, audit, consoles, debug, directory, enrolment, explain, health, hosts, image_events,
-    images, login, metrics, networks, pools, ports, projects, role_bindings, security_groups, service_tokens,
-=======
     App, adoption, agent, audit, consoles, counters, debug, directory, enrolment, explain, health, hosts,
-    image_events, images, login, metrics, networks, pools, ports, projects, role_bindings, service_tokens,
->>>>>>> 71924a0 (counters of a port, asked of its host (N8): wip, not yet built as a whole)
-    tasks, tenants, users, vm_verbs, vms, volumes, watch,
+    image_events, images, login, metrics, networks, pools, ports, projects, role_bindings, security_groups,
+    service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -63,7 +58,6 @@ fn machines() -> OpenApiRouter<App> {
         .routes(routes!(networks::get_network, networks::update_network, networks::delete_network))
         .routes(routes!(ports::list_ports))
         .routes(routes!(ports::get_port))
-<<<<<<< HEAD
         .routes(routes!(security_groups::list_security_groups, security_groups::create_security_group))
         .routes(routes!(
             security_groups::get_security_group,
@@ -71,9 +65,7 @@ fn machines() -> OpenApiRouter<App> {
             security_groups::delete_security_group
         ))
         .routes(routes!(security_groups::explain_port))
-=======
         .routes(routes!(counters::read_port_counters))
->>>>>>> 71924a0 (counters of a port, asked of its host (N8): wip, not yet built as a whole)
 }
 
 fn storage() -> OpenApiRouter<App> {

@@ -134,18 +134,10 @@ pub enum Verb {
         /// Kinds; default: all of the project.
         kinds: Vec<String>,
     },
-<<<<<<< HEAD
     /// Says where a VM was placed (or would be) and why not elsewhere; or whether a port admits a flow, and by which rule.
     Explain(Explain),
-=======
-    /// Says where a VM was placed (or would be) and why not elsewhere.
-    Explain {
-        /// The VM's name or id; `vm/` before it is allowed.
-        vm: String,
-    },
     /// Shows what ports, or all ports of VMs, carried and what was dropped, from the guests' point of view.
     Counters(Targets),
->>>>>>> 71924a0 (counters of a port, asked of its host (N8): wip, not yet built as a whole)
     /// Looks into the gateway's reconciler; for administrators, in a form for people.
     Debug {
         /// At what.
