@@ -34,7 +34,7 @@ async fn n8_the_cli_shows_what_ports_count_and_why_some_do_not() -> Result<()> {
     cli.fails(&format!("counters port/{port}"), 6, &["does not answer", "host/h1"]).await?;
     house.hosts[0].start()?;
 
-    cli.ok("stop vm web").await?;
+    cli.ok("stop web").await?;
     cli.fails(&format!("counters port/{port}"), 4, &["start the VM"]).await?;
     let described = cli.ok(&format!("describe port {port}")).await?;
     ensure!(described.contains("start the VM"), "{described}");
