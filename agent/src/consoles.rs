@@ -4,11 +4,15 @@
 use crate::{
     Error,
     agent::Wait,
+    counters,
     host::{Host, console::Console},
     link::Gateway,
 };
 use basalt_model::CapabilityReason;
-use basalt_wire::agent::console::{PIECE_BYTES, PIECES, Ticket};
+use basalt_wire::agent::{
+    console::{PIECE_BYTES, PIECES, Ticket, Tickets},
+    counters::QUESTIONS,
+};
 use bytes::Bytes;
 use chrono::TimeDelta;
 use futures::{StreamExt, stream::BoxStream};
@@ -25,16 +29,20 @@ const LAST_LIMIT: Duration = Duration::from_secs(10);
 /// What is typed into a console. Its end, in whatever way, is that of the console.
 pub type Typed = BoxStream<'static, Result<Bytes, Error>>;
 
-/// Fetches tickets and opens what they are for. Never ends; dropped, all consoles end with it.
+/// Fetches tickets and opens what they are for, and answers questions. Never ends; dropped, all consoles end with it.
 pub(crate) async fn serve<H: Host, G: Gateway>(host: &Arc<H>, gateway: &Arc<G>, wait: &Wait) {
-    let (mut open, mut failures) = (JoinSet::new(), 0);
+    let (mut open, mut answering, mut failures) = (JoinSet::new(), JoinSet::new(), 0);
     loop {
         let asked_at = wait.clock.now();
         match gateway.tickets().await {
-            Ok(tickets) => {
+            Ok(Tickets { tickets, questions }) => {
                 failures = 0;
                 while open.try_join_next().is_some() {}
-                if tickets.is_empty() && wait.clock.now() - asked_at < TimeDelta::seconds(1) {
+                while answering.try_join_next().is_some() {}
+                if tickets.is_empty()
+                    && questions.is_empty()
+                    && wait.clock.now() - asked_at < TimeDelta::seconds(1)
+                {
                     // A gateway that is about to stop answers at once; it is not to be asked in a tight loop.
                     tokio::time::sleep(wait.jittered(wait.pace.retry)).await;
                 }
@@ -45,6 +53,13 @@ pub(crate) async fn serve<H: Host, G: Gateway>(host: &Arc<H>, gateway: &Arc<G>, 
                         false => {
                             tracing::warn!(vm = %ticket.vm_id, "{MOST} consoles are open; one more was not opened")
                         }
+                    }
+                }
+                for question in questions {
+                    let (host, gateway) = (Arc::clone(host), Arc::clone(gateway));
+                    // Whoever asks more at once hears nothing, and is told so by the gateway.
+                    if answering.len() < QUESTIONS {
+                        answering.spawn(async move { counters::answer(&*host, &*gateway, question).await });
                     }
                 }
             }

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod config;
 pub mod consoles;
+mod counters;
 pub mod cycle;
 pub mod error;
 pub mod host;

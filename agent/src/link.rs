@@ -13,7 +13,7 @@ use crate::{
 use basalt_daemon::Clock;
 use basalt_model::{CapabilityReason, DateTime, ImageId};
 use basalt_wire::{
-    agent::{Report, ReportAnswer, console::Ticket, directory::Directory, enrol},
+    agent::{Report, ReportAnswer, console::Tickets, counters::Reply, directory::Directory, enrol},
     rest::{Problem, TransferGrant},
 };
 use bytes::Bytes;
@@ -72,8 +72,8 @@ pub trait Gateway: Send + Sync + 'static {
     /// Renews the identity if it is time; answers when to ask again.
     fn renew(&self) -> impl Future<Output = Result<Option<DateTime>, Error>> + Send;
 
-    /// Waits for consoles to open. A gateway without consoles never has one.
-    fn tickets(&self) -> impl Future<Output = Result<Vec<Ticket>, Error>> + Send {
+    /// Waits for consoles to open and questions to answer. A gateway without consoles never has any.
+    fn tickets(&self) -> impl Future<Output = Result<Tickets, Error>> + Send {
         std::future::pending()
     }
 
@@ -92,6 +92,11 @@ pub trait Gateway: Send + Sync + 'static {
         _ticket: &str,
         _reason: CapabilityReason,
     ) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::pending()
+    }
+
+    /// Answers a question about a port.
+    fn answer(&self, _question: Uuid, _reply: &Reply) -> impl Future<Output = Result<(), Error>> + Send {
         std::future::pending()
     }
 }
@@ -252,7 +257,7 @@ impl Gateway for Link {
         Ok(Some(renew_at))
     }
 
-    async fn tickets(&self) -> Result<Vec<Ticket>, Error> {
+    async fn tickets(&self) -> Result<Tickets, Error> {
         self.take_tickets().await
     }
 
@@ -262,6 +267,10 @@ impl Gateway for Link {
 
     async fn refuse_console(&self, ticket: &str, reason: CapabilityReason) -> Result<(), Error> {
         self.refuse(ticket, reason).await
+    }
+
+    async fn answer(&self, question: Uuid, reply: &Reply) -> Result<(), Error> {
+        self.reply(question, reply).await
     }
 }
 

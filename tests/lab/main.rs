@@ -7,6 +7,7 @@
 
 mod adoption;
 mod cluster;
+mod counters;
 mod drill;
 mod firmware;
 mod guest;

@@ -8,6 +8,7 @@ mod cli_apply;
 mod cli_people;
 mod cli_refusals;
 mod console;
+mod counters;
 mod database;
 mod deletion;
 mod durable;

@@ -4,6 +4,7 @@
 //! that could not be read back after a restart, other than facts that cost a probe.
 
 mod console;
+mod counters;
 mod deeds;
 mod definitions;
 mod look;
@@ -24,7 +25,7 @@ use crate::{
     config::{Config, Datapath},
 };
 use basalt_daemon::Clock;
-use basalt_model::{VmId, hosts::HostFacts};
+use basalt_model::{PortId, VmId, hosts::HostFacts, networks::Counters};
 use basalt_plan::host::{Action, Observed};
 use basalt_wire::agent::console::Mode;
 use definitions::Definitions;
@@ -130,6 +131,10 @@ impl Host for Machine {
 
     async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
         self.parts.console(id, mode).await
+    }
+
+    async fn counters(&self, id: PortId) -> Result<Counters, Error> {
+        self.parts.counters(id).await
     }
 
     fn news(&self) -> channel::Receiver<u64> {

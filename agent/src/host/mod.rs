@@ -18,7 +18,7 @@ pub mod sim;
 pub mod storage;
 
 use crate::Error;
-use basalt_model::{ImageId, VmId, hosts::HostFacts};
+use basalt_model::{CapabilityReason, ImageId, PortId, VmId, hosts::HostFacts, networks::Counters};
 use basalt_plan::host::{Action, Observed};
 use basalt_wire::agent::console::Mode;
 use bytes::Bytes;
@@ -54,6 +54,10 @@ pub trait Host: Send + Sync + 'static {
     /// A VM's serial console. The log can be had of a VM that is off, too; to attach it must run, else
     /// [`Error::Refused`]. Any number may be attached at once; each ends when it is dropped, and all with the VM.
     fn console(&self, id: VmId, mode: Mode) -> impl Future<Output = Result<Console, Error>> + Send;
+
+    /// What a guest's port carried and what was dropped, from the guest's side; [`Error::Refused`] while no device of a
+    /// guest is behind it.
+    fn counters(&self, id: PortId) -> impl Future<Output = Result<Counters, Error>> + Send;
 
     /// Changes with every piece of news (a domain's event, a port that went, a process that died).
     /// Carries no meaning; losing one costs only time, because a slow full look follows anyway.
@@ -100,4 +104,14 @@ impl Limits {
             _ => Self::SHORT_SECONDS,
         })
     }
+}
+
+/// No device of a guest is behind a port.
+fn not_attached(id: PortId) -> Error {
+    Error::refused(CapabilityReason::new(
+        "port_not_attached",
+        format!("port/{id}"),
+        "no device of a running guest is behind the port, so nothing is counted",
+        "start the VM; when it runs, see its conditions",
+    ))
 }

@@ -5,13 +5,15 @@
 //! hosts in one process.
 
 mod console;
+mod counters;
 
 use super::{Host, With, console::Console};
 use crate::Error;
 use basalt_daemon::Clock;
 use basalt_model::{
-    CapabilityReason, GIB, Name, VmId,
+    CapabilityReason, GIB, Name, PortId, VmId,
     hosts::{Accelerator, BridgeFacts, HostFacts, Versions},
+    networks::Counters,
     pools::{PoolFacts, PoolKind},
 };
 use basalt_plan::host::{
@@ -346,6 +348,10 @@ impl Host for SimHost {
 
     async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
         self.open_console(id, mode)
+    }
+
+    async fn counters(&self, id: PortId) -> Result<Counters, Error> {
+        self.count_port(id)
     }
 
     fn news(&self) -> watch::Receiver<u64> {

@@ -4,17 +4,21 @@
 use super::{CALL_LIMIT, Link, POLL_LIMIT, answer, body, chain, configured};
 use crate::{Error, consoles::Typed};
 use basalt_model::CapabilityReason;
-use basalt_wire::agent::console::{LOG_BYTES, Refusal, Ticket, Tickets};
+use basalt_wire::agent::{
+    console::{LOG_BYTES, Refusal, Tickets},
+    counters::Reply,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use reqwest::{Body, header};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 impl Link {
-    pub(super) async fn take_tickets(&self) -> Result<Vec<Ticket>, Error> {
+    pub(super) async fn take_tickets(&self) -> Result<Tickets, Error> {
         let what = "asking for consoles to open";
         let call = self.current().0.get(format!("{}/agent/v1/consoles", self.url)).timeout(POLL_LIMIT);
-        Ok(body::<Tickets>(what, answer(what, call.send().await).await?).await?.tickets)
+        body(what, answer(what, call.send().await).await?).await
     }
 
     pub(super) async fn redeem(
@@ -47,6 +51,13 @@ impl Link {
         let what = "refusing a console";
         let url = format!("{}/agent/v1/consoles/{ticket}/refuse", self.url);
         let call = self.current().0.post(url).timeout(CALL_LIMIT).json(&Refusal { reason });
+        answer(what, call.send().await).await.map(drop)
+    }
+
+    pub(super) async fn reply(&self, question: Uuid, reply: &Reply) -> Result<(), Error> {
+        let what = "answering a question";
+        let url = format!("{}/agent/v1/questions/{question}", self.url);
+        let call = self.current().0.post(url).timeout(CALL_LIMIT).json(reply);
         answer(what, call.send().await).await.map(drop)
     }
 }

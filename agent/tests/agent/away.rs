@@ -11,8 +11,9 @@ use basalt_agent::{
 };
 use basalt_daemon::{Clock, ManualClock};
 use basalt_model::{
-    TaskId, VmId,
+    PortId, TaskId, VmId,
     hosts::HostFacts,
+    networks::Counters,
     vms::{ObservedPower, Operation, OperationOutcome, OperationVerb, Power},
 };
 use basalt_plan::host::{Action, Observed, Section};
@@ -114,6 +115,9 @@ impl Host for Fickle {
     }
     async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
         self.sim.console(id, mode).await
+    }
+    async fn counters(&self, id: PortId) -> Result<Counters, Error> {
+        self.sim.counters(id).await
     }
     fn news(&self) -> watch::Receiver<u64> {
         self.sim.news()

@@ -5,6 +5,7 @@
 
 mod adoption;
 mod away;
+mod counters;
 mod crash;
 mod cycle;
 mod facts;

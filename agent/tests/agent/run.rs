@@ -10,8 +10,9 @@ use basalt_agent::{
 };
 use basalt_daemon::{Clock, Drain, SystemClock};
 use basalt_model::{
-    DateTime, NetworkId, VmId,
+    DateTime, NetworkId, PortId, VmId,
     hosts::HostFacts,
+    networks::Counters,
     vms::{ObservedPower, Power},
 };
 use basalt_plan::host::{Action, Observed, Resource, SwitchSeen, effect::Mishap};
@@ -357,6 +358,9 @@ impl Host for Probing {
     }
     async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {
         self.sim.console(id, mode).await
+    }
+    async fn counters(&self, id: PortId) -> Result<Counters, Error> {
+        self.sim.counters(id).await
     }
     fn news(&self) -> watch::Receiver<u64> {
         self.sim.news()

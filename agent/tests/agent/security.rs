@@ -16,7 +16,7 @@ fn rules(all: serde_json::Value) -> Vec<RuleBody> {
 }
 
 /// Guest 5 says what it likes, 6 is the web server, 7 may only look names up.
-fn grouped() -> FlowSet {
+pub(crate) fn grouped() -> FlowSet {
     let web = rules(json!([
         {"direction": "ingress", "protocol": "tcp", "ports": {"from": 80, "to": 80}, "remote": "any"},
         {"direction": "ingress", "protocol": "tcp", "ports": {"from": 8000, "to": 8010}, "remote": {"cidr": "10.10.0.0/29"}},

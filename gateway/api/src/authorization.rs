@@ -113,6 +113,7 @@ pub static RULES: &[Rule] = &[
     role("GET", "/v1/projects/{project}/security-groups/{security_group}", Viewer, Project),
     role("PUT", "/v1/projects/{project}/security-groups/{security_group}", Operator, Project),
     role("DELETE", "/v1/projects/{project}/security-groups/{security_group}", Operator, Project),
+    role("GET", "/v1/projects/{project}/ports/{port}/counters", Viewer, Project),
     role("GET", "/v1/projects/{project}/volumes", Viewer, Project),
     role("POST", "/v1/projects/{project}/volumes", Operator, Project),
     role("GET", "/v1/projects/{project}/volumes/{volume}", Viewer, Project),
@@ -157,6 +158,7 @@ pub static RULES: &[Rule] = &[
     rule("GET", "/agent/v1/consoles", Who::Agent),
     rule("POST", "/agent/v1/consoles/{ticket}", Who::Agent),
     rule("POST", "/agent/v1/consoles/{ticket}/refuse", Who::Agent),
+    rule("POST", "/agent/v1/questions/{question}", Who::Agent),
     rule("POST", "/image/v1/events", Who::ImageService),
 ];
 

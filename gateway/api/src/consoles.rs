@@ -176,7 +176,8 @@ pub struct TicketParams {
     pub wait_seconds: Option<u32>,
 }
 
-/// Tickets for consoles of the calling host's VMs: as soon as there is one, or none after the time.
+/// Tickets for consoles of the calling host's VMs, and questions about its ports: as soon as there is one, or none after
+/// the time.
 #[utoipa::path(get, path = "/agent/v1/consoles", tag = "agents", params(TicketParams),
     responses((status = 200, body = Tickets), crate::openapi::Problems))]
 pub async fn list_console_tickets(
@@ -200,7 +201,11 @@ pub async fn list_console_tickets(
         check_start(&app, host, &headers).await?;
         let tickets = app.consoles.deliver(host);
         if !tickets.is_empty() {
-            return Ok(Answer(Tickets { tickets }));
+            return Ok(Answer(Tickets { tickets, questions: Vec::new() }));
+        }
+        let questions = app.questions.deliver(host);
+        if !questions.is_empty() {
+            return Ok(Answer(Tickets { tickets, questions }));
         }
         tokio::select! {
             () = app.drain.begun() => return Ok(Answer(Tickets::default())),

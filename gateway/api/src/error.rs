@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use basalt_model::{CapabilityReason, FieldError, roles::Role};
+use basalt_model::{CapabilityReason, FieldError, Name, roles::Role};
 use basalt_wire::rest::Problem;
 
 /// Why a request was refused or failed.
@@ -137,6 +137,9 @@ pub enum Error {
     /// The gateway is stopping or not ready.
     #[error("not ready: {0}")]
     NotReady(String),
+    /// A host's agent did not answer in time what it was asked.
+    #[error("the agent of host {0} does not answer")]
+    HostSilent(Name),
     /// Something that should not happen.
     #[error("{what}: {cause}")]
     Internal {
@@ -197,9 +200,21 @@ impl Error {
             Self::Method => simple(405, "method_not_allowed", "Method not allowed", "The methods of this route stand in /openapi.json.".into()),
             Self::TooMany(what) => simple(429, "too_many", "Too many requests", format!("Too many {what} at once; try again after a moment.")),
             Self::NotReady(why) => simple(503, "not_ready", "Not ready", format!("{why}; try again after a moment.")),
+            Self::HostSilent(host) => host_silent(host),
             Self::Internal { .. } => simple(500, "internal", "Internal error", "Something went wrong inside; the request id names it in the gateway's log.".into()),
         }
     }
+}
+
+fn host_silent(host: &Name) -> Problem {
+    let reason = CapabilityReason::new(
+        "host_silent",
+        format!("host/{host}"),
+        "its agent did not answer this gateway in time; its guests run on",
+        "look at the host's state and conditions with GET /v1/hosts/{host}, and try again",
+    );
+    Problem::new(503, "host_silent", "The host does not answer", format!("{reason}."))
+        .with_reasons(vec![reason])
 }
 
 fn sentence(errors: &[FieldError]) -> String {

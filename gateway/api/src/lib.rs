@@ -15,6 +15,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod body;
 mod consoles;
+mod counters;
 mod debug;
 mod directory;
 mod door;
@@ -124,6 +125,7 @@ pub struct Parts {
     pub(crate) links: links::Links,
     pub(crate) started_at: basalt_model::DateTime,
     pub(crate) consoles: consoles::Desk,
+    pub(crate) questions: counters::Questions,
     pub(crate) hub: Hub,
     pub(crate) ask: Option<Ask>,
 }
@@ -156,6 +158,7 @@ impl App {
             links: links::Links::default(),
             started_at,
             consoles: consoles::Desk::default(),
+            questions: counters::Questions::default(),
             hub: options.hub,
             ask: options.ask,
         }))

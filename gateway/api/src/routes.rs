@@ -1,9 +1,9 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, adoption, agent, audit, consoles, debug, directory, enrolment, explain, health, hosts, image_events,
-    images, login, metrics, networks, pools, ports, projects, role_bindings, routers, security_groups,
-    service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
+    App, adoption, agent, audit, consoles, counters, debug, directory, enrolment, explain, health, hosts,
+    image_events, images, login, metrics, networks, pools, ports, projects, role_bindings, routers,
+    security_groups, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -67,6 +67,7 @@ fn machines() -> OpenApiRouter<App> {
             security_groups::delete_security_group
         ))
         .routes(routes!(security_groups::explain_port))
+        .routes(routes!(counters::read_port_counters))
 }
 
 fn storage() -> OpenApiRouter<App> {
@@ -101,6 +102,7 @@ pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(consoles::list_console_tickets))
         .routes(routes!(consoles::redeem_console_ticket))
         .routes(routes!(consoles::refuse_console_ticket))
+        .routes(routes!(counters::answer_question))
         .routes(routes!(image_events::take_image_event))
 }
 

@@ -2,8 +2,8 @@
 //! placement. It can be dropped at any time: the next reload fills it again.
 
 use basalt_model::{
-    DateTime, Generation, HostId, ImageId, Name, NetworkId, ProjectId, TenantId, VmId, hosts, quotas::Demand,
-    roles::Scope, routers::RouterUplink, tasks::Task,
+    DateTime, Generation, HostId, ImageId, Name, NetworkId, PortId, ProjectId, TenantId, VmId, hosts,
+    quotas::Demand, roles::Scope, routers::RouterUplink, tasks::Task,
 };
 use basalt_plan::placement::{
     self,
@@ -519,6 +519,15 @@ impl Rows {
         let object = self.object(Noun::Vm, id.0)?;
         let current = self.vms.get(&id.0)?.metadata.generation == generation;
         current.then(|| (self.vm_texts.entry(id.0).or_default().clone(), object))
+    }
+
+    /// The VM that a project's port belongs to, and where it was put.
+    pub fn port(&self, project: ProjectId, id: PortId) -> Option<(Arc<Vm>, Option<Arc<Placement>>)> {
+        let has = |vm: &&Arc<Vm>| {
+            vm.metadata.project_id == Some(project) && vm.nics.iter().any(|nic| nic.port_id == id)
+        };
+        let vm = self.vms.values().find(has)?;
+        Some((vm.clone(), self.placements.get(&vm.metadata.id).cloned()))
     }
 
     /// A certificate by its serial number.

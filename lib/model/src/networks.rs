@@ -222,6 +222,35 @@ fn check_prefix6(prefix: Ipv6Net, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// What a port carried and what was dropped, from its guest's point of view: rx is what the guest received, tx what it
+/// sent. Packets and bytes count from when the guest was started; what the network's rules dropped counts from when the
+/// rule came to stand on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// Packets that were handed to the guest.
+    pub rx_packets: u64,
+    /// Bytes that were handed to the guest.
+    pub rx_bytes: u64,
+    /// Packets for the guest that its device did not take: the guest reads too slowly.
+    pub rx_dropped: u64,
+    /// Packets for the guest that could not be handed over.
+    pub rx_errors: u64,
+    /// Packets that the guest sent, those among them that were dropped then.
+    pub tx_packets: u64,
+    /// Bytes that the guest sent.
+    pub tx_bytes: u64,
+    /// Packets that the guest sent and the switch did not take.
+    pub tx_dropped: u64,
+    /// Packets that the guest sent and that were broken.
+    pub tx_errors: u64,
+    /// Packets that the guest sent under another MAC or IP address than its own, or as a DHCP server or router.
+    pub spoofed_packets: u64,
+    /// Packets that the guest sent and a rule about what goes out dropped.
+    pub tx_denied_packets: u64,
+    /// Packets for the guest that a rule about what comes in dropped.
+    pub rx_denied_packets: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -136,6 +136,8 @@ pub enum Verb {
     },
     /// Says where a VM was placed (or would be) and why not elsewhere; or whether a port admits a flow, and by which rule.
     Explain(Explain),
+    /// Shows what ports, or all ports of VMs, carried and what was dropped, from the guests' point of view.
+    Counters(Targets),
     /// Looks into the gateway's reconciler; for administrators, in a form for people.
     Debug {
         /// At what.

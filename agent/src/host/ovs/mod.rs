@@ -9,6 +9,7 @@
 //!                    flows: tables 0 → 10 → 20 → 30, computed in `plan::host::flows`
 //! ```
 
+mod counters;
 pub mod dhcp;
 pub mod news;
 pub mod sink;

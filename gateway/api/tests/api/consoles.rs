@@ -159,7 +159,7 @@ impl Room {
     }
 }
 
-async fn place(door: &Door, vm_id: VmId, volume: VolumeId, host_id: HostId) {
+pub async fn place(door: &Door, vm_id: VmId, volume: VolumeId, host_id: HostId) {
     let place = Place {
         vm_id,
         generation: None,

@@ -7,6 +7,7 @@ mod adoption;
 mod agents;
 mod bad_input;
 mod consoles;
+mod counters;
 mod door;
 mod enrolment;
 mod first_boot;

@@ -1,5 +1,6 @@
 //! The serial console between gateway and agent: tickets, which an agent fetches and redeems. See docs/protocol.md.
 
+use super::counters::Question;
 use basalt_model::{CapabilityReason, DateTime, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,12 +12,16 @@ pub const PIECE_BYTES: usize = 16 * 1024;
 /// Pieces that wait on the way in one direction; with the longest of them 64 KiB.
 pub const PIECES: usize = 4;
 
-/// Answer of `GET /agent/v1/consoles`: what the calling host's agent is to open.
+/// Answer of `GET /agent/v1/consoles`: what the calling host's agent is to open, or to answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tickets {
     /// Each is given out once.
     pub tickets: Vec<Ticket>,
+    /// What users want to know of the host's ports; never together with tickets, which an agent from before there were
+    /// questions would lose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<Question>,
 }
 
 /// The right to open one console once: `POST /agent/v1/consoles/{ticket}`.

@@ -1,6 +1,7 @@
-//! Between gateway and agent: enrolment, manifest, report, consoles. See docs/protocol.md.
+//! Between gateway and agent: enrolment, manifest, report, consoles, questions. See docs/protocol.md.
 
 pub mod console;
+pub mod counters;
 pub mod directory;
 pub mod enrol;
 pub mod manifest;

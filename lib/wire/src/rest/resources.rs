@@ -1,10 +1,10 @@
 //! Objects as `GET` shows them.
 
 use basalt_model::{
-    CapabilityReason, Condition, DateTime, Epoch, Generation, HostId, Metadata, Name, PoolId,
+    CapabilityReason, Condition, DateTime, Epoch, Generation, HostId, Metadata, Name, PoolId, PortId,
     hosts::{HostFacts, HostSpec, HostState},
     images::{ImageObserved, ImageSpec},
-    networks::NetworkSpec,
+    networks::{Counters, NetworkSpec},
     pools::PoolFacts,
     quotas::Quota,
     routers::{RouterSpec, RouterWiring},
@@ -216,6 +216,22 @@ pub struct Port {
     pub nic: VmNic,
     /// The VM.
     pub vm_id: basalt_model::VmId,
+}
+
+/// What a port carried and what was dropped, as its host counted it when it was asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PortCounters {
+    /// The port.
+    pub port_id: PortId,
+    /// The VM.
+    pub vm_id: basalt_model::VmId,
+    /// The host that counts.
+    pub host: Name,
+    /// When it was asked.
+    pub observed_at: DateTime,
+    /// What it counted.
+    #[serde(flatten)]
+    pub counters: Counters,
 }
 
 /// A volume.

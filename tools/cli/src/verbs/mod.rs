@@ -4,6 +4,7 @@ mod adopt;
 mod apply;
 mod change;
 mod console;
+mod counters;
 mod debug;
 mod images;
 mod login;
@@ -89,6 +90,7 @@ impl Session {
             Verb::Watch { kinds } => self.watch(&kinds).await,
             Verb::Explain(what) => self.explain(&what).await,
             Verb::Debug { what } => self.debug(&what).await,
+            Verb::Counters(targets) => self.counters(&targets.targets).await,
             Verb::Console(console) => self.console(&console).await,
             Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,
             Verb::Logs { task } => self.logs(&task).await,

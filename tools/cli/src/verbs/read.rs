@@ -126,7 +126,14 @@ impl Session {
     }
 
     async fn describe_one(&self, kind: &Kind, name: &str) -> Result<(), Failure> {
-        let object = self.find(kind, name).await?;
+        let mut object = self.find(kind, name).await?;
+        if kind.name == "port" && self.output == Format::Table {
+            // A port whose guest is off has none, and is described all the same.
+            object["counters"] = match self.counters_of(name).await {
+                Ok(counters) => counters,
+                Err(failure) => Value::from(failure.text()),
+            };
+        }
         match self.output {
             Format::Json | Format::Yaml => return print_value(&object, self.output),
             Format::Name => {

@@ -176,6 +176,12 @@ impl<'a> Policies<'a> {
         let set = format!("set_field:{policy}->reg5,set_field:{number}->reg6");
         flows.push(format!("table=10,priority=100,in_port={number},actions={set},goto_table:12"));
         flows.push(format!("table=30,priority=100,reg1={number},actions={set},goto_table:32"));
+        // What no rule admits is dropped in the port's own name, so that it is counted there (N8).
+        for (way, whose) in [(&EGRESS, format!("in_port={number}")), (&INGRESS, format!("reg1={number}"))] {
+            let table = format!("table={}", way.rules);
+            flows.push(format!("{table},priority=101,{whose},ct_state=+trk+inv,actions=drop"));
+            flows.push(format!("{table},priority=1,{whose},actions=drop"));
+        }
     }
 }
 
