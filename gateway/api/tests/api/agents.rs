@@ -63,6 +63,38 @@ async fn a_manifest_poll_is_held_until_the_revision_moves() {
     assert_eq!((manifest.revision, manifest.items.len()), (revision, 1));
 }
 
+/// A sample of the storm after a gateway's restart; `cargo xtask bench --only fleet` measures a thousand over TLS.
+#[tokio::test]
+async fn r41_agents_that_reconnect_all_at_once_are_each_served_and_their_idle_polls_are_held() {
+    let door = Door::new().await;
+    let mut hosts = Vec::new();
+    for n in 0..300 {
+        hosts.push(enrol(&door, &format!("h{n}")).await);
+    }
+    let storm = hosts.iter().enumerate().map(|(n, host)| {
+        let door = &door;
+        async move {
+            let boot = u128::try_from(n + 1).unwrap();
+            let manifest = host.get(door, "/agent/v1/manifest").send().await.expect(200);
+            Manifest::read(manifest.body.to_string().as_bytes(), host.id).unwrap();
+            let mut said = report(boot, 1);
+            said["facts"] = serde_json::to_value(testkit::facts(8, 16 * GIB, 100 * GIB)).unwrap();
+            host.post(door, "/agent/v1/report").json(said).send().await.expect(200);
+            host.get(door, "/agent/v1/directory").send().await.expect(200);
+            // And once more with what it has: nothing is new, so all of them are held at once.
+            let tag = manifest.header("etag").to_owned();
+            let poll = host.get(door, "/agent/v1/manifest?wait_seconds=2").header("if-none-match", &tag);
+            poll.send().await.status
+        }
+    });
+    let statuses = futures::future::join_all(storm).await;
+    assert!(statuses.iter().all(|status| *status == 304), "{statuses:?}");
+    let listed = door.admin("GET", "/v1/hosts?limit=500").send().await.expect(200);
+    let all = listed.body["items"].as_array().unwrap();
+    assert_eq!(all.len(), 300);
+    assert!(all.iter().all(|host| host["facts"].is_object()), "every report was taken");
+}
+
 /// A VM with one interface on `lan`, on a host.
 pub async fn vm_on(door: &Door, project: &str, name: &str, host: HostId) -> Value {
     let mut body = small_vm(name);
