@@ -59,7 +59,8 @@ impl Guest<'_> {
 }
 
 async fn network(cluster: &Cluster, project: &str, name: &str, cidr: &str) {
-    let body = json!({"name": name, "spec": {"cidr": cidr}});
+    let spec = json!({"cidr": cidr, "security_groups": [journey::SECURITY_GROUP]});
+    let body = json!({"name": name, "spec": spec});
     let made = cluster.post(&format!("{project}/networks"), &body).await;
     cluster.follow(&made).await;
 }

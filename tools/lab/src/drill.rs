@@ -24,6 +24,8 @@ use crate::{GATEWAY, IMAGE_SERVICE, guest_http};
 /// How long one fault may take to heal.
 const LIMIT: Duration = Duration::from_secs(120);
 const BRIDGE: &str = "br-int";
+/// The port that leads to other hosts.
+const TUNNEL: &str = "basalt-vxlan";
 
 /// One way to break things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub enum Fault {
     DeletePort,
     DeleteBridge,
     WipeFlows,
+    DeleteTunnel,
+    KillDhcp,
+    KillSwitchDatabase,
     KillSwitch,
     KillAgent,
     KillGateway,
@@ -46,7 +51,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, mild ones first.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 17] = [
         Fault::KillQemu,
         Fault::DestroyDomain,
         Fault::UndefineDomain,
@@ -54,6 +59,9 @@ impl Fault {
         Fault::DeletePort,
         Fault::DeleteBridge,
         Fault::WipeFlows,
+        Fault::DeleteTunnel,
+        Fault::KillDhcp,
+        Fault::KillSwitchDatabase,
         Fault::KillSwitch,
         Fault::KillAgent,
         Fault::KillGateway,
@@ -73,6 +81,9 @@ impl Fault {
             Self::DeletePort => "OVS port deleted",
             Self::DeleteBridge => "OVS bridge deleted",
             Self::WipeFlows => "flows wiped",
+            Self::DeleteTunnel => "tunnel deleted",
+            Self::KillDhcp => "dnsmasq killed",
+            Self::KillSwitchDatabase => "ovsdb-server killed",
             Self::KillSwitch => "ovs-vswitchd killed",
             Self::KillAgent => "agent killed",
             Self::KillGateway => "gateway killed",
@@ -98,6 +109,7 @@ impl Fault {
     fn service(self, host: &str) -> Option<(String, Option<String>)> {
         let of_host = |name: &str| Some((name.to_owned(), Some(host.to_owned())));
         match self {
+            Self::KillSwitchDatabase => of_host("ovsdb-server"),
             Self::KillSwitch => of_host("ovs-vswitchd"),
             Self::KillAgent => of_host("basalt-agent"),
             Self::KillLibvirtd => of_host("libvirtd"),
@@ -134,6 +146,8 @@ pub struct Drill {
     vm: Vm,
     host: String,
     address: Ipv4Addr,
+    /// Whether the VM's network is on other hosts too.
+    tunnel: bool,
 }
 
 /// What is so now.
@@ -157,7 +171,31 @@ impl Drill {
         };
         let host = vm.placement.as_ref().context("the VM has no host")?.host.to_string();
         let address = vm.nics.first().context("the VM has no interface")?.address;
-        Ok(Self { layout, client, vm, host, address })
+        let mut drill = Self { layout, client, vm, host, address, tunnel: false };
+        drill.tunnel = drill.has_tunnel();
+        Ok(drill)
+    }
+
+    /// The faults that can befall what runs, mild ones first.
+    pub fn faults(&self) -> impl Iterator<Item = Fault> {
+        let tunnel = self.tunnel;
+        Fault::ALL.into_iter().filter(move |fault| tunnel || *fault != Fault::DeleteTunnel)
+    }
+
+    fn has_tunnel(&self) -> bool {
+        let asked = ["ovs-vsctl", "--timeout=5", "get", "interface", TUNNEL, "ofport"];
+        self.exec(&asked).is_ok_and(|number| number.trim().parse::<u32>().is_ok())
+    }
+
+    /// Where the process that answers DHCP in the VM's network has written its number.
+    fn dhcp_pid_file(&self) -> Result<String> {
+        let nic = self.vm.nics.first().context("no interface")?;
+        Ok(format!("/run/basalt/networks/{}/dnsmasq.pid", nic.network_id))
+    }
+
+    fn dhcp_answers(&self) -> bool {
+        let asks = |file| format!("grep -q dnsmasq /proc/$(cat {file})/comm");
+        self.dhcp_pid_file().is_ok_and(|file| self.exec(&["sh", "-ec", &asks(file)]).is_ok())
     }
 
     /// Breaks one thing and waits until all is well again.
@@ -248,6 +286,12 @@ impl Drill {
         if self.port().is_err() {
             wrong.push("the port is not on the bridge".to_owned());
         }
+        if self.tunnel && !self.has_tunnel() {
+            wrong.push("there is no tunnel".to_owned());
+        }
+        if !self.dhcp_answers() {
+            wrong.push("nobody answers DHCP".to_owned());
+        }
         match self.fetch() {
             Ok(_) => {}
             Err(e) => wrong.push(format!("the guest does not answer: {e}")),
@@ -311,6 +355,13 @@ impl Drill {
             }
             Fault::DeleteBridge => drop(self.exec(&["ovs-vsctl", "--timeout=5", "del-br", BRIDGE])?),
             Fault::WipeFlows => drop(self.exec(&["ovs-ofctl", "-O", "OpenFlow15", "del-flows", BRIDGE])?),
+            Fault::DeleteTunnel => {
+                drop(self.exec(&["ovs-vsctl", "--timeout=5", "del-port", BRIDGE, TUNNEL])?)
+            }
+            Fault::KillDhcp => {
+                let kill = format!("kill -9 $(cat {})", self.dhcp_pid_file()?);
+                self.exec(&["sh", "-ec", &kill])?;
+            }
             Fault::PowerCut => {
                 let host = self.host.clone();
                 self.ask(&Request::PowerCut { host: host.clone() })?;

@@ -228,7 +228,7 @@ fn outcome_file(layout: &Layout) -> PathBuf {
 }
 
 fn drill(data_dir: &Path, only: Option<&str>) -> Result<ExitCode> {
-    use basalt_lab::drill::{Drill, Fault, table};
+    use basalt_lab::drill::{Drill, table};
     let layout = Layout::open(data_dir)?;
     let text = std::fs::read_to_string(layout.config_dir().join("cli.toml")).context("run `up` first")?;
     let client = basalt_lab::bootstrap::client(&toml::from_str(&text)?)?;
@@ -236,7 +236,7 @@ fn drill(data_dir: &Path, only: Option<&str>) -> Result<ExitCode> {
     runtime.block_on(async {
         let drill = Drill::new(layout, client).await?;
         let mut results = Vec::new();
-        for fault in Fault::ALL.into_iter().filter(|f| only.is_none_or(|o| f.title().contains(o))) {
+        for fault in drill.faults().filter(|f| only.is_none_or(|o| f.title().contains(o))) {
             eprint!("{} … ", fault.title());
             let healed = drill.run(fault).await?;
             eprintln!("{}", healed.seconds.map_or("not healed".to_owned(), |s| format!("{s:.1} s")));
