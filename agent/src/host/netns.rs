@@ -88,6 +88,15 @@ impl Netns {
         table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
     }
 
+    /// Whether a device is in it.
+    pub fn has_device(&self, device: &str) -> bool {
+        let table = self.inside(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default());
+        let names = |text: String| {
+            text.lines().any(|line| line.split_once(':').is_some_and(|(name, _)| name.trim() == device))
+        };
+        table.is_some_and(names)
+    }
+
     /// What a thread of its own finds out in it. `None` when there is no such namespace.
     fn inside<T: Send>(&self, look: impl FnOnce() -> T + Send) -> Option<T> {
         let namespace = File::open(self.file()).ok()?;

@@ -170,6 +170,15 @@ impl Networks {
         self.switch.ensure_server(&interface, network.id, &mac).await?;
         namespace.ensure().await?;
         namespace.take(&interface).await?;
+        if !namespace.has_device(&interface) {
+            // It went with the namespace that it was in: who is still in that one must go, and the port be made anew.
+            if let Some(process) = dnsmasq(&dir) {
+                stop(&dir, &process).await?;
+            }
+            self.switch.remove_server(network.id).await?;
+            self.switch.ensure_server(&interface, network.id, &mac).await?;
+            namespace.take(&interface).await?;
+        }
         address(network, &namespace, &interface, &mac).await?;
         let configuration = configuration(network, &dir);
         let reservations = reservations(network);
