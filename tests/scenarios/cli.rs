@@ -5,7 +5,7 @@ use basalt_cli::kinds::{Can, KINDS, Kind};
 use basalt_model::vms::ObservedPower;
 use basalt_tests::{House, api::vm_id, cli::Cli, wait};
 use futures::{StreamExt, TryStreamExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{process::Stdio, time::Duration};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -51,6 +51,8 @@ async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Resul
     let cli = Cli::of(&house)?;
     cli.ok(&format!("create vm web {VM} --label app=web")).await?;
     cli.ok("create security-group web --ingress tcp:80").await?;
+    let edge = json!({"name": "edge", "spec": {"networks": ["lan"], "nat": false}});
+    house.api.post::<Value>(&house.api.path("routers"), &edge).await?;
     cli.with_input("create user alice", "correct horse battery").await?;
     // A few at a time: each command is a process with a connection of its own.
     let kinds = futures::stream::iter(KINDS).map(|kind| in_every_format(&cli, kind)).buffer_unordered(3);
