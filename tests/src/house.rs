@@ -4,12 +4,13 @@ use crate::{
     api::Api,
     gateway::{Place, TestGateway},
     images::Images,
-    machine::Machine,
+    machine::{self, Machine},
     oracles,
     truth::Truth,
     wait,
 };
 use anyhow::{Context, Result, bail};
+use basalt_agent::Pace;
 use basalt_daemon::{Clock, SystemClock};
 use basalt_model::{ImageId, Name, TransferId, hosts::HostState, roles::Role};
 use basalt_wire::{
@@ -36,6 +37,8 @@ pub struct House {
     pub place: Place,
     /// The database.
     pub truth: Truth,
+    /// How often the agents of hosts that come look and report.
+    pub pace: Pace,
     dir: TempDir,
 }
 
@@ -83,7 +86,7 @@ impl House {
         let token =
             basalt_api::create_local(&truth.store, &clock, Name::new("scenarios")?, Role::Admin, 1).await?;
         let api = Api::new(&gateway.users, &place.ca_pem, &token.token, PROJECT)?;
-        let mut house = Self { api, gateway, hosts: Vec::new(), place, truth, dir };
+        let mut house = Self { api, gateway, hosts: Vec::new(), place, truth, pace: machine::QUICK, dir };
         house.ready().await?;
         let quota = json!({"max_vms": 100_000, "max_cpus": 1_000_000, "max_memory_bytes": 1u64 << 50, "max_storage_bytes": 1u64 << 60});
         house.api.post::<Value>("/v1/projects", &json!({"name": PROJECT, "quota": quota})).await?;
@@ -129,7 +132,8 @@ impl House {
         let token =
             made["join_token"]["token"].as_str().context("a declared host comes with a join token")?;
         let dir = self.dir.path().join(name);
-        let machine = Arc::new(Machine::new(name, id, &dir, gateway, &self.place.ca_pem, token)?);
+        let machine =
+            Arc::new(Machine::new(name, id, &dir, gateway, &self.place.ca_pem, token)?.at(self.pace));
         self.hosts.push(machine.clone());
         Ok(machine)
     }

@@ -21,6 +21,14 @@ use uuid::Uuid;
 /// How long an action of a simulated host may take before the agent gives it up: real hosts are given minutes.
 pub const ACT_LIMIT: Duration = Duration::from_millis(300);
 
+/// Quick looks and retries: what takes a real host seconds must not take a scenario seconds.
+pub const QUICK: Pace = Pace {
+    look: Duration::from_secs(1),
+    heartbeat: Duration::from_secs(10),
+    facts: Duration::from_secs(60),
+    retry: Duration::from_millis(50),
+};
+
 /// One simulated host.
 pub struct Machine {
     /// Its name.
@@ -31,6 +39,7 @@ pub struct Machine {
     pub sim: Arc<SimHost>,
     config: Config,
     dir: PathBuf,
+    pace: Pace,
     running: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -57,7 +66,22 @@ impl Machine {
         fs::write(dir.join("agent.toml"), &text)?;
         let config = Config::parse(&text).map_err(|why| anyhow::anyhow!(why))?;
         let sim = Arc::new(SimHost::new(name, Arc::new(SystemClock)));
-        Ok(Self { name: name.into(), id, sim, config, dir: dir.into(), running: Mutex::new(None) })
+        Ok(Self {
+            name: name.into(),
+            id,
+            sim,
+            config,
+            dir: dir.into(),
+            pace: QUICK,
+            running: Mutex::new(None),
+        })
+    }
+
+    /// The same host with an agent that looks and reports at another pace.
+    #[must_use]
+    pub fn at(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
     }
 
     /// The agent's configuration file.
@@ -89,9 +113,10 @@ impl Machine {
         if running.as_ref().is_some_and(|task| !task.is_finished()) {
             bail!("the agent of {} runs already", self.name);
         }
-        let (config, host, name) = (self.config.clone(), self.sim.clone(), self.name.clone());
+        let (config, host, name, pace) =
+            (self.config.clone(), self.sim.clone(), self.name.clone(), self.pace);
         *running = Some(tokio::spawn(async move {
-            if let Err(e) = run(config, host).await {
+            if let Err(e) = run(config, host, pace).await {
                 tracing::error!(host = name, error = %e, "the agent ended");
             }
         }));
@@ -183,11 +208,11 @@ impl Drop for Machine {
 pub async fn run_alone(config: &Path) -> Result<()> {
     let config = Config::load(config)?;
     let host = SimHost::new(config.host.name.as_str(), Arc::new(SystemClock));
-    run(config, Arc::new(host)).await
+    run(config, Arc::new(host), QUICK).await
 }
 
 /// What the agent's `main` does, with a host in memory.
-async fn run(config: Config, host: Arc<SimHost>) -> Result<()> {
+async fn run(config: Config, host: Arc<SimHost>, pace: Pace) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let dir = config.state.dir.clone();
     fs::create_dir_all(&dir)?;
@@ -204,8 +229,6 @@ async fn run(config: Config, host: Arc<SimHost>) -> Result<()> {
     let boot = clock.new_id();
     let link = Arc::new(Link::new(&config, identity, clock.clone(), boot)?);
     let tuning = Tuning { act_limit: Some(ACT_LIMIT), ..Tuning::default() };
-    // Quick looks and retries: what takes a real host seconds must not take a scenario seconds.
-    let pace = Pace { look: Duration::from_secs(1), retry: Duration::from_millis(50), ..Pace::default() };
     let options =
         Options { host, ledger, gateway: link.clone(), downloads: link, clock, host_id, boot, tuning, pace };
     Agent::new(options)?.0.run(Drain::new()).await?;

@@ -267,6 +267,7 @@ impl Host for SimHost {
         let pools = can.pools.iter().map(|name| PoolFacts {
             name: name.clone(),
             kind: PoolKind::Directory,
+            shared_id: None,
             path: format!("/sim/{name}"),
             capacity_bytes: 100_000 * GIB,
             available_bytes: 100_000 * GIB,
@@ -298,6 +299,7 @@ impl Host for SimHost {
             bridges: bridges.collect(),
             tunnel_address: Some(tunnel_address(&state.name)),
             tunnel_mtu: None,
+            migration_address: None,
             routers: can.routers,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),

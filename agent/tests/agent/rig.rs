@@ -96,6 +96,7 @@ pub fn image_item() -> Item {
 
 pub fn volume_item(n: u8, incarnation: i64) -> Item {
     let body = VolumeBody {
+        shared: basalt_wire::agent::manifest::Shared::No,
         name: name(&format!("disk-{n}")),
         pool: name("default"),
         size_bytes: 1 << 30,
@@ -108,6 +109,7 @@ pub fn volume_item(n: u8, incarnation: i64) -> Item {
 
 pub fn vm_item(n: u8, generation: i64, wish: &Wish) -> Item {
     let body = VmBody {
+        motion: None,
         name: name(&format!("vm-{n}")),
         power: wish.power,
         cpus: 1,

@@ -6,6 +6,7 @@ use crate::{
     body::{LargeJson, NoBody},
     enrolment::agent_change,
     links::Order,
+    metrics::Held,
     query::{NoParams, Query},
     tasks::check_wait,
 };
@@ -87,6 +88,7 @@ pub async fn read_manifest(
         if !app.hub.is_synced() {
             return Err(Error::NotReady("the truth is being read".into()));
         }
+        let _waiting = Held::begin(&app.metrics.agents_waiting);
         let mut revision = app.hub.revision(host);
         let other = async { revision.wait_for(|now| *now != have).await.is_ok() };
         let news = tokio::time::timeout(Duration::from_secs(wait_seconds.into()), app.drain.or(other)).await;

@@ -40,6 +40,25 @@ pub struct Metrics {
     pub logins_limited: Counter,
     /// Requests of agents that a newer start with the same identity took over from.
     pub fenced: Counter,
+    /// Agents that wait here for another manifest.
+    pub agents_waiting: Gauge,
+}
+
+/// Counts something for as long as it lives.
+pub struct Held(Gauge);
+
+impl Held {
+    /// One more; the second value says how many there were before.
+    pub fn begin(gauge: &Gauge) -> (Self, i64) {
+        let before = gauge.inc();
+        (Self(gauge.clone()), before)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -55,6 +74,7 @@ impl Metrics {
             resyncs: Counter::default(),
             logins_limited: Counter::default(),
             fenced: Counter::default(),
+            agents_waiting: Gauge::default(),
         };
         let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
         r.register(
@@ -80,6 +100,8 @@ impl Metrics {
             "Requests refused to an agent's older start",
             metrics.fenced.clone(),
         );
+        let waiting = "Agents that wait here for another manifest: those whose link stands";
+        r.register("basalt_agents_waiting", waiting, metrics.agents_waiting.clone());
         drop(r);
         metrics
     }

@@ -10,6 +10,7 @@ use crate::{
     App, Error,
     authentication::{self, Permit},
     hub::{Delivery, Event, Filter, Subscription},
+    metrics::Held,
     query::Query,
     rows::Noun,
 };
@@ -61,7 +62,7 @@ pub async fn watch(
     if !app.hub.is_synced() {
         return Err(Error::NotReady("the truth is being read".into()));
     }
-    let open = Open::begin(&app)?;
+    let open = open(&app)?;
     let nouns = params.kinds.as_deref().map_or_else(|| Ok(Noun::ALL.into()), parse_kinds)?;
     let project = match &params.project {
         None => None,
@@ -105,23 +106,11 @@ fn parse_kinds(text: &str) -> Result<std::collections::BTreeSet<Noun>, Error> {
     text.split(',').map(parse).collect()
 }
 
-/// Counts an open stream for as long as it lives.
-struct Open(prometheus_client::metrics::gauge::Gauge);
-
-impl Open {
-    fn begin(app: &App) -> Result<Self, Error> {
-        let gauge = app.metrics.watches.clone();
-        if gauge.inc() >= MAX_STREAMS {
-            gauge.dec();
-            return Err(Error::TooMany("watch streams"));
-        }
-        Ok(Self(gauge))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
+/// Counts an open stream, if there may be one more.
+fn open(app: &App) -> Result<Held, Error> {
+    match Held::begin(&app.metrics.watches) {
+        (_, before) if before >= MAX_STREAMS => Err(Error::TooMany("watch streams")),
+        (held, _) => Ok(held),
     }
 }
 
@@ -133,7 +122,7 @@ struct Stream {
     first: std::vec::IntoIter<Arc<Event>>,
     subscription: Option<Subscription>,
     recheck: Interval,
-    _open: Open,
+    _open: Held,
 }
 
 impl Stream {

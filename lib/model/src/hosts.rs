@@ -8,7 +8,7 @@ use crate::{
     validate::{FieldError, Validate, within},
 };
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -213,6 +213,10 @@ pub struct HostFacts {
     /// Largest frame payload in the network that carries tunnels, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel_mtu: Option<u32>,
+    /// Where its agent takes VMs in that come from other hosts; without it none comes or goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, examples("10.77.0.2:9446"))]
+    pub migration_address: Option<SocketAddr>,
     /// Whether it can be one of a router's hosts: nftables and keepalived are installed.
     #[serde(default)]
     pub routers: bool,

@@ -57,6 +57,8 @@ id! {
     HostId,
     /// A virtual machine.
     VmId,
+    /// A VM's way from one host to another.
+    MigrationId,
     /// A virtual network.
     NetworkId,
     /// A VM's connection to a network.

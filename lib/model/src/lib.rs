@@ -12,6 +12,7 @@ pub mod hosts;
 pub mod ids;
 pub mod images;
 pub mod labels;
+pub mod migrations;
 pub mod names;
 pub mod networks;
 pub mod object;

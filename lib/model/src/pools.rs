@@ -3,6 +3,7 @@
 use crate::{CapabilityReason, Name};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// What keeps the volumes of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -10,6 +11,8 @@ use utoipa::ToSchema;
 pub enum PoolKind {
     /// Files in a directory of one host (qcow2).
     Directory,
+    /// Files in a directory that several hosts see: NFS, a cluster's file system (qcow2).
+    SharedDirectory,
 }
 
 /// What a host reported of a pool.
@@ -25,6 +28,9 @@ pub struct PoolFacts {
     pub capacity_bytes: u64,
     /// Bytes that are free now, rounded down to 64 MiB so that small writes are no news.
     pub available_bytes: u64,
+    /// Names the storage itself where several hosts may see it: pools of two hosts with the same one are the same files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_id: Option<Uuid>,
     /// What it cannot do, and why: `snapshot`, `shared` …
     #[serde(default)]
     pub lacks: Vec<CapabilityReason>,

@@ -83,6 +83,8 @@ pub enum TaskKind {
     VmRedeploy,
     /// Nothing of the VM is left.
     VmDelete,
+    /// A VM goes to another host.
+    VmMigrate,
     /// A VM that was on a host is declared, and its host has taken it over.
     VmAdopt,
     /// A volume is declared (it is made when a VM needs it).
@@ -113,7 +115,8 @@ impl TaskKind {
     /// Seconds a task of this kind may take before the sweep ends it.
     pub fn deadline_seconds(self) -> i64 {
         match self {
-            Self::ImageUpload => 24 * 3600,
+            // A migration has a deadline of its own, of at most a day; its task ends with it.
+            Self::ImageUpload | Self::VmMigrate => 24 * 3600 + 600,
             Self::VmStop | Self::VmDelete | Self::VmRedeploy => 2 * 3600,
             _ => 3600,
         }

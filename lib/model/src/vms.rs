@@ -6,6 +6,7 @@
 use crate::{
     CapabilityReason, DateTime, GIB, HostId, ImageId, Labels, MIB, Name, NetworkId, PortId, SecurityGroupId,
     TaskId, VolumeId,
+    migrations::Motion,
     quotas::Demand,
     security_groups,
     validate::{FieldError, Validate, multiple_of, within},
@@ -344,6 +345,9 @@ pub struct VmObserved {
     /// A change that waits for the next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_reboot: Option<CapabilityReason>,
+    /// Its part in a migration, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub motion: Option<Motion>,
 }
 
 /// A NIC as it is in the truth: resolved, with address and MAC.

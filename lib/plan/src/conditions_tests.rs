@@ -233,6 +233,7 @@ fn a_host_says_why_it_takes_nothing() {
         bridges: vec![],
         tunnel_address: None,
         tunnel_mtu: None,
+        migration_address: None,
         routers: false,
         versions: Default::default(),
         foreign: vec![],

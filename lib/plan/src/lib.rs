@@ -6,6 +6,7 @@ pub mod adoption;
 pub mod conditions;
 pub mod host;
 pub mod manifest;
+pub mod migrations;
 pub mod placement;
 pub mod routers;
 pub mod security;

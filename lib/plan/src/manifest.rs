@@ -27,8 +27,8 @@ use basalt_model::{
     volumes::{VolumeSource, VolumeSpec},
 };
 use basalt_wire::agent::manifest::{
-    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, NetworkBody, NicBody, RemoteBody,
-    RouterBody, RuleBody, SecurityGroupBody, SeedBody, VmBody, VolumeBody,
+    Desired, DiskBody, DiskBodySource, ImageBody, Item, ItemKey, ItemKind, MotionBody, NetworkBody, NicBody,
+    RemoteBody, RouterBody, RuleBody, SecurityGroupBody, SeedBody, Shared, VmBody, VolumeBody,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +46,8 @@ pub struct Vm<'a> {
     pub incarnation: i64,
     /// The last one-shot verb that was asked for.
     pub operation: Option<&'a Operation>,
+    /// Its part in a migration on this host.
+    pub motion: Option<&'a MotionBody>,
     /// Disks with what is behind them.
     pub disks: &'a [VmDisk],
     /// Interfaces with their addresses.
@@ -65,6 +67,8 @@ pub struct Volume<'a> {
     pub image_id: Option<ImageId>,
     /// Count of times it is to be made anew.
     pub incarnation: i64,
+    /// Whether other hosts see its pool.
+    pub shared: Shared,
 }
 
 /// An image as the truth has it.
@@ -173,6 +177,7 @@ pub fn vm(vm: Vm<'_>, epoch: Epoch) -> Item {
         },
         stop_grace_seconds: vm.spec.stop_grace_seconds,
         operation: vm.operation.cloned(),
+        motion: vm.motion.cloned(),
     };
     Item {
         kind: ItemKind::Vm,
@@ -195,6 +200,7 @@ pub fn volume(volume: Volume<'_>) -> Item {
             VolumeSource::Adopted { file } => Some(file.clone()),
             VolumeSource::Blank | VolumeSource::Image { .. } => None,
         },
+        shared: volume.shared,
     };
     unplaced(ItemKind::Volume, volume.metadata, Desired::Volume(body))
 }

@@ -58,9 +58,18 @@ fn items(generation: i64, epoch: i64) -> Vec<Item> {
         ..ImageObserved::default()
     };
     project(
-        Vm { metadata: &machine, spec: &spec, incarnation: 0, operation: None, disks: &disks, nics: &nics },
+        Vm {
+            metadata: &machine,
+            spec: &spec,
+            incarnation: 0,
+            operation: None,
+            motion: None,
+            disks: &disks,
+            nics: &nics,
+        },
         Epoch(epoch),
         [Volume {
+            shared: basalt_wire::agent::manifest::Shared::No,
             metadata: &metadata(2, "web-root", 1),
             spec: &volume_spec,
             pool: &Name::new("default").unwrap(),

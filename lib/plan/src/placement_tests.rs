@@ -17,6 +17,7 @@ fn pool(text: &str, size: u64) -> PoolFacts {
     PoolFacts {
         name: name(text),
         kind: PoolKind::Directory,
+        shared_id: None,
         path: format!("/pools/{text}"),
         capacity_bytes: size,
         available_bytes: size,
@@ -45,6 +46,7 @@ fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         }],
         tunnel_address: None,
         tunnel_mtu: None,
+        migration_address: None,
         routers: false,
         versions: Versions::default(),
         foreign: vec![],

@@ -1,20 +1,22 @@
 //! `cargo xtask bench`: measures the figures of docs/performance.md and prints them as a table.
 //!
 //! `--quick` measures less of everything; `--only <name>` measures one group: feed, manifest, overhead,
-//! agent, fleet, creates, reads, restart, memory, watchers.
+//! agent, fleet, creates, reads, restart, memory, watchers, flows, cluster.
 
 use anyhow::{Context, Result, bail};
 use basalt_tests::{
     House,
     figures::{
-        Figure, Size, Table, creates, feed, fleet, http::Target, manifest, memory, reads, restart,
-        surroundings, watchers,
+        Figure, Size, Table, cluster, creates, feed, fleet, flows, http::Target, manifest, memory, reads,
+        restart, surroundings, watchers,
     },
     truth::Truth,
 };
 
-const GROUPS: [&str; 10] =
-    ["feed", "manifest", "overhead", "agent", "fleet", "creates", "reads", "restart", "memory", "watchers"];
+const GROUPS: [&str; 12] = [
+    "feed", "manifest", "overhead", "agent", "fleet", "creates", "reads", "restart", "memory", "watchers",
+    "flows", "cluster",
+];
 
 struct Args {
     size: Size,
@@ -67,7 +69,8 @@ async fn main() -> Result<()> {
             },
             "watchers" => watchers::measure(&house, &target, &size).await,
             // Those that bring hosts have houses of their own: their VMs would go to the others' hosts.
-            "manifest" | "overhead" | "agent" | "fleet" => hosted(group, &size).await,
+            "flows" => flows::measure(&size).await,
+            "manifest" | "overhead" | "agent" | "fleet" | "cluster" => hosted(group, &size).await,
             "creates" => creates::measure(&house, &target, &size).await,
             "reads" => reads::measure(&house, &target, &size).await,
             "restart" => {
@@ -102,6 +105,7 @@ async fn hosted(group: &str, size: &Size) -> Result<Vec<Figure>> {
         "manifest" => manifest::measure(&mut house, size).await,
         "overhead" => fleet::overhead(&mut house, size).await,
         "agent" => memory::agent(&mut house).await,
+        "cluster" => cluster::measure(&mut house, &target, size).await,
         _ => fleet::converge(&mut house, &target, size).await,
     };
     figures.with_context(|| house.gateway.log())

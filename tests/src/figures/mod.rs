@@ -1,10 +1,12 @@
 //! The figures of docs/performance.md: each is measured beside its floor in the same run and printed;
 //! none is a timed test.
 
+pub mod cluster;
 pub mod creates;
 pub mod feed;
 pub mod fleet;
 pub mod floor;
+pub mod flows;
 pub mod http;
 pub mod manifest;
 pub mod memory;
@@ -26,6 +28,10 @@ pub struct Size {
     pub rows: usize,
     /// Hosts and VMs of the fleet.
     pub fleet: (usize, usize),
+    /// Hosts and VMs of the cluster.
+    pub cluster: (usize, usize),
+    /// Ports of one bridge.
+    pub ports: u32,
     /// Repetitions where single latencies are measured.
     pub samples: usize,
     /// Open watches.
@@ -34,11 +40,27 @@ pub struct Size {
 
 impl Size {
     /// What the issue asks for.
-    pub const FULL: Size =
-        Size { runs: 5, seconds: 4, rows: 10_000, fleet: (100, 1000), samples: 300, watchers: 1000 };
+    pub const FULL: Size = Size {
+        runs: 5,
+        seconds: 4,
+        rows: 10_000,
+        fleet: (100, 1000),
+        cluster: (1000, 20_000),
+        ports: 1000,
+        samples: 300,
+        watchers: 1000,
+    };
     /// Enough to see that everything works.
-    pub const QUICK: Size =
-        Size { runs: 1, seconds: 2, rows: 1000, fleet: (10, 100), samples: 50, watchers: 100 };
+    pub const QUICK: Size = Size {
+        runs: 1,
+        seconds: 2,
+        rows: 1000,
+        fleet: (10, 100),
+        cluster: (50, 1000),
+        ports: 100,
+        samples: 50,
+        watchers: 100,
+    };
 }
 
 /// One line of the table.

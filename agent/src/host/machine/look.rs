@@ -140,6 +140,7 @@ impl Parts {
             uefi: facts::has_uefi(),
             pools,
             bridges,
+            migration_address: None,
             tunnel_mtu: match self.tunnel_address {
                 Some(address) => facts::device_of(address).await.and_then(|device| facts::mtu(&device)),
                 None => None,

@@ -105,6 +105,7 @@ impl Pool {
         Ok(PoolFacts {
             name: self.name.clone(),
             kind: PoolKind::Directory,
+            shared_id: None,
             path: self.path.display().to_string(),
             capacity_bytes,
             available_bytes: free / ROUNDING * ROUNDING,

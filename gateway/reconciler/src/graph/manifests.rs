@@ -4,7 +4,7 @@ use super::{Edits, Indexes, Inputs, bound, naming, owner, routers};
 use crate::rows::{FactRow, ItemAt, ItemRow};
 use basalt_model::{HostId, ImageId, NetworkId, SecurityGroupId, VmId};
 use basalt_plan::manifest::{self, Edit, Fact};
-use basalt_wire::agent::manifest::ItemKind;
+use basalt_wire::agent::manifest::{ItemKind, Shared};
 use krt::{Builder, Collection, Ctx, Index};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -77,6 +77,7 @@ fn vm_items(builder: &mut Builder, inputs: &Inputs) -> Collection<ItemAt, ItemRo
             spec: &vm.spec,
             incarnation: vm.incarnation,
             operation: vm.operation.as_ref(),
+            motion: None,
             disks: &vm.disks,
             nics: &vm.nics,
         };
@@ -109,6 +110,7 @@ fn volume_items(
             pool,
             image_id: volume.image_id,
             incarnation: volume.incarnation,
+            shared: Shared::No,
         };
         vec![(at, ItemRow(manifest::volume(view)))]
     })

@@ -237,6 +237,7 @@ pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         pools: vec![PoolFacts {
             name: name("default"),
             kind: PoolKind::Directory,
+            shared_id: None,
             path: "/pool".into(),
             capacity_bytes: 1000 * GIB,
             available_bytes: 1000 * GIB,
@@ -250,6 +251,7 @@ pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         }],
         tunnel_address: Some([10, 78, 0, 1].into()),
         tunnel_mtu: None,
+        migration_address: None,
         routers: true,
         versions: Versions::default(),
         foreign: vec![],

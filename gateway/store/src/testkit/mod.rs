@@ -187,6 +187,7 @@ pub fn facts(threads: u32, memory_bytes: u64, pool_bytes: u64) -> HostFacts {
         pools: vec![PoolFacts {
             name: name("default"),
             kind: PoolKind::Directory,
+            shared_id: None,
             path: "/var/lib/basalt/pools/default".into(),
             capacity_bytes: pool_bytes,
             available_bytes: pool_bytes,
@@ -195,6 +196,7 @@ pub fn facts(threads: u32, memory_bytes: u64, pool_bytes: u64) -> HostFacts {
         bridges: Vec::new(),
         tunnel_address: None,
         tunnel_mtu: None,
+        migration_address: None,
         routers: false,
         versions: Versions::default(),
         foreign: Vec::new(),

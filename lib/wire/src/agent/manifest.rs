@@ -4,8 +4,9 @@
 //! stands in it as `absent` until the host reported it gone.
 
 use basalt_model::{
-    Epoch, Generation, HostId, ImageId, MIB, Name, NetworkId, PortId, SecurityGroupId, VolumeId,
+    Epoch, Generation, HostId, ImageId, MIB, MigrationId, Name, NetworkId, PortId, SecurityGroupId, VolumeId,
     images::ImageFormat,
+    migrations::{MigrationMode, StallPolicy},
     networks::Segment,
     routers::{RouterWiring, StaticRoute},
     security_groups::{Direction, PortRange, Protocol},
@@ -13,7 +14,10 @@ use basalt_model::{
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -252,6 +256,29 @@ pub struct VolumeBody {
     /// The file of the pool that it is, under the name that the file had. Such a volume is never made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_from: Option<String>,
+    /// Other hosts see the same files: what goes from this host alone is not removed, and what is missing here is not made
+    /// when it was made elsewhere.
+    #[serde(default, skip_serializing_if = "Shared::is_no")]
+    pub shared: Shared,
+}
+
+/// Whether a volume lies in storage that several hosts see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Shared {
+    /// It is this host's alone.
+    #[default]
+    No,
+    /// Several hosts see it, and it may still have to be made.
+    Yes,
+    /// Several hosts see it, and it was made: where it is not seen, the storage is not what it should be.
+    Made,
+}
+
+impl Shared {
+    fn is_no(&self) -> bool {
+        *self == Self::No
+    }
 }
 
 /// A virtual machine on a host.
@@ -281,6 +308,73 @@ pub struct VmBody {
     /// A one-shot verb; carried out at most once for its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+    /// Its part in a migration. Only hosts whose facts name a migration address are sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub motion: Option<MotionBody>,
+}
+
+/// What a host has to do in a VM's migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MotionBody {
+    /// The VM leaves this host. From the moment it was begun the VM is never started here again while this stands.
+    Outgoing(OutgoingBody),
+    /// The VM comes to this host: all it needs is made ready, it is neither defined nor started.
+    Incoming(IncomingBody),
+}
+
+/// A VM that leaves a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OutgoingBody {
+    /// The migration.
+    pub id: MigrationId,
+    /// The host that it goes to; its agent shows a certificate of that host.
+    pub target: HostId,
+    /// Where that host's agent takes migrations in.
+    #[schema(value_type = String, examples("10.77.0.2:9446"))]
+    pub address: SocketAddr,
+    /// Whether the guest goes on meanwhile.
+    pub mode: MigrationMode,
+    /// Whether its volumes are sent as well; else both hosts see the same ones.
+    pub copy_storage: bool,
+    /// Whether the target said that it is ready: the source may begin.
+    pub begin: bool,
+    /// Whether it was taken back: what is under way is stopped, if it can still be.
+    pub cancel: bool,
+    /// The longest pause that is aimed at, in milliseconds.
+    pub max_pause_milliseconds: u32,
+    /// What to do when it does not come to an end.
+    pub on_stall: StallPolicy,
+    /// Most bytes that are sent in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes_per_second: Option<u64>,
+}
+
+/// A VM that comes to a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IncomingBody {
+    /// The migration.
+    pub id: MigrationId,
+    /// The host that it comes from: only that host's agent is let in for it.
+    pub source: HostId,
+    /// Whether the guest goes on meanwhile.
+    pub mode: MigrationMode,
+    /// Whether its volumes are sent as well.
+    pub copy_storage: bool,
+    /// Whether nothing may come in any more: what came in part goes, what came whole stays, and the host says which.
+    pub close: bool,
+}
+
+impl MotionBody {
+    /// The migration.
+    pub fn id(&self) -> MigrationId {
+        match self {
+            Self::Outgoing(body) => body.id,
+            Self::Incoming(body) => body.id,
+        }
+    }
 }
 
 /// A disk of a VM on a host.

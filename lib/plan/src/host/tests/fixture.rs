@@ -73,6 +73,7 @@ pub fn image() -> Item {
 }
 pub fn volume(n: u8, incarnation: i64) -> Item {
     let body = VolumeBody {
+        shared: basalt_wire::agent::manifest::Shared::No,
         name: name(&format!("disk-{n}")),
         pool: name("default"),
         size_bytes: 1 << 30,
@@ -84,6 +85,7 @@ pub fn volume(n: u8, incarnation: i64) -> Item {
 }
 pub fn vm_body(n: u8) -> VmBody {
     VmBody {
+        motion: None,
         name: name(&format!("vm-{n}")),
         power: Power::Running,
         cpus: 1,
