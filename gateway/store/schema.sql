@@ -180,6 +180,33 @@ LOGGED TABLE manifests (
     revision bigint NOT NULL,
     updated_at timestamp with time zone NOT NULL
 );
+LOGGED TABLE migrations (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    vm_id uuid NOT NULL,
+    vm text NOT NULL,
+    task_id uuid NOT NULL,
+    spec jsonb NOT NULL,
+    mode text NOT NULL,
+    source_host_id uuid NOT NULL,
+    source text NOT NULL,
+    source_epoch bigint NOT NULL,
+    target_host_id uuid,
+    target text,
+    pools jsonb NOT NULL DEFAULT '{}'::jsonb,
+    copies_storage boolean NOT NULL DEFAULT false,
+    claimed_cpus bigint NOT NULL DEFAULT 0,
+    claimed_memory_bytes bigint NOT NULL DEFAULT 0,
+    claimed_pools jsonb NOT NULL DEFAULT '{}'::jsonb,
+    begun_at timestamp with time zone,
+    closed_at timestamp with time zone,
+    cancel_requested_at timestamp with time zone,
+    requested_at timestamp with time zone NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    outcome jsonb
+);
 LOGGED TABLE networks (
     id uuid NOT NULL,
     tenant_id uuid NOT NULL,
@@ -482,6 +509,13 @@ CONSTRAINT manifest_items_kind ON manifest_items CHECK ((kind = ANY (ARRAY['rout
 CONSTRAINT manifest_items_manifest ON manifest_items FOREIGN KEY (host_id) REFERENCES manifests(host_id);
 CONSTRAINT manifests_host ON manifests FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT manifests_id ON manifests PRIMARY KEY (host_id);
+CONSTRAINT migrations_begun ON migrations CHECK (((begun_at IS NULL) OR (target_host_id IS NOT NULL)));
+CONSTRAINT migrations_chosen ON migrations CHECK (((target_host_id IS NULL) = (target IS NULL)));
+CONSTRAINT migrations_elsewhere ON migrations CHECK ((target_host_id <> source_host_id));
+CONSTRAINT migrations_ended ON migrations CHECK (((ended_at IS NULL) = (outcome IS NULL)));
+CONSTRAINT migrations_id ON migrations PRIMARY KEY (id);
+CONSTRAINT migrations_mode ON migrations CHECK ((mode = ANY (ARRAY['live'::text, 'cold'::text])));
+CONSTRAINT migrations_vm ON migrations FOREIGN KEY (vm_id) REFERENCES vms(id);
 CONSTRAINT networks_cidr6_overlap ON networks EXCLUDE USING gist (project_id WITH =, cidr6 inet_ops WITH &&);
 CONSTRAINT networks_cidr_overlap ON networks EXCLUDE USING gist (project_id WITH =, cidr inet_ops WITH &&);
 CONSTRAINT networks_id ON networks PRIMARY KEY (id);
@@ -586,6 +620,10 @@ CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (cr
 CREATE INDEX images_shared ON public.images USING btree (tenant_id, name) WHERE shared;
 CREATE INDEX manifest_facts_object ON public.manifest_facts USING btree (id);
 CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
+CREATE INDEX migrations_hosts ON public.migrations USING btree (target_host_id) WHERE (ended_at IS NULL);
+CREATE UNIQUE INDEX migrations_live ON public.migrations USING btree (vm_id) WHERE (ended_at IS NULL);
+CREATE INDEX migrations_project_id ON public.migrations USING btree (project_id, id);
+CREATE INDEX migrations_vm_id ON public.migrations USING btree (vm_id);
 CREATE UNIQUE INDEX networks_wire ON public.networks USING btree (uplink, vlan_id) NULLS NOT DISTINCT WHERE (uplink IS NOT NULL);
 CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
 CREATE INDEX ports_router_id ON public.ports USING btree (router_id);
@@ -1029,6 +1067,36 @@ AS $function$
             BEGIN
                 INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
                 SELECT pg_catalog.pg_current_xact_id(), 'manifests', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_migrations_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'migrations', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_migrations_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'migrations', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_migrations_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'migrations', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
                 RETURN NULL;
             END $function$;
 CREATE OR REPLACE FUNCTION public.feed_networks_delete()
@@ -1580,6 +1648,10 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.manifests REFERENCING OLD TABL
 CREATE TRIGGER feed_insert AFTER INSERT ON public.manifests REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifests_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.manifests FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.manifests REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_manifests_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.migrations REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_migrations_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.migrations REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_migrations_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.migrations FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.migrations REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_migrations_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.networks REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_networks_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.networks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_networks_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.networks FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1665,6 +1737,8 @@ POLICY system_rows ON leases FOR ALL TO {basalt_system} USING (true) WITH CHECK 
 POLICY system_rows ON manifest_facts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON manifest_items FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON manifests FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON migrations FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON migrations FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON networks FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON networks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON placements FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1743,6 +1817,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON leases TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON manifest_facts TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON manifest_items TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON manifests TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON migrations TO basalt_system;
+GRANT INSERT, SELECT ON migrations TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON networks TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON networks TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON placements TO basalt_system;

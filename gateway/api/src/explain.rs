@@ -151,7 +151,7 @@ fn field(reason: &CapabilityReason) -> Option<&'static str> {
 }
 
 /// The last sign of life; after the gateway's start every lease counts as just renewed.
-fn seen(app: &App, host: HostId) -> Option<DateTime> {
+pub fn seen(app: &App, host: HostId) -> Option<DateTime> {
     app.links.seen(host).max(Some(app.started_at))
 }
 

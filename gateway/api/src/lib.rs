@@ -33,6 +33,7 @@ mod login;
 mod login_limit;
 mod members;
 mod metrics;
+mod migrations;
 mod networks;
 pub mod openapi;
 mod pages;

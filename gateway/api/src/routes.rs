@@ -2,8 +2,8 @@
 
 use crate::{
     App, adoption, agent, audit, consoles, counters, debug, directory, enrolment, explain, health, hosts,
-    image_events, images, login, metrics, networks, pools, ports, projects, role_bindings, routers,
-    security_groups, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
+    image_events, images, login, metrics, migrations, networks, pools, ports, projects, role_bindings,
+    routers, security_groups, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -51,6 +51,9 @@ fn machines() -> OpenApiRouter<App> {
         .routes(routes!(vm_verbs::reboot_vm))
         .routes(routes!(vm_verbs::reset_vm))
         .routes(routes!(vm_verbs::redeploy_vm))
+        .routes(routes!(migrations::migrate_vm))
+        .routes(routes!(migrations::list_migrations))
+        .routes(routes!(migrations::get_migration))
         .routes(routes!(consoles::read_console, consoles::open_console))
         .routes(routes!(explain::explain_vm))
         .routes(routes!(explain::explain_placement))

@@ -247,7 +247,7 @@ pub struct Rows {
 macro_rules! keep {
     ($map:expr, $id:expr, $row:expr, $variant:path) => {
         match $row {
-            Some($variant(row)) => drop($map.insert($id, Arc::from(row.clone()))),
+            Some($variant(row)) => drop($map.insert($id, Arc::clone(row))),
             _ => drop($map.remove(&$id)),
         }
     };
@@ -261,7 +261,7 @@ impl Rows {
             Table::Certificate => keep!(self.certificates, change.key.clone(), row, Row::Certificate),
             Table::ManifestItem => self.manifest_item(&change.key, row),
             Table::RouterPlacement => self.router_placement(change, touched),
-            Table::Manifest | Table::ManifestFact => {}
+            Table::Manifest | Table::ManifestFact | Table::Migration => {}
             _ => {
                 let Ok(id) = Uuid::parse_str(&change.key) else { return };
                 if matches!(change.table, Table::Vm | Table::Router) {
@@ -556,10 +556,50 @@ impl Rows {
         self.volumes.get(self.names.get(&(Noun::Volume, project, name.clone()))?).cloned()
     }
 
+    /// What a VM that is there asks of a host, its volumes where they are.
+    pub fn request_of(&self, vm: &Vm) -> placement::Request {
+        let volumes = vm.disks.iter().filter_map(|d| self.volumes.get(&d.volume_id?.0));
+        let networks = vm.nics.iter().filter_map(|n| self.networks.get(&n.network_id.0));
+        let mut request = placement::Request {
+            cpus: vm.spec.cpus,
+            memory_bytes: vm.spec.memory_bytes,
+            firmware: vm.spec.firmware,
+            images: vm.disks.iter().filter_map(|d| d.iso_image_id).collect(),
+            segments: networks.map(|n| n.spec.segment.clone()).collect(),
+            rules: vm.spec.placement.clone(),
+            labels: vm.metadata.labels.clone(),
+            ..Default::default()
+        };
+        for volume in volumes {
+            request.images.extend(volume.image_id);
+            request.volumes.push(placement::VolumeRequest {
+                name: volume.metadata.name.clone(),
+                size_bytes: volume.spec.size_bytes,
+                pool: volume.spec.pool.clone(),
+                bound: volume.host_id.zip(volume.pool.clone()),
+            });
+        }
+        request
+    }
+
     /// What a VM of a project that is to be placed has to do with those that are.
     pub fn neighbours(&self, project: ProjectId, request: &placement::Request) -> Neighbours {
-        let placed =
-            self.vms.values().filter(|vm| vm.metadata.project_id == Some(project)).filter_map(|vm| {
+        self.neighbours_of(project, request, None)
+    }
+
+    /// The same of a VM that is placed: it is not its own neighbour.
+    pub fn neighbours_of(
+        &self,
+        project: ProjectId,
+        request: &placement::Request,
+        vm: Option<VmId>,
+    ) -> Neighbours {
+        let other = |id: Uuid| vm.is_none_or(|vm| vm.0 != id);
+        let placed = self
+            .vms
+            .values()
+            .filter(|vm| vm.metadata.project_id == Some(project) && other(vm.metadata.id))
+            .filter_map(|vm| {
                 let host = self.placements.get(&vm.metadata.id)?.host_id?;
                 Some((host, Peer::of(&vm.metadata.name, &vm.metadata.labels, &vm.spec.placement)?))
             });

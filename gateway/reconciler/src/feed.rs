@@ -3,13 +3,16 @@
 
 use crate::{
     graph::{Inputs, Nodes},
-    rows::{Ended, FactRow, ItemAt, ItemRow, PlacementRow, VmRow},
+    rows::{Ended, FactRow, ItemAt, ItemRow, MigrationRow, PlacementRow, VmRow},
 };
 use basalt_model::{HostId, RouterId, TaskId, tasks::Task};
 use basalt_store::feed::{Batch, Change, Row, Table};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Commit, Graph, Input, Key, Transaction, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// Hands a batch to the graph. A reload replaces everything; only real differences become changes.
@@ -52,26 +55,30 @@ fn one(tx: &mut Transaction<'_>, inputs: &Inputs, change: &Change, named: &BTree
 
 fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<TaskId>) {
     match row {
-        Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), (**r).clone()),
-        Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, (**r).clone()),
+        Row::Host(r) => tx.put(&inputs.hosts, r.metadata.id.into(), Arc::clone(r)),
+        Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, Arc::clone(r)),
         Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, **r),
         Row::AgentConflict(r) => tx.put(&inputs.agent_conflicts, r.host_id, r.conflict.clone()),
-        Row::Pool(r) => tx.put(&inputs.pools, r.id, (**r).clone()),
-        Row::Router(r) => tx.put(&inputs.routers, r.metadata.id.into(), (**r).clone()),
-        Row::RouterPlacement(r) => tx.put(&inputs.router_placements, (r.router_id, r.slot), (**r).clone()),
-        Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), (**r).clone()),
-        Row::SecurityGroup(r) => tx.put(&inputs.security_groups, r.id(), (**r).clone()),
-        Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), (**r).clone()),
-        Row::VolumeFacts(r) => tx.put(&inputs.volume_facts, r.volume_id, (**r).clone()),
-        Row::Image(r) => tx.put(&inputs.images, r.metadata.id.into(), (**r).clone()),
-        Row::ImageFacts(r) => tx.put(&inputs.image_facts, r.image_id, (**r).clone()),
-        Row::Vm(r) => tx.put(&inputs.vms, r.metadata.id.into(), VmRow((**r).clone())),
+        Row::Pool(r) => tx.put(&inputs.pools, r.id, Arc::clone(r)),
+        Row::Router(r) => tx.put(&inputs.routers, r.metadata.id.into(), Arc::clone(r)),
+        Row::RouterPlacement(r) => tx.put(&inputs.router_placements, (r.router_id, r.slot), Arc::clone(r)),
+        Row::Network(r) => tx.put(&inputs.networks, r.metadata.id.into(), Arc::clone(r)),
+        Row::SecurityGroup(r) => tx.put(&inputs.security_groups, r.id(), Arc::clone(r)),
+        Row::Volume(r) => tx.put(&inputs.volumes, r.metadata.id.into(), Arc::clone(r)),
+        Row::VolumeFacts(r) => tx.put(&inputs.volume_facts, r.volume_id, Arc::clone(r)),
+        Row::Image(r) => tx.put(&inputs.images, r.metadata.id.into(), Arc::clone(r)),
+        Row::ImageFacts(r) => tx.put(&inputs.image_facts, r.image_id, Arc::clone(r)),
+        Row::Vm(r) => tx.put(&inputs.vms, r.metadata.id.into(), VmRow(Arc::clone(r))),
         Row::Placement(r) => {
             let (id, row) = PlacementRow::read((**r).clone());
             tx.put(&inputs.placements, id, row);
         }
-        Row::VmFacts(r) => tx.put(&inputs.vm_facts, r.vm_id, (**r).clone()),
-        Row::Conditions(r) => tx.put(&inputs.conditions, r.subject_id, (**r).clone()),
+        Row::VmFacts(r) => tx.put(&inputs.vm_facts, r.vm_id, Arc::clone(r)),
+        Row::Migration(r) => match MigrationRow::read(r) {
+            Some(row) => tx.put(&inputs.migrations, r.migration.id, row),
+            None => tx.delete(&inputs.migrations, &r.migration.id),
+        },
+        Row::Conditions(r) => tx.put(&inputs.conditions, r.subject_id, Arc::clone(r)),
         Row::ManifestItem(r) => {
             if let Some((at, item)) = item(r) {
                 tx.put(&inputs.items, at, item);
@@ -88,9 +95,9 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
     }
 }
 
-fn put_task(tx: &mut Transaction<'_>, inputs: &Inputs, task: &Task, named: &BTreeSet<TaskId>) {
+fn put_task(tx: &mut Transaction<'_>, inputs: &Inputs, task: &Arc<Task>, named: &BTreeSet<TaskId>) {
     if !task.state.is_terminal() {
-        tx.put(&inputs.tasks, task.id, task.clone());
+        tx.put(&inputs.tasks, task.id, Arc::clone(task));
         return;
     }
     tx.delete(&inputs.tasks, &task.id);
@@ -130,6 +137,7 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
         Table::Vm => gone(tx, &inputs.vms, key),
         Table::Placement => gone(tx, &inputs.placements, key),
         Table::VmFacts => gone(tx, &inputs.vm_facts, key),
+        Table::Migration => gone(tx, &inputs.migrations, key),
         Table::Conditions => gone(tx, &inputs.conditions, key),
         Table::ManifestItem => {
             if let Some(at) = item_at(key) {
@@ -187,29 +195,30 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         )+};
     }
     reset! {
-        hosts: Host(r) => Some((r.metadata.id.into(), (**r).clone()));
-        host_facts: HostFacts(r) => Some((r.host_id, (**r).clone()));
+        hosts: Host(r) => Some((r.metadata.id.into(), Arc::clone(r)));
+        host_facts: HostFacts(r) => Some((r.host_id, Arc::clone(r)));
         claims: HostClaim(r) => Some((r.host_id, **r));
         agent_conflicts: AgentConflict(r) => Some((r.host_id, r.conflict.clone()));
-        pools: Pool(r) => Some((r.id, (**r).clone()));
-        routers: Router(r) => Some((r.metadata.id.into(), (**r).clone()));
-        router_placements: RouterPlacement(r) => Some(((r.router_id, r.slot), (**r).clone()));
-        networks: Network(r) => Some((r.metadata.id.into(), (**r).clone()));
-        security_groups: SecurityGroup(r) => Some((r.id(), (**r).clone()));
-        volumes: Volume(r) => Some((r.metadata.id.into(), (**r).clone()));
-        volume_facts: VolumeFacts(r) => Some((r.volume_id, (**r).clone()));
-        images: Image(r) => Some((r.metadata.id.into(), (**r).clone()));
-        image_facts: ImageFacts(r) => Some((r.image_id, (**r).clone()));
-        vms: Vm(r) => Some((r.metadata.id.into(), VmRow((**r).clone())));
+        pools: Pool(r) => Some((r.id, Arc::clone(r)));
+        routers: Router(r) => Some((r.metadata.id.into(), Arc::clone(r)));
+        router_placements: RouterPlacement(r) => Some(((r.router_id, r.slot), Arc::clone(r)));
+        networks: Network(r) => Some((r.metadata.id.into(), Arc::clone(r)));
+        security_groups: SecurityGroup(r) => Some((r.id(), Arc::clone(r)));
+        volumes: Volume(r) => Some((r.metadata.id.into(), Arc::clone(r)));
+        volume_facts: VolumeFacts(r) => Some((r.volume_id, Arc::clone(r)));
+        images: Image(r) => Some((r.metadata.id.into(), Arc::clone(r)));
+        image_facts: ImageFacts(r) => Some((r.image_id, Arc::clone(r)));
+        vms: Vm(r) => Some((r.metadata.id.into(), VmRow(Arc::clone(r))));
         placements: Placement(r) => Some(PlacementRow::read((**r).clone()));
-        vm_facts: VmFacts(r) => Some((r.vm_id, (**r).clone()));
-        conditions: Conditions(r) => Some((r.subject_id, (**r).clone()));
+        vm_facts: VmFacts(r) => Some((r.vm_id, Arc::clone(r)));
+        conditions: Conditions(r) => Some((r.subject_id, Arc::clone(r)));
         revisions: Manifest(r) => Some((r.host_id, r.revision));
         items: ManifestItem(r) => item(r);
         facts: ManifestFact(r) => {
             ItemKind::parse(&r.kind).map(|kind| ((r.host_id, kind, r.id), FactRow::read(r)))
         };
-        tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, (**r).clone()));
+        migrations: Migration(r) => MigrationRow::read(r).map(|row| (row.migration.id, row));
+        tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, Arc::clone(r)));
         ended: Task(r) => {
             (r.state.is_terminal() && named.contains(&r.id)).then_some((r.id, Ended(r.state)))
         };

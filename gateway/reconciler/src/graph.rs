@@ -16,14 +16,15 @@
 //! when the feed shows that it was.
 
 mod manifests;
+pub mod migrations;
 mod removals;
 mod requests;
 mod routers;
 mod status;
 
-use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, PlacementRow, VmRow};
+use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PlacementRow, VmRow};
 use basalt_model::{
-    HostId, ImageId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId, VmId, VolumeId,
+    HostId, ImageId, MigrationId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId, VmId, VolumeId,
     hosts::{AgentConflict, HostState},
     tasks::Task,
 };
@@ -78,6 +79,10 @@ pub struct Inputs {
     pub vms: Input<VmId, VmRow>,
     /// Where VMs were put.
     pub placements: Input<VmId, PlacementRow>,
+    /// Migrations that are not over.
+    pub migrations: Input<MigrationId, MigrationRow>,
+    /// Those of them whose deadline passed.
+    pub overdue: Input<MigrationId, ()>,
     /// What was seen of VMs.
     pub vm_facts: Input<VmId, basalt_store::vms::VmFacts>,
     /// Conditions as they are stored, by subject.
@@ -105,6 +110,8 @@ pub(crate) struct Indexes {
     pub items_naming: Index<ItemAt, ItemRow, ItemAt>,
     /// Pools by host.
     pub pools_by_host: Index<PoolId, pools::Pool, HostId>,
+    /// Migrations by VM.
+    pub migrations_by_vm: migrations::ByVm,
     /// Volumes by the VM that they go with.
     pub volumes_by_owner: Index<VolumeId, volumes::Volume, VmId>,
     /// Where routers are, by router.
@@ -124,6 +131,10 @@ pub struct Nodes {
     pub peers: Peers,
     /// VMs that are to be placed.
     pub requests: Collection<VmId, Request>,
+    /// Where migrations are.
+    pub migration_status: Collection<MigrationId, migrations::Status>,
+    /// Steps of migrations that are to be written.
+    pub migration_steps: Collection<MigrationId, migrations::Step>,
     /// Routers that are to be on other hosts.
     pub router_moves: Collection<RouterId, Move>,
     /// Items that hosts should have.
@@ -163,14 +174,16 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let host_views = requests::host_views(&mut builder, &inputs, &indexes, host_states);
     let peers = requests::peers(&mut builder, &inputs);
     let requests = requests::requests(&mut builder, &inputs);
+    let migration_status = migrations::status(&mut builder, &inputs, host_states, host_views, peers);
+    let migration_steps = migrations::steps(&mut builder, migration_status);
     let router_moves = routers::moves(&mut builder, &inputs, &indexes, host_states);
     let desired = manifests::desired(&mut builder, &inputs, &indexes);
     let edits_by_host = manifests::edits_by_host(&mut builder, &inputs, &indexes, desired);
     let vm_status = status::vms(&mut builder, &inputs, host_states);
     let volume_status = status::volumes(&mut builder, &inputs, host_states);
-    let conditions =
-        status::conditions(&mut builder, &inputs, &indexes, host_states, vm_status, volume_status);
-    let task_moves = status::task_moves(&mut builder, &inputs, vm_status, volume_status);
+    let seen = status::Seen { host_states, vm_status, volume_status, migration_status };
+    let conditions = status::conditions(&mut builder, &inputs, &indexes, seen);
+    let task_moves = status::task_moves(&mut builder, &inputs, &indexes, seen);
     let dependants = builder.index("dependants", &inputs.tasks, |_, task: &Task| task.depends_on.clone());
     let removals = removals::removals(&mut builder, &inputs, &indexes);
     let nodes = Nodes {
@@ -179,6 +192,8 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
         host_views,
         peers,
         requests,
+        migration_status,
+        migration_steps,
         router_moves,
         desired,
         edits_by_host,
@@ -210,6 +225,8 @@ fn inputs(builder: &mut Builder) -> Inputs {
         image_facts: builder.input("image_facts"),
         vms: builder.input("vms"),
         placements: builder.input("placements"),
+        migrations: builder.input("migrations"),
+        overdue: builder.input("overdue"),
         vm_facts: builder.input("vm_facts"),
         conditions: builder.input("stored_conditions"),
         revisions: builder.input("revisions"),
@@ -233,6 +250,8 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
             &inputs.router_placements,
             |at, _| [at.0],
         ),
+        migrations_by_vm: builder
+            .index("migrations_by_vm", &inputs.migrations, |_, row| [row.migration.vm_id]),
         volumes_by_owner: builder.index("volumes_by_owner", &inputs.volumes, |_, volume| owner(volume)),
     }
 }

@@ -6,6 +6,7 @@
 pub mod conditions;
 pub mod finalise;
 pub mod manifests;
+pub mod migrations;
 pub mod placement;
 pub mod routers;
 pub mod tasks;
@@ -14,7 +15,7 @@ use crate::{
     OnManifest,
     graph::{Move, Removal},
 };
-use basalt_model::{DateTime, HostId, RouterId, TaskId, VmId, tasks::TaskMove};
+use basalt_model::{DateTime, HostId, MigrationId, RouterId, TaskId, VmId, tasks::TaskMove};
 use basalt_plan::manifest::Edit;
 use basalt_store::{Store, conditions::Conditions};
 use krt::Finish;
@@ -25,6 +26,8 @@ use uuid::Uuid;
 pub enum Effect {
     /// Place VMs, or write down why they are nowhere.
     Place(Vec<placement::Decided>),
+    /// Take migrations one step on.
+    Migrations(Vec<migrations::Due>),
     /// Put routers on hosts.
     Routers(Vec<(RouterId, Move)>),
     /// Change rows of manifests.
@@ -42,6 +45,7 @@ impl Effect {
     pub fn name(&self) -> &'static str {
         match self {
             Effect::Place(_) => "place",
+            Effect::Migrations(_) => "migrations",
             Effect::Routers(_) => "routers",
             Effect::Manifests(_) => "manifests",
             Effect::Conditions(_) => "conditions",
@@ -54,6 +58,7 @@ impl Effect {
     pub fn len(&self) -> usize {
         match self {
             Effect::Place(rows) => rows.len(),
+            Effect::Migrations(rows) => rows.len(),
             Effect::Routers(rows) => rows.len(),
             Effect::Manifests(rows) => rows.len(),
             Effect::Conditions(rows) => rows.len(),
@@ -74,6 +79,7 @@ impl Effect {
             Effect::Place(rows) => {
                 Outcome::Placed(rows.iter().map(|r| (r.vm_id(), placement::Ended::Failed)).collect())
             }
+            Effect::Migrations(rows) => Outcome::Migrations(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Routers(rows) => Outcome::Routers(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Manifests(rows) => {
                 Outcome::Manifests(rows.iter().map(|r| manifests::Written::failed(r.0)).collect())
@@ -92,6 +98,8 @@ impl Effect {
 pub enum Outcome {
     /// Of [`Effect::Place`].
     Placed(Vec<(VmId, placement::Ended)>),
+    /// Of [`Effect::Migrations`].
+    Migrations(Vec<(MigrationId, Finish)>),
     /// Of [`Effect::Routers`].
     Routers(Vec<(RouterId, Finish)>),
     /// Of [`Effect::Manifests`].
@@ -116,6 +124,7 @@ pub async fn perform(
         Effect::Manifests(rows) => {
             manifests::perform(store, rows, now, on_manifest).await.map(Outcome::Manifests)
         }
+        Effect::Migrations(rows) => migrations::perform(store, rows, now).await.map(Outcome::Migrations),
         Effect::Routers(rows) => routers::perform(store, rows, now).await.map(Outcome::Routers),
         Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
         Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),

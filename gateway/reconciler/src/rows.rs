@@ -1,13 +1,18 @@
 //! Rows as the graph keeps them: what the feed brings, cut down to what decisions read.
 
-use basalt_model::{CapabilityReason, Epoch, Generation, HostId, Name, VmId, tasks::TaskState};
-use basalt_store::{manifests, placements, vms};
+use basalt_model::{
+    CapabilityReason, Epoch, Generation, HostId, Name, VmId, VolumeId,
+    migrations::{Migration, Motion},
+    tasks::TaskState,
+    vms::ObservedPower,
+};
+use basalt_store::{manifests, migrations, placements, vms};
 use basalt_wire::{
     agent::manifest::{Desired, Item, ItemKind},
     rest::PlacementExplanation,
 };
 use serde_json::Value;
-use std::fmt;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 use uuid::Uuid;
 
 /// What names an item on a host.
@@ -15,7 +20,7 @@ pub type ItemAt = (HostId, ItemKind, Uuid);
 
 /// A VM. Its user-data may carry secrets, so that dumps show only what it is.
 #[derive(Clone, PartialEq)]
-pub struct VmRow(pub vms::Vm);
+pub struct VmRow(pub Arc<vms::Vm>);
 
 impl fmt::Debug for VmRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +88,10 @@ pub struct FactRow {
     pub blocked: Option<CapabilityReason>,
     /// What the host is doing for it.
     pub stage: String,
+    /// What a VM does there.
+    pub power: ObservedPower,
+    /// A VM's part in a migration there.
+    pub motion: Option<Motion>,
 }
 
 impl FactRow {
@@ -97,7 +106,35 @@ impl FactRow {
             active: field("active").as_bool().unwrap_or(false),
             blocked: serde_json::from_value(field("blocked")).ok(),
             stage: row.stage.clone(),
+            power: serde_json::from_value(field("power")).unwrap_or_default(),
+            motion: serde_json::from_value(field("motion")).unwrap_or_default(),
         }
+    }
+}
+
+/// A migration that is not over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MigrationRow {
+    /// What everybody sees.
+    pub migration: Migration,
+    /// Where its volumes go at the target.
+    pub pools: BTreeMap<VolumeId, Name>,
+    /// The source was told that it may begin.
+    pub begun: bool,
+    /// The target was told to let nothing in any more.
+    pub closed: bool,
+}
+
+impl MigrationRow {
+    /// Reads a stored migration; none when it is over.
+    pub fn read(row: &migrations::MigrationRow) -> Option<Self> {
+        let live = row.migration.ended_at.is_none();
+        live.then(|| Self {
+            migration: row.migration.clone(),
+            pools: row.pools.clone(),
+            begun: row.begun_at.is_some(),
+            closed: row.closed_at.is_some(),
+        })
     }
 }
 

@@ -10,12 +10,14 @@
 
 use crate::{
     Error, feed,
-    graph::{self, Move, Nodes, Removal},
-    handlers::{Effect, Outcome, placement::Placement},
+    graph::{self, Move, Nodes, Removal, migrations},
+    handlers::{Effect, Outcome, migrations::Due, placement::Placement},
     lane::{Bounds, Lane},
     rows::Liveness,
 };
-use basalt_model::{DateTime, HostId, RouterId, TaskId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove};
+use basalt_model::{
+    DateTime, HostId, MigrationId, RouterId, TaskId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
+};
 use basalt_store::{conditions::Conditions, feed::Batch};
 use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
 use std::{collections::BTreeMap, time::Duration};
@@ -32,6 +34,7 @@ pub struct Stepper {
     heard: BTreeMap<HostId, DateTime>,
     placement: Placement,
     routers: Lane<RouterId, Move>,
+    migrations: Lane<MigrationId, migrations::Step>,
     manifests: Lane<HostId, graph::Edits>,
     finalise: Lane<Removal, ()>,
     tasks: Lane<TaskId, TaskMove>,
@@ -47,6 +50,7 @@ impl Stepper {
             nodes.host_views.id(),
             nodes.peers.all.id(),
             nodes.router_moves.id(),
+            nodes.migration_steps.id(),
             nodes.edits_by_host.id(),
             nodes.removals.id(),
             nodes.task_moves.id(),
@@ -64,6 +68,7 @@ impl Stepper {
             heard: BTreeMap::new(),
             placement: Placement::new(&nodes),
             routers: Lane::new(&nodes.router_moves, bounds(32, 1, 0)),
+            migrations: Lane::new(&nodes.migration_steps, bounds(16, 1, 0)),
             manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
             // Nobody acts on a stage; a moment later, one move takes several of them.
@@ -101,8 +106,12 @@ impl Stepper {
                 (*id, if silent(id, row.reported_at) { Liveness::Silent } else { Liveness::Alive })
             })
             .collect();
+        let late =
+            snapshot.rows(&self.nodes.inputs.migrations).filter(|(_, row)| row.migration.deadline < at);
+        let overdue: Vec<(MigrationId, ())> = late.map(|(id, _)| (*id, ())).collect();
         let mut tx = self.graph.transaction();
         tx.reset(&self.nodes.inputs.liveness, rows);
+        tx.reset(&self.nodes.inputs.overdue, overdue);
         let commit = tx.commit();
         self.listen(now);
         commit
@@ -117,6 +126,7 @@ impl Stepper {
         while let Some(event) = self.news.try_next() {
             self.placement.apply(&event, now);
             self.routers.apply(&event, now);
+            self.migrations.apply(&event, now);
             self.manifests.apply(&event, now);
             self.finalise.apply(&event, now);
             self.tasks.apply(&event, now);
@@ -134,6 +144,10 @@ impl Stepper {
         if !routers.is_empty() {
             let rows = routers.into_iter().map(|j| (j.key, Move::clone(&j.value)));
             return Some(Effect::Routers(rows.collect()));
+        }
+        let due = self.migration_steps(now);
+        if !due.is_empty() {
+            return Some(Effect::Migrations(due));
         }
         let hosts = self.manifests.batch(now);
         if !hosts.is_empty() {
@@ -157,6 +171,20 @@ impl Stepper {
         None
     }
 
+    fn migration_steps(&mut self, now: Duration) -> Vec<Due> {
+        let (snapshot, rows) = (self.graph.snapshot(), self.nodes.inputs.migrations);
+        let task = |id: &MigrationId| snapshot.get(&rows, id).map(|row| row.migration.task_id);
+        let mut due: Vec<Due> = self
+            .migrations
+            .batch(now)
+            .into_iter()
+            .filter_map(|job| Some((job.key, task(&job.key)?, migrations::Step::clone(&job.value))))
+            .collect();
+        // Batches that run side by side take their locks in one order.
+        due.sort_by_key(|row| row.0);
+        due
+    }
+
     /// What came of an effect.
     pub fn done(&mut self, outcome: Outcome, now: Duration) {
         fn back<K: krt::Key, V: krt::Value>(lane: &mut Lane<K, V>, rows: Vec<(K, Finish)>, now: Duration) {
@@ -168,6 +196,7 @@ impl Stepper {
         match outcome {
             Outcome::Placed(rows) => self.placement.done(&rows, now),
             Outcome::Routers(rows) => back(&mut self.routers, rows, now),
+            Outcome::Migrations(rows) => back(&mut self.migrations, rows, now),
             Outcome::Manifests(rows) => {
                 let rows = rows.into_iter().map(|w| (w.host_id, w.finish)).collect();
                 back(&mut self.manifests, rows, now);
@@ -183,6 +212,7 @@ impl Stepper {
         let lanes = [
             self.placement.wake_at(),
             self.routers.wake_at(),
+            self.migrations.wake_at(),
             self.manifests.wake_at(),
             self.finalise.wake_at(),
             self.tasks.wake_at(),
@@ -217,10 +247,11 @@ impl Stepper {
     }
 
     /// Rows that are due, waiting or running, by lane.
-    pub fn backlog(&self) -> [(&'static str, usize); 6] {
+    pub fn backlog(&self) -> [(&'static str, usize); 7] {
         [
             ("place", self.placement.waiting()),
             ("routers", self.routers.waiting()),
+            ("migrations", self.migrations.waiting()),
             ("manifests", self.manifests.waiting()),
             ("finalise", self.finalise.waiting()),
             ("tasks", self.tasks.waiting()),

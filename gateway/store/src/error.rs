@@ -190,6 +190,9 @@ pub enum Error {
     /// The host that the VM is placed on cannot take the change.
     #[error("{0}")]
     HostFull(CapabilityReason),
+    /// The object cannot do that now.
+    #[error("{0}")]
+    Refused(CapabilityReason),
     /// The idempotency key was used for another request.
     #[error("the idempotency key {key} was used for another request")]
     IdempotencyReused {

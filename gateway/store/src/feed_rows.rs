@@ -6,6 +6,7 @@ use crate::{
     hosts::{Certificate, Host, HostClaim, HostFactsRow},
     images::{self, Image, ImageFacts},
     manifests::{Fact, ItemRow, Revision},
+    migrations::MigrationRow,
     networks::{self, Network},
     placements::Placement,
     pools::Pool,
@@ -19,6 +20,7 @@ use crate::{
 };
 use basalt_model::{Metadata, ProjectId, TenantId, tasks::Task};
 use sqlx::{FromRow, postgres::PgRow};
+use std::sync::Arc;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $variant:ident($type:ty) = $source:literal, $read:expr, $select:expr, $keyed:expr;)+) => {
@@ -28,10 +30,10 @@ macro_rules! tables {
             $($(#[$doc])* $variant,)+
         }
 
-        /// A row of a table on the feed, as it stands in the snapshot of the pull.
+        /// A row of a table on the feed, as it stands in the snapshot of the pull. All who keep it keep the same one.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Row {
-            $($(#[$doc])* $variant(Box<$type>),)+
+            $($(#[$doc])* $variant(Arc<$type>),)+
         }
 
         impl Table {
@@ -59,7 +61,7 @@ macro_rules! tables {
 
             pub(crate) fn read(self, row: &PgRow) -> sqlx::Result<Row> {
                 match self {
-                    $(Self::$variant => Ok(Row::$variant(Box::new(($read)(row)?))),)+
+                    $(Self::$variant => Ok(Row::$variant(Arc::new(($read)(row)?))),)+
                 }
             }
         }
@@ -129,6 +131,9 @@ tables! {
         x.epoch, x.generation, x.decided_at, CASE WHEN x.host_id IS NULL THEN x.explanation ELSE 'null' END AS explanation
         FROM placements x",
         " WHERE x.vm_id = ANY($1::uuid[])";
+    /// VMs on their way.
+    Migration(MigrationRow) = "migrations", MigrationRow::from_row, "SELECT * FROM migrations x",
+        " WHERE x.id = ANY($1::uuid[])";
     /// Facts of VMs.
     VmFacts(VmFacts) = "vm_observed", VmFacts::from_row, "SELECT * FROM vm_observed x",
         " WHERE x.vm_id = ANY($1::uuid[])";
@@ -173,6 +178,7 @@ impl Row {
             Self::VolumeFacts(r) => r.volume_id.to_string(),
             Self::Vm(r) => r.metadata.id.to_string(),
             Self::Placement(r) => r.vm_id.to_string(),
+            Self::Migration(r) => r.migration.id.to_string(),
             Self::VmFacts(r) => r.vm_id.to_string(),
             Self::Conditions(r) => r.subject_id.to_string(),
             Self::Manifest(r) => r.host_id.to_string(),
@@ -199,6 +205,7 @@ impl Row {
             Self::VolumeFacts(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Placement(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::VmFacts(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::Migration(r) => (Some(r.migration.tenant_id), Some(r.migration.project_id)),
             Self::Conditions(r) => (r.tenant_id, r.project_id),
             Self::Task(r) => (r.tenant_id, r.project_id),
             Self::Host(_)

@@ -326,7 +326,8 @@ pub async fn finalize(tx: &mut SystemTx, id: HostId) -> Result<Finalized> {
         Some(true) => {}
     }
     let needed: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM placements WHERE host_id = $1) OR EXISTS (SELECT FROM volumes WHERE host_id = $1)",
+        "SELECT EXISTS (SELECT FROM placements WHERE host_id = $1) OR EXISTS (SELECT FROM volumes WHERE host_id = $1)
+            OR EXISTS (SELECT FROM migrations WHERE target_host_id = $1 AND ended_at IS NULL)",
     )
     .bind(id)
     .fetch_one(&mut *conn)

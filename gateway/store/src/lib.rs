@@ -25,6 +25,7 @@ pub mod images;
 pub mod leases;
 pub mod manifests;
 mod migrate;
+pub mod migrations;
 pub mod networks;
 pub mod notifier;
 mod placement_rules;

@@ -83,24 +83,26 @@ pub enum Placed {
     Full(CapabilityReason),
 }
 
-struct Subject {
+/// A VM that is to be put somewhere, locked.
+pub(crate) struct Subject {
     tenant_id: TenantId,
     project_id: ProjectId,
     name: Name,
     generation: Generation,
-    cpus: i64,
-    memory_bytes: i64,
+    pub(crate) cpus: i64,
+    pub(crate) memory_bytes: i64,
 }
 
-struct Wanted {
-    id: VolumeId,
+/// A volume of it.
+pub(crate) struct Volume {
+    pub(crate) id: VolumeId,
     name: Name,
-    size_bytes: i64,
+    pub(crate) size_bytes: i64,
     host_id: Option<HostId>,
 }
 
 /// Locks the VM, so that of two deciders the second finds what the first did.
-async fn lock(conn: &mut PgConnection, vm: VmId) -> Result<Option<Subject>> {
+pub(crate) async fn lock(conn: &mut PgConnection, vm: VmId) -> Result<Option<Subject>> {
     let row = sqlx::query(
         "SELECT tenant_id, project_id, name, generation, (spec ->> 'cpus')::bigint AS cpus,
             (spec ->> 'memory_bytes')::bigint AS memory_bytes
@@ -133,7 +135,8 @@ async fn epoch(conn: &mut PgConnection, vm: VmId) -> Result<(Epoch, bool)> {
     }
 }
 
-async fn volumes(conn: &mut PgConnection, vm: VmId) -> Result<Vec<Wanted>> {
+/// Its volumes, locked.
+pub(crate) async fn volumes(conn: &mut PgConnection, vm: VmId) -> Result<Vec<Volume>> {
     let rows = sqlx::query(
         "SELECT id, name, size_bytes, host_id FROM volumes WHERE vm_id = $1 ORDER BY id FOR UPDATE",
     )
@@ -141,7 +144,7 @@ async fn volumes(conn: &mut PgConnection, vm: VmId) -> Result<Vec<Wanted>> {
     .fetch_all(conn)
     .await?;
     let read = |row: PgRow| {
-        Ok(Wanted {
+        Ok(Volume {
             id: row.try_get("id")?,
             name: row.try_get("name")?,
             size_bytes: row.try_get("size_bytes")?,
@@ -163,7 +166,7 @@ pub async fn place(tx: &mut SystemTx, place: &Place) -> Result<Placed> {
         return Ok(Placed::Stale);
     }
     let pools: BTreeMap<VolumeId, &Name> = place.pools.iter().map(|(id, name)| (*id, name)).collect();
-    let mut bind: Vec<(&Wanted, &Name)> = Vec::new();
+    let mut bind: Vec<(&Volume, &Name)> = Vec::new();
     let volumes = volumes(conn, place.vm_id).await?;
     for volume in &volumes {
         match (volume.host_id, pools.get(&volume.id)) {
@@ -181,7 +184,7 @@ pub async fn place(tx: &mut SystemTx, place: &Place) -> Result<Placed> {
     write(conn, place, &vm, &bind).await
 }
 
-fn elsewhere(volume: &Wanted) -> CapabilityReason {
+fn elsewhere(volume: &Volume) -> CapabilityReason {
     CapabilityReason::new(
         "volume_elsewhere",
         format!("volume/{}", volume.name),
@@ -191,11 +194,11 @@ fn elsewhere(volume: &Wanted) -> CapabilityReason {
 }
 
 /// Claims host and pools in one statement. The reason says what had no room; then the caller rolls back.
-async fn claim(
+pub(crate) async fn claim(
     conn: &mut PgConnection,
     host: HostId,
     vm: &Subject,
-    bind: &[(&Wanted, &Name)],
+    bind: &[(&Volume, &Name)],
 ) -> Result<Option<CapabilityReason>> {
     let mut by_pool: BTreeMap<&str, i64> = BTreeMap::new();
     for (volume, pool) in bind {
@@ -273,7 +276,7 @@ async fn write(
     conn: &mut PgConnection,
     place: &Place,
     vm: &Subject,
-    bind: &[(&Wanted, &Name)],
+    bind: &[(&Volume, &Name)],
 ) -> Result<Placed> {
     let placed: Option<(Epoch, String)> = sqlx::query_as(
         "WITH bound AS (

@@ -6,6 +6,7 @@
 use crate::{
     Change, Handle, List, Page, Result, SystemTx,
     audit_events::{self, Entry},
+    migrations,
     row::{self, uuids},
 };
 use basalt_model::{
@@ -361,6 +362,14 @@ pub async fn sweep(tx: &mut SystemTx, now: DateTime, limit: u32) -> Result<Vec<T
 /// VM, a one-shot verb is cleared, a power verb returns to the power before.
 pub async fn cancel(tx: &mut impl Handle, change: &Change, id: TaskId) -> Result<Task> {
     let conn = tx.conn();
+    if migrations::request_cancel(conn, id, change.now).await? {
+        // What is under way on two hosts ends when both say so, and the task with it.
+        let task = find(conn, id).await?.ok_or_else(|| missing(id))?;
+        let entry =
+            Entry::new("task.cancel", task.tenant_id, task.project_id, "task", id.0, &task.subject.name);
+        audit_events::write(conn, change, entry).await?;
+        return Ok(task);
+    }
     let row = sqlx::query(concat!(
         "UPDATE tasks t SET state = 'cancelled', finished_at = $2, started_at = coalesce(t.started_at, $2)
          WHERE t.id = $1 AND t.finished_at IS NULL RETURNING t.undo, ",

@@ -4,7 +4,7 @@
 use crate::{
     Accepted, Change, Error, Key, Result, TenantTx, Update,
     audit_events::{self, Entry},
-    change, placement_rules,
+    change, migrations, placement_rules,
     quotas::{self, Delta},
     routers, row,
     security_groups::{self, User},
@@ -53,7 +53,7 @@ impl PowerVerb {
 }
 
 /// Locks a VM of a project for a change that was meant for a generation.
-async fn lock(
+pub(crate) async fn lock(
     conn: &mut PgConnection,
     project: ProjectId,
     key: &Key,
@@ -76,7 +76,8 @@ async fn lock(
     Ok(vm)
 }
 
-fn alive(vm: &Vm) -> Result<()> {
+/// Refuses a VM that is going.
+pub(crate) fn alive(vm: &Vm) -> Result<()> {
     match vm.metadata.deletion_requested_at {
         None => Ok(()),
         Some(_) => Err(Error::Deleting { kind: "vm", name: vm.metadata.name.to_string() }),
@@ -126,6 +127,7 @@ pub async fn update(
 ) -> Result<Accepted<Vm>> {
     let mut vm = lock(tx.conn(), project, key, update.expected).await?;
     alive(&vm)?;
+    migrations::refuse_while_moving(tx.conn(), vm.id(), &vm.metadata.name).await?;
     let wanted = &update.spec;
     for (field, same) in
         [("spec.disks", vm.spec.disks == wanted.disks), ("spec.nics", same_nics(&vm.spec, wanted))]
@@ -266,6 +268,7 @@ pub async fn operate(
     if vm.spec.power != Power::Running {
         return Err(Error::NotRunning { name: vm.metadata.name, verb });
     }
+    migrations::refuse_while_moving(conn, vm.id(), &vm.metadata.name).await?;
     let (kind, action) = match verb {
         OperationVerb::Reboot => (TaskKind::VmReboot, "vm.reboot"),
         OperationVerb::Reset => (TaskKind::VmReset, "vm.reset"),
@@ -291,6 +294,7 @@ pub async fn redeploy(
     if vm.spec.protected {
         return Err(Error::Protected { name: vm.metadata.name });
     }
+    migrations::refuse_while_moving(conn, vm.id(), &vm.metadata.name).await?;
     let task = task(change, &vm, TaskKind::VmRedeploy, next(&vm))?;
     vm.incarnation += 1;
     vm.operation = None;

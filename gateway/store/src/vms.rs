@@ -4,7 +4,7 @@
 //! `placements.rs`.
 
 use crate::{
-    Finalized, Handle, Key, List, Page, Result, SystemTx, manifests,
+    Finalized, Handle, Key, List, Page, Result, SystemTx, manifests, migrations,
     placements::Placement,
     quotas::{self, Delta},
     row::{self, Selected, bigint},
@@ -312,6 +312,7 @@ pub async fn finalize(tx: &mut SystemTx, id: VmId, now: DateTime) -> Result<Fina
     .execute(&mut *conn)
     .await?;
     volumes::remove(conn, &owned).await?;
+    migrations::forget(conn, id).await?;
     for statement in [
         "UPDATE volumes SET vm_id = NULL WHERE vm_id = $1",
         "UPDATE address_cursors a SET used = used - p.n

@@ -6,6 +6,11 @@
 use crate::Error;
 use std::net::TcpListener;
 
+/// Connections that may wait to be accepted. The standard library asks for 128: when a thousand agents come back at once,
+/// each over several connections, the others are dropped and ask again after 1, 3, 7 and 15 seconds. The kernel takes no
+/// more than net.core.somaxconn, which is 4096 since Linux 5.4.
+const QUEUE: i32 = 4096;
+
 /// Sockets that this process was started with (`LISTEN_FDS`, `LISTEN_FDNAMES`).
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<(String, TcpListener)>);
@@ -44,7 +49,10 @@ impl Inherited {
             mine.into_iter().map(|(_, s)| s).collect()
         };
         for socket in &sockets {
-            socket.set_nonblocking(true).map_err(|source| Error::Listen { address: name.into(), source })?;
+            let failed = |source| Error::Listen { address: name.into(), source };
+            // To listen once more changes the length of the queue, of an inherited socket too.
+            rustix::net::listen(socket, QUEUE).map_err(|e| failed(e.into()))?;
+            socket.set_nonblocking(true).map_err(failed)?;
         }
         Ok(sockets)
     }

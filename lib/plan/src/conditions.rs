@@ -4,11 +4,13 @@
 //! with [`date`]. A condition that is not fulfilled always has a reason, and its message ends with
 //! what would help or what is being waited for: there is no silent "pending".
 
+use crate::migrations;
 use basalt_model::{
     CapabilityReason, Condition, ConditionStatus, DateTime, Epoch, Generation, Name,
     conditions::carry_since,
     hosts::{AgentConflict, HostFacts, HostState},
     images::{ImageObserved, ImageState},
+    migrations::{Migration, MigrationPhase, MotionProgress},
     vms::{ObservedPower, Power, VmObserved},
     volumes::{VolumeObserved, VolumeState},
 };
@@ -141,6 +143,21 @@ impl Draft {
             None => self.no("Blocked", "nothing_in_the_way", "nothing is in the way"),
         }
     }
+}
+
+/// `Migrating`, of a VM that is on its way: from where to where, and how far that is.
+pub fn migrating(
+    generation: Generation,
+    migration: &Migration,
+    phase: MigrationPhase,
+    progress: Option<&MotionProgress>,
+) -> Condition {
+    let to =
+        migration.target.as_ref().map_or_else(|| "a host that is being chosen".into(), ToString::to_string);
+    let (word, far) = migrations::words(phase, progress);
+    let mut draft = Draft::at(generation);
+    draft.yes("Migrating", word, format!("on its way from {} to {to}: {far}", migration.source));
+    draft.out.remove(0)
 }
 
 /// Conditions of a VM: `Placed`, `HostReachable`, `Blocked`, `Progressing`, `Ready`, and `RebootPending` while a change waits for a boot.

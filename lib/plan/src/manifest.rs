@@ -354,7 +354,7 @@ pub fn difference<'a>(
         .collect();
     let in_use = used(desired, stored);
     for (key, row) in stored.iter().rev().filter(|(k, _)| !desired.contains_key(*k)) {
-        edits.extend(withdraw(row, facts.get(key), in_use.contains(key)));
+        edits.extend(withdraw(row, facts.get(key), in_use.contains(key), false));
     }
     edits
 }
@@ -388,7 +388,12 @@ pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>, revision: i6
 }
 
 /// How the row of an item that is no longer wanted changes, if it does. `in_use`: an item that stands names it.
-pub fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool) -> Option<Edit> {
+/// `elsewhere`: the volume is another host's now, or no more.
+pub fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool, elsewhere: bool) -> Option<Edit> {
+    if elsewhere && !in_use && is_shared(row) {
+        // Its bytes are the other host's: here it is forgotten, and nothing of it removed.
+        return Some(Edit::Remove { key: row.key(), generation: row.generation, epoch: row.epoch });
+    }
     if row.is_absent() {
         let gone = fact.is_some_and(|f| f.gone && (f.epoch, f.generation) >= (row.epoch, row.generation));
         return gone.then(|| Edit::Remove { key: row.key(), generation: row.generation, epoch: row.epoch });
@@ -397,6 +402,11 @@ pub fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool) -> Option<Edit> {
     let absent =
         Item { generation: Generation(row.generation.0 + 1), desired: Desired::Absent, ..row.clone() };
     (!in_use).then_some(Edit::Put(absent))
+}
+
+/// Whether it is a volume in storage that other hosts see.
+fn is_shared(row: &Item) -> bool {
+    matches!(&row.desired, Desired::Volume(body) if body.shared != Shared::No)
 }
 
 /// Items that wanted and standing bodies name: they stay while their users stay.

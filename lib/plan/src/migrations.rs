@@ -22,7 +22,7 @@
 
 use basalt_model::{
     CapabilityReason,
-    migrations::{MigrationPhase, MigrationResult, Motion, MotionState},
+    migrations::{Migration, MigrationPhase, MigrationResult, Motion, MotionProgress, MotionState},
     vms::ObservedPower,
 };
 
@@ -259,6 +259,69 @@ pub fn phase(truth: Truth, source: AtSource, target: AtTarget) -> MigrationPhase
         }
         (AtSource::Sending, _) | (_, AtTarget::Filling) => MigrationPhase::Copying,
         _ => MigrationPhase::Preparing,
+    }
+}
+
+/// The word for where a migration is, from what is known without asking both hosts: its row, and what the VM's host said.
+pub fn phase_of(migration: &Migration, begun: bool, motion: Option<&Motion>) -> MigrationPhase {
+    let state = motion.map(|m| m.state);
+    match &migration.outcome {
+        Some(outcome) => match outcome.result {
+            MigrationResult::Completed => MigrationPhase::Completed,
+            MigrationResult::Failed => MigrationPhase::Failed,
+            MigrationResult::Cancelled => MigrationPhase::Cancelled,
+        },
+        None if migration.target_host_id.is_none() => MigrationPhase::Requested,
+        None if !begun => MigrationPhase::Preparing,
+        None => match state {
+            Some(MotionState::Left | MotionState::Lost | MotionState::Split | MotionState::Torn) => {
+                MigrationPhase::Switching
+            }
+            _ => MigrationPhase::Copying,
+        },
+    }
+}
+
+/// Hundredths that bytes are of the way: the target gets ready before, and both sides agree after.
+const BYTES_PERCENT: std::ops::Range<u64> = 10..95;
+
+/// How far a migration is, in hundredths.
+pub fn percent(phase: MigrationPhase, progress: Option<&MotionProgress>) -> i32 {
+    let (from, to) = (BYTES_PERCENT.start, BYTES_PERCENT.end);
+    let done = match (phase, progress) {
+        (MigrationPhase::Requested, _) => 0,
+        (MigrationPhase::Preparing, _) => from / 2,
+        (MigrationPhase::Copying, Some(p)) if p.total_bytes > 0 => {
+            let left = p.remaining_bytes.min(p.total_bytes);
+            from + (to - from) * ((p.total_bytes - left) >> 10) / (p.total_bytes >> 10).max(1)
+        }
+        (MigrationPhase::Copying, _) => from,
+        _ => to,
+    };
+    i32::try_from(done).unwrap_or(99)
+}
+
+/// A word for programs and a sentence for people about where a migration is.
+pub fn words(phase: MigrationPhase, progress: Option<&MotionProgress>) -> (&'static str, String) {
+    let mib = |bytes: u64| bytes / basalt_model::MIB;
+    match (phase, progress) {
+        (MigrationPhase::Requested, _) => ("requested", "a host is being chosen".into()),
+        (MigrationPhase::Preparing, _) => ("preparing", "the target gets ready".into()),
+        (MigrationPhase::Copying, Some(p)) if p.total_bytes > 0 => (
+            "copying",
+            format!(
+                "{} of {} MiB are left, {} MiB a second are sent and {} written by the guest",
+                mib(p.remaining_bytes),
+                mib(p.total_bytes),
+                mib(p.sent_bytes_per_second),
+                mib(p.dirty_bytes_per_second)
+            ),
+        ),
+        (MigrationPhase::Copying, _) => ("copying", "it is being sent".into()),
+        (MigrationPhase::Switching, _) => ("switching", "the source lets go of it".into()),
+        (MigrationPhase::Completed, _) => ("completed", "it is at the target".into()),
+        (MigrationPhase::Failed, _) => ("failed", "it stayed at the source".into()),
+        (MigrationPhase::Cancelled, _) => ("cancelled", "it was taken back".into()),
     }
 }
 

@@ -1,3 +1,5 @@
+//! Migrations: every combination of truth, source and target, and the walls that no row of the table may break.
+
 use super::*;
 use basalt_model::{MigrationId, migrations::MotionSide};
 use uuid::Uuid;

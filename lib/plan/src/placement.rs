@@ -5,8 +5,9 @@
 //! could take it even if it were empty; everything else may change by itself or by an operator.
 
 pub mod affinity;
+pub mod departure;
 
-use self::affinity::Neighbours;
+use self::{affinity::Neighbours, departure::Departure};
 use basalt_model::{
     CapabilityReason, HostId, ImageId, Labels, Name,
     hosts::{HostFacts, HostSpec, HostState},
@@ -43,6 +44,8 @@ pub struct Request {
     pub rules: PlacementRules,
     /// Its own labels: rules of other VMs may mean it.
     pub labels: Labels,
+    /// Where it leaves from, when it is on a host already.
+    pub departure: Option<Departure>,
 }
 
 /// What a volume needs of a host.
@@ -203,6 +206,9 @@ fn judge(request: &Request, neighbours: &Neighbours, host: &HostView) -> Judged 
         return out;
     };
     capability(request, host, facts, &mut out);
+    for reason in request.departure.iter().flat_map(|d| departure::rejections(d, host, facts)) {
+        out.reject(Lasts::Now, reason);
+    }
     capacity(request, host, facts, &mut out);
     pools(request, host, facts, &mut out);
     out

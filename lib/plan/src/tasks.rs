@@ -4,10 +4,14 @@
 //! its generation, or when something newer took its place; it fails only on what cannot change by
 //! itself. Progress never goes back.
 
-use crate::conditions::{VmFacts, VolumeFacts, power_is};
+use crate::{
+    conditions::{VmFacts, VolumeFacts, power_is},
+    migrations,
+};
 use basalt_model::{
     CapabilityReason,
     images::{ImageObserved, ImageState},
+    migrations::{MigrationPhase, MotionProgress},
     tasks::{Task, TaskKind, TaskMove, TaskState},
     vms::{Operation, OperationOutcome, Power},
     volumes::VolumeState,
@@ -60,6 +64,23 @@ pub fn advance(task: &Task, subject: &Subject<'_>, depends_on: &[Dependency]) ->
         None => step(task, subject),
     };
     let next = step.into_move(task)?;
+    let changed = next.state != task.state || next.progress != task.progress || next.stage != task.stage;
+    changed.then_some(next)
+}
+
+/// The next move of the task of a migration that is not over. `waits`: what it waits for, where that is not plain.
+pub fn migrating(
+    task: &Task,
+    phase: MigrationPhase,
+    progress: Option<&MotionProgress>,
+    waits: &str,
+) -> Option<TaskMove> {
+    let (_, far) = migrations::words(phase, progress);
+    let stage = match phase {
+        MigrationPhase::Requested | MigrationPhase::Preparing if !waits.is_empty() => waits.to_owned(),
+        _ => far,
+    };
+    let next = Step::Going { progress: migrations::percent(phase, progress), stage }.into_move(task)?;
     let changed = next.state != task.state || next.progress != task.progress || next.stage != task.stage;
     changed.then_some(next)
 }

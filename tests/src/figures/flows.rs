@@ -145,6 +145,16 @@ pub async fn measure(size: &Size) -> Result<Vec<Figure>> {
     let first = Instant::now();
     switch.apply(&whole).await?;
     let first = first.elapsed();
+    let ofctl =
+        |args: &[&str]| command(dir.path(), "ovs-ofctl").args(["-O", "OpenFlow15"]).args(args).status();
+    ensure!(ofctl(&["del-flows", BRIDGE])?.success(), "ovs-ofctl removes no flows");
+    let empty = Instant::now();
+    switch.apply(&whole).await?;
+    let empty = empty.elapsed();
+    let file = dir.path().join("state/applied.flows").display().to_string();
+    let floor = Instant::now();
+    ensure!(ofctl(&["--bundle", "replace-flows", BRIDGE, &file])?.success(), "ovs-ofctl sets no flows");
+    let floor = floor.elapsed();
     let numbers = switch.look().await?.numbers();
     let (mut computed, mut applied, mut flows) = (vec![], vec![], 0);
     for n in 0..size.runs.max(3) {
@@ -164,8 +174,13 @@ pub async fn measure(size: &Size) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new(format!("flows of {ports} ports computed: {flows} flows"), format!("{:.1} ms", ms(mid)))
             .target("≤ 20 ms", mid <= Duration::from_millis(20)),
-        Figure::new("set on an empty bridge", format!("{:.0} ms", ms(first)))
-            .target("≤ 500 ms", first <= Duration::from_millis(500)),
+        Figure::new(
+            "set for the first time, with a flush of each port's conntrack zone",
+            format!("{:.0} ms", ms(first)),
+        ),
+        Figure::new("set after all of them were wiped", format!("{:.0} ms", ms(empty)))
+            .target("≤ 500 ms", empty <= Duration::from_millis(500))
+            .floor(format!("{:.0} ms for ovs-ofctl replace-flows that changes nothing", ms(floor))),
         Figure::new("one port of them changed, set again", format!("{:.0} ms", ms(applied.quantile(0.5))))
             .target("≤ 500 ms", applied.quantile(0.5) <= Duration::from_millis(500)),
     ])

@@ -120,6 +120,8 @@ pub enum Verb {
     Reset(Vms),
     /// Destroys VMs and makes them anew from their images, with the same addresses.
     Redeploy(Vms),
+    /// Moves VMs to another host, while they run.
+    Migrate(Migrate),
     /// Waits until objects are in a phase or state, or gone.
     Wait {
         /// Kind and names.
@@ -312,6 +314,60 @@ pub struct Vms {
     /// Names or ids; `vm/` before them is allowed.
     #[arg(required = true, value_name = "VM")]
     pub vms: Vec<String>,
+}
+
+/// Where and how VMs go.
+#[derive(Args)]
+pub struct Migrate {
+    /// Names or ids; `vm/` before them is allowed.
+    #[arg(required = true, value_name = "VM")]
+    pub vms: Vec<String>,
+    /// The host to go to; without it the best that fits is chosen.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// The guest goes on meanwhile (what is done anyway when it is meant to run).
+    #[arg(long, conflicts_with = "cold")]
+    pub live: bool,
+    /// The guest is shut down, moved, and started again.
+    #[arg(long)]
+    pub cold: bool,
+    /// The longest pause at the switch that is aimed at, in milliseconds; 100 when nothing is said.
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub max_pause: Option<u32>,
+    /// What to do with a guest that writes memory faster than it can be sent.
+    #[arg(long, value_name = "POLICY")]
+    pub on_stall: Option<OnStall>,
+    /// Most bytes to send in a second (`100MiB`).
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_rate: Option<u64>,
+    /// Seconds after which the migration is given up; 3600 when nothing is said.
+    #[arg(long, value_name = "SECONDS")]
+    pub give_up_after: Option<u32>,
+    /// Says whether they could go, and moves nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to do with a guest that does not come to an end.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OnStall {
+    /// It stays where it is, unharmed.
+    Cancel,
+    /// Its virtual CPUs are slowed down.
+    Throttle,
+    /// It goes on at the target while its memory is fetched; if the network fails then, its memory is lost.
+    PostCopy,
+}
+
+impl OnStall {
+    /// The word in HTTP.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Throttle => "throttle",
+            Self::PostCopy => "post_copy",
+        }
+    }
 }
 
 /// Declares an object.

@@ -146,6 +146,23 @@ pub const KINDS: &[Kind] = &[
         ],
     },
     Kind {
+        name: "migration",
+        plural: "migrations",
+        in_project: true,
+        names: BY_ID,
+        can: &[Show],
+        columns: &[
+            ID,
+            ("VM", "/vm"),
+            ("FROM", "/source"),
+            ("TO", "/target"),
+            ("PHASE", "/phase"),
+            ("PAUSE", "/outcome/progress/pause_milliseconds"),
+            ("REASON", "/outcome/reason/message"),
+            ("AGE", "/requested_at"),
+        ],
+    },
+    Kind {
         name: "host",
         plural: "hosts",
         in_project: false,

@@ -36,6 +36,7 @@ fn sample(method: &str, path: &str) -> Value {
         ("POST", "/v1/role-bindings") => {
             json!({"principal_id": uuid::Uuid::nil(), "grant": {"role": "viewer", "scope": system()}})
         }
+        ("POST", "/v1/projects/{project}/vms/{vm}/migrate") => json!({"host": "h2"}),
         _ => panic!("{method} {path} takes a body, and no sample of it stands here"),
     }
 }

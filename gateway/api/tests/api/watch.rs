@@ -224,7 +224,7 @@ async fn a_manifest_told_of_early_is_not_taken_back_by_the_feed_and_is_by_anothe
     let host = HostId(Uuid::from_u128(7));
     let poll = hub.revision(host);
     let batch = |revision, reload| {
-        let row = Row::Manifest(Box::new(manifests::Revision { host_id: host, revision }));
+        let row = Row::Manifest(std::sync::Arc::new(manifests::Revision { host_id: host, revision }));
         let change = Change {
             table: Table::Manifest,
             key: host.to_string(),

@@ -1,10 +1,13 @@
 //! What hosts should have, and how their manifest rows come to say so.
 
-use super::{Edits, Indexes, Inputs, bound, naming, owner, routers};
+use super::{Edits, Indexes, Inputs, bound, migrations, naming, owner, routers};
 use crate::rows::{FactRow, ItemAt, ItemRow};
-use basalt_model::{HostId, ImageId, NetworkId, SecurityGroupId, VmId};
+use basalt_model::{
+    Epoch, HostId, ImageId, Name, NetworkId, SecurityGroupId, VmId, VolumeId, volumes::VolumeState,
+};
 use basalt_plan::manifest::{self, Edit, Fact};
-use basalt_wire::agent::manifest::{ItemKind, Shared};
+use basalt_store::hosts::HostFactsRow;
+use basalt_wire::agent::manifest::{ItemKind, MotionBody, Shared};
 use krt::{Builder, Collection, Ctx, Index};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -16,8 +19,8 @@ pub(super) type Hold = (ItemAt, (ItemKind, Uuid));
 pub fn desired(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<ItemAt, ItemRow> {
     let vm_holds = vm_holds(builder, inputs, indexes);
     let held_by_vms = builder.index("held_by_vms", &vm_holds, |hold: &Hold, ()| [hold.0]);
-    let vms = vm_items(builder, inputs);
-    let volumes = volume_items(builder, inputs, held_by_vms);
+    let vms = vm_items(builder, inputs, indexes);
+    let volumes = volume_items(builder, inputs, indexes, held_by_vms);
     let volume_holds = volume_holds(builder, inputs, indexes, volumes);
     let router_holds = routers::holds(builder, inputs, indexes);
     let holds = builder.union_disjoint("holds", &[vm_holds, volume_holds, router_holds]);
@@ -36,8 +39,9 @@ fn hosts_of(
     deleting: bool,
 ) -> BTreeSet<HostId> {
     let placed = ctx.get(&inputs.placements, id).and_then(|p| p.host.as_ref()).map(|h| h.0);
+    let target = migrations::of(ctx, indexes, id).and_then(|row| row.migration.target_host_id);
     let standing = ctx.lookup(&indexes.items_by_object, &(ItemKind::Vm, id.0)).map(|(at, _)| at.0);
-    standing.chain(placed.filter(|_| !deleting)).collect()
+    standing.chain(placed.into_iter().chain(target).filter(|_| !deleting)).collect()
 }
 
 fn vm_holds(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<Hold, ()> {
@@ -61,8 +65,9 @@ fn vm_holds(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collec
     })
 }
 
-fn vm_items(builder: &mut Builder, inputs: &Inputs) -> Collection<ItemAt, ItemRow> {
-    let inputs = *inputs;
+/// A VM is on its host, and for the time of a migration its target gets ready for it.
+fn vm_items(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<ItemAt, ItemRow> {
+    let (inputs, indexes) = (*inputs, *indexes);
     builder.derive_many("vm_items", &inputs.vms, move |ctx, id, row| {
         let vm = &row.0;
         let placement = ctx.get(&inputs.placements, id);
@@ -72,16 +77,30 @@ fn vm_items(builder: &mut Builder, inputs: &Inputs) -> Collection<ItemAt, ItemRo
         if vm.metadata.deletion_requested_at.is_some() {
             return Vec::new();
         }
-        let view = manifest::Vm {
-            metadata: &vm.metadata,
-            spec: &vm.spec,
-            incarnation: vm.incarnation,
-            operation: vm.operation.as_ref(),
-            motion: None,
-            disks: &vm.disks,
-            nics: &vm.nics,
+        let item = |epoch: Epoch, motion: Option<&MotionBody>| {
+            let view = manifest::Vm {
+                metadata: &vm.metadata,
+                spec: &vm.spec,
+                incarnation: vm.incarnation,
+                operation: vm.operation.as_ref(),
+                motion,
+                disks: &vm.disks,
+                nics: &vm.nics,
+            };
+            ItemRow(manifest::vm(view, epoch))
         };
-        vec![((host, ItemKind::Vm, id.0), ItemRow(manifest::vm(view, epoch)))]
+        // One that was settled in this revision says nothing any more.
+        let moving = migrations::of(ctx, &indexes, id).filter(|m| m.migration.source_epoch == epoch);
+        let outgoing = moving.and_then(|m| migrations::outgoing(ctx, &inputs, m));
+        let mut items = vec![((host, ItemKind::Vm, id.0), item(epoch, outgoing.as_ref()))];
+        if let Some(row) = moving
+            && let Some(target) = row.migration.target_host_id
+        {
+            let incoming = migrations::incoming(row);
+            let item = item(row.migration.target_epoch(), Some(&incoming));
+            items.push(((target, ItemKind::Vm, id.0), item));
+        }
+        items
     })
 }
 
@@ -89,31 +108,50 @@ fn vm_items(builder: &mut Builder, inputs: &Inputs) -> Collection<ItemAt, ItemRo
 fn volume_items(
     builder: &mut Builder,
     inputs: &Inputs,
+    indexes: &Indexes,
     held: Index<Hold, (), ItemAt>,
 ) -> Collection<ItemAt, ItemRow> {
-    let inputs = *inputs;
+    let (inputs, indexes) = (*inputs, *indexes);
     builder.derive_many("volume_items", &inputs.volumes, move |ctx, id, volume| {
         let Some((host, pool)) = bound(volume) else {
             return Vec::new();
         };
-        let at = (host, ItemKind::Volume, id.0);
         let alive = |vm: VmId| {
             ctx.project(&inputs.vms, &vm, |v| v.0.metadata.deletion_requested_at.is_none()).unwrap_or(false)
         };
         let wanted = volume.metadata.deletion_requested_at.is_none() && owner(volume).is_none_or(alive);
-        if !wanted && ctx.count(&held, &at) == 0 {
-            return Vec::new();
+        let moving = volume.vm_id.and_then(|vm| migrations::of(ctx, &indexes, &vm));
+        let there = moving.and_then(|m| m.migration.target_host_id.zip(m.pools.get(id)));
+        let places = std::iter::once((host, pool)).chain(there.filter(|(target, _)| *target != host));
+        let mut items = Vec::new();
+        for (host, pool) in places {
+            let at = (host, ItemKind::Volume, id.0);
+            if !wanted && ctx.count(&held, &at) == 0 {
+                continue;
+            }
+            let view = manifest::Volume {
+                metadata: &volume.metadata,
+                spec: &volume.spec,
+                pool,
+                image_id: volume.image_id,
+                incarnation: volume.incarnation,
+                shared: shared(ctx, &inputs, *id, host, pool),
+            };
+            items.push((at, ItemRow(manifest::volume(view))));
         }
-        let view = manifest::Volume {
-            metadata: &volume.metadata,
-            spec: &volume.spec,
-            pool,
-            image_id: volume.image_id,
-            incarnation: volume.incarnation,
-            shared: Shared::No,
-        };
-        vec![(at, ItemRow(manifest::volume(view)))]
+        items
     })
+}
+
+/// Whether other hosts see the volume too, and whether it was made.
+fn shared(ctx: &Ctx<'_>, inputs: &Inputs, id: VolumeId, host: HostId, pool: &Name) -> Shared {
+    let seen_by_others = |row: &HostFactsRow| migrations::shared_pools(&row.facts);
+    let pools = ctx.project(&inputs.host_facts, &host, seen_by_others);
+    if !pools.is_some_and(|pools| pools.contains(pool)) {
+        return Shared::No;
+    }
+    let made = ctx.project(&inputs.volume_facts, &id, |f| f.observed.state == VolumeState::Ready);
+    if made.unwrap_or(false) { Shared::Made } else { Shared::Yes }
 }
 
 fn volume_holds(
@@ -127,7 +165,10 @@ fn volume_holds(
         let Some(image) = manifest::held_by_volume(volume.image_id) else {
             return Vec::new();
         };
-        let here = bound(volume).map(|b| b.0).filter(|h| ctx.exists(&wanted, &(*h, ItemKind::Volume, id.0)));
+        let moving = volume.vm_id.and_then(|vm| migrations::of(ctx, &indexes, &vm));
+        let there = moving.and_then(|m| m.migration.target_host_id);
+        let here = bound(volume).map(|b| b.0).into_iter().chain(there);
+        let here = here.filter(|h| ctx.exists(&wanted, &(*h, ItemKind::Volume, id.0)));
         let standing = ctx.lookup(&indexes.items_by_object, &(ItemKind::Volume, id.0)).map(|(at, _)| at.0);
         let hosts: BTreeSet<HostId> = standing.chain(here).collect();
         hosts.into_iter().map(|h| (((h, image.kind, image.id), (ItemKind::Volume, id.0)), ())).collect()
@@ -201,7 +242,9 @@ pub fn edits_by_host(
         }
         let fact = ctx.get(&inputs.facts, at).map(|f| fact(f));
         let in_use = ctx.count(&indexes.items_naming, at) + ctx.count(&wanted_naming, at) > 0;
-        manifest::withdraw(&row.0, fact.as_ref(), in_use).map(|e| Edits(vec![e]))
+        let elsewhere = at.1 == ItemKind::Volume
+            && ctx.project(&inputs.volumes, &VolumeId(at.2), |v| v.host_id) != Some(Some(at.0));
+        manifest::withdraw(&row.0, fact.as_ref(), in_use, elsewhere).map(|e| Edits(vec![e]))
     });
     let edits = builder.union_disjoint("edits", &[puts, withdrawals]);
     let by_host = builder.index("edits_of_host", &edits, |at, _| [at.0]);

@@ -6,7 +6,10 @@ use basalt_model::{
     DateTime, Epoch, Generation, HostId, Name, ProjectId, TenantId, VmId, VolumeId,
     hosts::{HostState, state},
 };
-use basalt_plan::placement::{self, HostView, VolumeRequest, affinity::Peer};
+use basalt_plan::placement::{
+    self, HostView, VolumeRequest,
+    affinity::{Neighbours, Peer},
+};
 use krt::{Builder, Collection, Ctx, Failure, Index};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -98,6 +101,22 @@ pub struct Peers {
     pub keeping_away: Index<VmId, PlacedVm, ProjectId>,
 }
 
+impl Peers {
+    /// The placed VMs that matter to where one goes, itself left out.
+    pub fn around(
+        &self,
+        ctx: &Ctx<'_>,
+        project: Option<ProjectId>,
+        vm: VmId,
+        request: &placement::Request,
+    ) -> Neighbours {
+        let Some(project) = project else { return Neighbours::default() };
+        let index = if request.rules.looks_at_vms() { &self.by_project } else { &self.keeping_away };
+        let others = ctx.lookup(index, &project).filter(|(id, _)| **id != vm);
+        Neighbours::of(request, others.map(|(_, placed)| (placed.host_id, &placed.peer)))
+    }
+}
+
 /// They are apart from the hosts: what a VM's labels are changes no host, and only VMs that ask look here.
 pub fn peers(builder: &mut Builder, inputs: &Inputs) -> Peers {
     let placements = inputs.placements;
@@ -126,15 +145,7 @@ pub fn requests(builder: &mut Builder, inputs: &Inputs) -> Collection<VmId, Requ
         if is_placed || vm.metadata.deletion_requested_at.is_some() {
             return Ok::<_, Failure>(None);
         }
-        let (volumes, wanted, mut images) = volumes(ctx, &inputs, vm)?;
-        images.extend(vm.disks.iter().filter_map(|d| d.iso_image_id));
-        let mut segments = Vec::new();
-        for nic in &vm.nics {
-            let network = ctx
-                .get(&inputs.networks, &nic.network_id)
-                .ok_or_else(|| missing("network", nic.network_id))?;
-            segments.push(network.spec.segment.clone());
-        }
+        let Asked { volumes, request } = of(ctx, &inputs, vm)?;
         Ok(Some(Request {
             tenant_id: vm.metadata.tenant_id,
             project_id: vm.metadata.project_id,
@@ -142,18 +153,41 @@ pub fn requests(builder: &mut Builder, inputs: &Inputs) -> Collection<VmId, Requ
             generation: vm.metadata.generation,
             epoch: placement.map(|p| p.epoch).unwrap_or_default(),
             volumes,
-            request: placement::Request {
-                cpus: vm.spec.cpus,
-                memory_bytes: vm.spec.memory_bytes,
-                firmware: vm.spec.firmware,
-                volumes: wanted,
-                images,
-                segments,
-                rules: vm.spec.placement.clone(),
-                labels: vm.metadata.labels.clone(),
-            },
+            request,
         }))
     })
+}
+
+/// What a VM asks of a host.
+pub(super) struct Asked {
+    /// Its volumes in disk order, those that need a pool and those that have one.
+    pub volumes: Vec<(VolumeId, bool)>,
+    /// What it needs.
+    pub request: placement::Request,
+}
+
+/// What a VM asks of a host, with its volumes where they are.
+pub(super) fn of(ctx: &Ctx<'_>, inputs: &Inputs, vm: &basalt_store::vms::Vm) -> Result<Asked, Failure> {
+    let (volumes, wanted, mut images) = volumes(ctx, inputs, vm)?;
+    images.extend(vm.disks.iter().filter_map(|d| d.iso_image_id));
+    let mut segments = Vec::new();
+    for nic in &vm.nics {
+        let network =
+            ctx.get(&inputs.networks, &nic.network_id).ok_or_else(|| missing("network", nic.network_id))?;
+        segments.push(network.spec.segment.clone());
+    }
+    let request = placement::Request {
+        cpus: vm.spec.cpus,
+        memory_bytes: vm.spec.memory_bytes,
+        firmware: vm.spec.firmware,
+        volumes: wanted,
+        images,
+        segments,
+        rules: vm.spec.placement.clone(),
+        labels: vm.metadata.labels.clone(),
+        departure: None,
+    };
+    Ok(Asked { volumes, request })
 }
 
 type Volumes = (Vec<(VolumeId, bool)>, Vec<VolumeRequest>, BTreeSet<basalt_model::ImageId>);

@@ -1,11 +1,11 @@
 //! What is true of objects: their status, the conditions that are not stored yet, the moves of tasks.
 
-use super::{Indexes, Inputs, bound, owner, routers};
+use super::{Indexes, Inputs, bound, migrations, owner, routers};
 use crate::rows::VmRow;
 use basalt_model::{
-    Condition, HostId, ImageId, Metadata, NetworkId, RouterId, TaskId, VmId, VolumeId,
+    Condition, HostId, ImageId, Metadata, MigrationId, NetworkId, RouterId, TaskId, VmId, VolumeId,
     hosts::HostState,
-    tasks::{Task, TaskMove, TaskState},
+    tasks::{Task, TaskKind, TaskMove, TaskState},
     volumes::VolumeState,
 };
 use basalt_plan::{
@@ -125,20 +125,44 @@ pub fn volumes(
     })
 }
 
+/// What conditions and tasks are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// States of hosts.
+    pub host_states: Collection<HostId, HostState>,
+    /// VMs.
+    pub vm_status: Collection<VmId, VmFacts>,
+    /// Volumes.
+    pub volume_status: Collection<VolumeId, VolumeFacts>,
+    /// Migrations.
+    pub migration_status: Collection<MigrationId, migrations::Status>,
+}
+
 /// Conditions that are not stored as they are, undated.
 pub fn conditions(
     builder: &mut Builder,
     inputs: &Inputs,
     indexes: &Indexes,
-    states: Collection<HostId, HostState>,
-    vm_status: Collection<VmId, VmFacts>,
-    volume_status: Collection<VolumeId, VolumeFacts>,
+    seen: Seen,
 ) -> Collection<Uuid, Conditions> {
-    let routers = routers::conditions(builder, inputs, indexes, states);
+    let Seen { host_states: states, vm_status, volume_status, migration_status } = seen;
+    let indexes = *indexes;
+    let routers = routers::conditions(builder, inputs, &indexes, states);
     let inputs = *inputs;
     let vms = builder.derive_many("vm_conditions", &vm_status, move |ctx, id, status| {
         let of = ctx.project(&inputs.vms, id, |v| owners(&v.0.metadata));
-        unless_stored(ctx, &inputs, "vm", id.0, of, conditions::vm(status))
+        let mut all = conditions::vm(status);
+        if let Some(row) = migrations::of(ctx, &indexes, id)
+            && let Some(at) = ctx.get(&migration_status, &row.migration.id)
+        {
+            all.push(conditions::migrating(
+                status.generation,
+                &row.migration,
+                at.phase,
+                at.progress.as_ref(),
+            ));
+        }
+        unless_stored(ctx, &inputs, "vm", id.0, of, all)
     });
     let volumes = builder.derive_many("volume_conditions", &volume_status, move |ctx, id, status| {
         let of = ctx.project(&inputs.volumes, id, |v| owners(&v.metadata));
@@ -190,15 +214,23 @@ pub(super) fn unless_stored(
 pub fn task_moves(
     builder: &mut Builder,
     inputs: &Inputs,
-    vm_status: Collection<VmId, VmFacts>,
-    volume_status: Collection<VolumeId, VolumeFacts>,
+    indexes: &Indexes,
+    seen: Seen,
 ) -> Collection<TaskId, TaskMove> {
-    let inputs = *inputs;
+    let Seen { vm_status, volume_status, migration_status, .. } = seen;
+    let (inputs, indexes) = (*inputs, *indexes);
     builder.derive("task_moves", &inputs.tasks, move |ctx, _id, task| {
         let depends_on: Vec<Dependency> =
             task.depends_on.iter().map(|id| dependency(ctx, &inputs, *id)).collect();
         let id = task.subject.id;
         match task.subject.kind.as_str() {
+            "vm" if task.kind == TaskKind::VmMigrate => {
+                // Its end is written with the migration's.
+                let row =
+                    migrations::of(ctx, &indexes, &VmId(id)).filter(|r| r.migration.task_id == task.id)?;
+                let at = ctx.get(&migration_status, &row.migration.id)?;
+                tasks::migrating(task, at.phase, at.progress.as_ref(), &at.waits)
+            }
             "vm" => {
                 let operation = ctx.project(&inputs.vms, &VmId(id), |v| v.0.operation.clone()).flatten();
                 let subject = match ctx.get(&vm_status, &VmId(id)) {

@@ -8,6 +8,7 @@ mod feed;
 mod fixture;
 mod isolation;
 mod manifests;
+mod migrations;
 mod people;
 mod placements;
 mod plans;

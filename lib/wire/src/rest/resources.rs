@@ -4,6 +4,7 @@ use basalt_model::{
     CapabilityReason, Condition, DateTime, Epoch, Generation, HostId, Metadata, Name, PoolId, PortId,
     hosts::{HostFacts, HostSpec, HostState},
     images::{ImageObserved, ImageSpec},
+    migrations::{self, MigrationPhase, MotionProgress},
     networks::{Counters, NetworkSpec},
     pools::PoolFacts,
     quotas::Quota,
@@ -316,6 +317,19 @@ pub struct Vm {
     pub observed_generation: Generation,
     /// What is true of it.
     pub conditions: Vec<Condition>,
+}
+
+/// A VM's way from one host to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Migration {
+    /// What was asked, and what became of it.
+    #[serde(flatten)]
+    pub migration: migrations::Migration,
+    /// Derived.
+    pub phase: MigrationPhase,
+    /// Figures of the transfer, while it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<MotionProgress>,
 }
 
 /// Where a VM could go, and why not elsewhere.

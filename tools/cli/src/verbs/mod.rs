@@ -8,6 +8,7 @@ mod counters;
 mod debug;
 mod images;
 mod login;
+mod migrate;
 mod people;
 mod read;
 mod security_groups;
@@ -86,6 +87,7 @@ impl Session {
             Verb::Reboot(vms) => self.power(&vms.vms, "reboot", "rebooted").await,
             Verb::Reset(vms) => self.power(&vms.vms, "reset", "reset").await,
             Verb::Redeploy(vms) => self.power(&vms.vms, "redeploy", "redeployed").await,
+            Verb::Migrate(what) => self.migrate(&what).await,
             Verb::Wait { targets, until } => self.wait_for(&targets.targets, &until).await,
             Verb::Watch { kinds } => self.watch(&kinds).await,
             Verb::Explain(what) => self.explain(&what).await,

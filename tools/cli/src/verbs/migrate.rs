@@ -1,0 +1,44 @@
+//! Moving VMs to other hosts.
+
+use super::{Session, bare, change::Taken};
+use crate::{Failure, args::Migrate, failure::Tally, kinds::Kind};
+use serde_json::{Map, Value, json};
+
+impl Session {
+    pub(super) async fn migrate(&self, what: &Migrate) -> Result<(), Failure> {
+        let kind = Kind::find("vm")?;
+        let (query, done) = if what.dry_run { ("?dry_run=true", "can migrate") } else { ("", "migrated") };
+        let body = body(what);
+        let mut tally = Tally::new(what.vms.len());
+        let mut taken = Vec::new();
+        for vm in what.vms.iter().map(|vm| bare("vm", vm)) {
+            let path = format!("{}/migrate{query}", kind.object(&self.project, vm));
+            let asked = match self.client.post::<_, Value>(&path, &body).await {
+                Ok(answer) => Taken::read(kind, vm, done, answer),
+                Err(e) => Err(e),
+            };
+            taken.extend(tally.keep(&format!("vm/{vm}"), asked));
+        }
+        self.conclude_all(taken, &mut tally).await?;
+        tally.end()
+    }
+}
+
+fn body(what: &Migrate) -> Value {
+    let mut body = Map::new();
+    let mode = match (what.live, what.cold) {
+        (true, _) => Some("live"),
+        (_, true) => Some("cold"),
+        _ => None,
+    };
+    let fields = [
+        ("host", what.host.as_ref().map(|h| json!(h))),
+        ("mode", mode.map(|m| json!(m))),
+        ("max_pause_milliseconds", what.max_pause.map(|ms| json!(ms))),
+        ("on_stall", what.on_stall.map(|s| json!(s.word()))),
+        ("max_bytes_per_second", what.max_rate.map(|rate| json!(rate))),
+        ("timeout_seconds", what.give_up_after.map(|s| json!(s))),
+    ];
+    body.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    Value::Object(body)
+}
