@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Makes the guest run what a query says (`+` for a space), and answer with what it printed.
+/// Makes the guest run what a query says (`+` for a space), at once or behind it, and answer with what it printed; and
+/// serve something large and something slow.
 pub const USER_DATA: &str = r#"#!/bin/sh
 mkdir -p /www/cgi-bin
 dd if=/dev/urandom of=/www/big bs=1024 count=2048
@@ -18,7 +19,18 @@ cat > /www/cgi-bin/run <<'END'
 printf 'Content-type: text/plain\r\n\r\n'
 $(echo "$QUERY_STRING" | tr + ' ') 2>&1
 END
-chmod 755 /www/cgi-bin/run
+cat > /www/cgi-bin/begin <<'END'
+#!/bin/sh
+printf 'Content-type: text/plain\r\n\r\n'
+$(echo "$QUERY_STRING" | tr + ' ') > /tmp/begun 2>&1 < /dev/null &
+END
+cat > /www/cgi-bin/slow <<'END'
+#!/bin/sh
+printf 'Content-type: text/plain\r\n\r\n'
+i=0
+while [ $i -lt 50 ]; do echo line-$i; i=$((i+1)); sleep 0.5; done
+END
+chmod 755 /www/cgi-bin/*
 echo yes > /www/seeded
 "#;
 
@@ -37,7 +49,16 @@ pub struct Guest<'a> {
 impl Guest<'_> {
     /// What a command in the guest printed.
     pub fn run(&self, command: &str) -> anyhow::Result<String> {
-        let path = format!("/cgi-bin/run?{}", command.replace(' ', "+"));
+        self.cgi("run", command)
+    }
+
+    /// Begins a command in the guest; what it prints is in `/tmp/begun`.
+    pub fn begin(&self, command: &str) -> anyhow::Result<()> {
+        self.cgi("begin", command).map(drop)
+    }
+
+    fn cgi(&self, program: &str, command: &str) -> anyhow::Result<String> {
+        let path = format!("/cgi-bin/{program}?{}", command.replace(' ', "+"));
         Ok(self.host.http_get(self.address, &path)?.body)
     }
 
@@ -109,26 +130,32 @@ pub fn wires(host: &Host) -> String {
     said.concat()
 }
 
+/// Waits until something holds, and tells how long it took; `tell` says what else is to be known when it does not.
+pub async fn within(
+    what: &str,
+    limit_seconds: u64,
+    mut ask: impl AsyncFnMut() -> bool,
+    tell: impl Fn() -> String,
+) -> Duration {
+    let begin = Instant::now();
+    while !ask().await {
+        let late = begin.elapsed() > Duration::from_secs(limit_seconds);
+        assert!(!late, "not within {limit_seconds} s: {what}\n{}", tell());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    begin.elapsed()
+}
+
 /// Waits until something of two guests holds, and tells all about their wires when it does not.
 pub async fn holds(
     what: &str,
     limit_seconds: u64,
     a: &Guest<'_>,
     b: &Guest<'_>,
-    mut ask: impl AsyncFnMut() -> bool,
+    ask: impl AsyncFnMut() -> bool,
 ) {
-    let end = Instant::now() + Duration::from_secs(limit_seconds);
-    while !ask().await {
-        let late = Instant::now() > end;
-        assert!(
-            !late,
-            "not within {limit_seconds} s: {what}\n{}{}{:?}",
-            wires(a.host),
-            wires(b.host),
-            a.run("arp -n")
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let tell = || format!("{}{}{:?}", wires(a.host), wires(b.host), a.run("arp -n"));
+    within(what, limit_seconds, ask, tell).await;
 }
 
 pub async fn heals(what: &str, limit_seconds: u64, guest: &Guest<'_>, other: &Guest<'_>) {

@@ -1,84 +1,26 @@
 //! N6: a router between two networks, on two hosts of which one is active, and its fail-over without anybody's help.
 
-use crate::cluster::{Cluster, until};
-use basalt_lab::{host::Host, journey};
-use serde_json::{Value, json};
-use std::{
-    net::Ipv4Addr,
-    time::{Duration, Instant},
+use crate::{
+    cluster::{Cluster, until},
+    guests::{Guest, guest, network, within},
 };
+use basalt_lab::host::Host;
+use serde_json::{Value, json};
+use std::time::Duration;
 
-/// Makes the guest run what a query says (`+` for a space), at once or behind it, and serve something slow.
-const USER_DATA: &str = r#"#!/bin/sh
-mkdir -p /www/cgi-bin
-cat > /www/cgi-bin/run <<'END'
-#!/bin/sh
-printf 'Content-type: text/plain\r\n\r\n'
-$(echo "$QUERY_STRING" | tr + ' ') 2>&1
-END
-cat > /www/cgi-bin/begin <<'END'
-#!/bin/sh
-printf 'Content-type: text/plain\r\n\r\n'
-$(echo "$QUERY_STRING" | tr + ' ') > /tmp/begun 2>&1 < /dev/null &
-END
-cat > /www/cgi-bin/slow <<'END'
-#!/bin/sh
-printf 'Content-type: text/plain\r\n\r\n'
-i=0
-while [ $i -lt 50 ]; do echo line-$i; i=$((i+1)); sleep 0.5; done
-END
-chmod 755 /www/cgi-bin/*
-echo yes > /www/seeded
-"#;
-
-struct Guest<'a> {
-    host: &'a Host,
-    address: Ipv4Addr,
+/// What another guest says at an address, asked by this one.
+fn asks(guest: &Guest<'_>, url: &str) -> Option<String> {
+    let said = guest.run(&format!("timeout 2 wget -q -O - http://{url}")).ok()?;
+    let failed = said.is_empty() || said.starts_with("wget:") || said.ends_with("Terminated\n");
+    (!failed).then_some(said)
 }
 
-impl Guest<'_> {
-    fn cgi(&self, program: &str, command: &str) -> anyhow::Result<String> {
-        let path = format!("/cgi-bin/{program}?{}", command.replace(' ', "+"));
-        Ok(self.host.http_get(self.address, &path)?.body)
-    }
-
-    /// What another one says at an address, asked by this guest.
-    fn asks(&self, url: &str) -> Option<String> {
-        let said = self.cgi("run", &format!("timeout 2 wget -q -O - http://{url}")).ok()?;
-        let failed = said.is_empty() || said.starts_with("wget:") || said.ends_with("Terminated\n");
-        (!failed).then_some(said)
-    }
-
-    /// From which address another one sees this guest come.
-    fn is_seen_as(&self, at: &str) -> Option<String> {
-        let environment = self.asks(&format!("{at}/cgi-bin/run?env"))?;
-        let line = environment.lines().find_map(|line| line.strip_prefix("REMOTE_ADDR="))?;
-        // `[::ffff:10.0.0.1]`: the server listens by IPv6.
-        Some(line.rsplit(':').next()?.trim_matches(|c| c == ']' || c == '[').to_owned())
-    }
-}
-
-async fn network(cluster: &Cluster, project: &str, name: &str, cidr: &str) {
-    let spec = json!({"cidr": cidr, "security_groups": [journey::SECURITY_GROUP]});
-    let body = json!({"name": name, "spec": spec});
-    let made = cluster.post(&format!("{project}/networks"), &body).await;
-    cluster.follow(&made).await;
-}
-
-async fn guest<'a>(
-    cluster: &'a Cluster,
-    project: &str,
-    host: &'a Host,
-    network: &str,
-    address: &str,
-) -> Guest<'a> {
-    let body = json!({"name": network, "spec": {"cpus": 1, "memory_bytes": 268_435_456u64,
-        "disks": [{"name": "root", "source": {"kind": "image", "image": journey::IMAGE}}],
-        "nics": [{"network": network, "address": address}], "stop_grace_seconds": 2,
-        "placement": {"host": host.name()}, "cloud_init": {"user_data": USER_DATA}}});
-    let made: Value = cluster.post(&format!("{project}/vms"), &body).await;
-    cluster.follow(&made).await;
-    Guest { host, address: address.parse().unwrap() }
+/// From which address another guest sees this one come.
+fn is_seen_as(guest: &Guest<'_>, at: &str) -> Option<String> {
+    let environment = asks(guest, &format!("{at}/cgi-bin/run?env"))?;
+    let line = environment.lines().find_map(|line| line.strip_prefix("REMOTE_ADDR="))?;
+    // `[::ffff:10.0.0.1]`: the server listens by IPv6.
+    Some(line.rsplit(':').next()?.trim_matches(|c| c == ']' || c == '[').to_owned())
 }
 
 async fn router(cluster: &Cluster, path: &str) -> Value {
@@ -110,16 +52,6 @@ fn state(cluster: &Cluster) -> String {
     said
 }
 
-async fn holds(cluster: &Cluster, what: &str, limit_seconds: u64, mut ask: impl FnMut() -> bool) -> Duration {
-    let begin = Instant::now();
-    while !ask() {
-        let late = begin.elapsed() > Duration::from_secs(limit_seconds);
-        assert!(!late, "not within {limit_seconds} s: {what}\n{}\n{}", state(cluster), cluster.logs());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    begin.elapsed()
-}
-
 /// A router on two hosts, and two guests on the one that stands by.
 struct Scene<'a> {
     cluster: &'a Cluster,
@@ -134,8 +66,8 @@ struct Scene<'a> {
 
 async fn scene(cluster: &Cluster) -> Scene<'_> {
     let project = cluster.project("demo").await;
-    network(cluster, &project, "inner", "10.20.0.0/24").await;
-    network(cluster, &project, "outer", "10.30.0.0/24").await;
+    network(cluster, &project, "inner", json!({"cidr": "10.20.0.0/24"})).await;
+    network(cluster, &project, "outer", json!({"cidr": "10.30.0.0/24"})).await;
     let (routers, path) = (format!("{project}/routers"), format!("{project}/routers/edge"));
     let spec = json!({"uplink": {"network": "outer"}, "networks": ["inner"]});
     let made = cluster.post(&routers, &json!({"name": "edge", "spec": spec})).await;
@@ -144,12 +76,12 @@ async fn scene(cluster: &Cluster) -> Scene<'_> {
     let active = by(cluster, &path, "Ready").await.unwrap();
     let survivor = cluster.lab.hosts().iter().find(|h| h.name() != active).unwrap();
     let active = cluster.lab.host(&active).unwrap();
-    let inside = guest(cluster, &project, survivor, "inner", "10.20.0.11").await;
-    let outside = guest(cluster, &project, survivor, "outer", "10.30.0.12").await;
+    let inside = guest(cluster, &project, survivor.name(), "inner", &[("inner", "10.20.0.11")]).await;
+    let outside = guest(cluster, &project, survivor.name(), "outer", &[("outer", "10.30.0.12")]).await;
     for guest in [&inside, &outside] {
         let served =
             || guest.host.http_get(guest.address, "/seeded").is_ok_and(|page| page.body.trim() == "yes");
-        holds(cluster, "a guest has booted", 120, served).await;
+        within("a guest has booted", 120, async || served(), || state(cluster)).await;
     }
     Scene { cluster, project, path, active, survivor, inside, outside }
 }
@@ -168,32 +100,33 @@ impl Scene<'_> {
         changed.unwrap_or_else(|e| panic!("{}", e.text()))
     }
 
-    async fn holds(&self, what: &str, limit_seconds: u64, ask: impl FnMut() -> bool) -> Duration {
-        holds(self.cluster, what, limit_seconds, ask).await
+    async fn holds(&self, what: &str, limit_seconds: u64, mut ask: impl FnMut() -> bool) -> Duration {
+        let tell = || format!("{}\n{}", state(self.cluster), self.cluster.logs());
+        within(what, limit_seconds, async || ask(), tell).await
     }
 
     /// Both ways by the floating address, and out by it.
     fn answers(&self) -> bool {
-        self.outside.is_seen_as("10.30.0.99").is_some() && self.inside.asks("10.30.0.12/seeded").is_some()
+        is_seen_as(&self.outside, "10.30.0.99").is_some() && asks(&self.inside, "10.30.0.12/seeded").is_some()
     }
 
     async fn translates_and_forwards(&self) {
         let Self { inside, outside, .. } = self;
         let now = router(self.cluster, &self.path).await;
         let own = now["wiring"]["uplink"]["address"].as_str().unwrap().to_owned();
-        let masked = || inside.is_seen_as("10.30.0.12").as_deref() == Some(own.as_str());
+        let masked = || is_seen_as(inside, "10.30.0.12").as_deref() == Some(own.as_str());
         self.holds("out by the router's address", 20, masked).await;
-        assert_eq!(outside.asks("10.20.0.11/seeded"), None, "nobody comes in uninvited");
+        assert_eq!(asks(outside, "10.20.0.11/seeded"), None, "nobody comes in uninvited");
         let mut spec = json!({"uplink": {"network": "outer"}, "networks": ["inner"],
             "port_forwards": [{"protocol": "tcp", "port": 8080, "vm": "inner", "to_port": 80}]});
         let changed = self.change(&spec, 1).await;
         assert_eq!(changed["wiring"]["uplink"]["address"], own.as_str(), "its address stays");
-        let comes_by = |at: &str| outside.is_seen_as(at).as_deref() == Some("10.30.0.12");
+        let comes_by = |at: &str| is_seen_as(outside, at).as_deref() == Some("10.30.0.12");
         self.holds("in by a forwarded port", 15, || comes_by(&format!("{own}:8080"))).await;
         spec["floating_ips"] = json!([{"vm": "inner", "address": "10.30.0.99"}]);
         self.change(&spec, 2).await;
         self.holds("in by the floating address", 15, || comes_by("10.30.0.99")).await;
-        let seen = inside.is_seen_as("10.30.0.12");
+        let seen = is_seen_as(inside, "10.30.0.12");
         assert_eq!(seen.as_deref(), Some("10.30.0.99"), "out by the floating address");
         let refused = self.cluster.client.delete(&format!("{}/vms/inner", self.project)).await;
         let refused = refused.err().map(|e| e.text());
@@ -203,8 +136,8 @@ impl Scene<'_> {
     /// The active host's power is cut; a connection that began before goes on after.
     async fn fails_over(&self) {
         let Self { outside, active, survivor, .. } = self;
-        outside.cgi("begin", "wget -q -O - http://10.30.0.99/cgi-bin/slow").unwrap();
-        let begun = || outside.cgi("run", "cat /tmp/begun").unwrap_or_default();
+        outside.begin("wget -q -O - http://10.30.0.99/cgi-bin/slow").unwrap();
+        let begun = || outside.run("cat /tmp/begun").unwrap_or_default();
         self.holds("a slow page begins", 10, || begun().contains("line-1\n")).await;
         active.power_cut().unwrap();
         let took = self.holds("the other host took over", 10, || self.answers()).await;
@@ -244,7 +177,7 @@ impl Scene<'_> {
         for host in self.cluster.lab.hosts() {
             let ping = format!("ping -c 2 -i 0.2 -W 1 {}", host.tunnel_address());
             let whole = |said: String| said.contains(" 0% packet loss");
-            self.holds("out by the wire", 30, || self.inside.cgi("run", &ping).is_ok_and(whole)).await;
+            self.holds("out by the wire", 30, || self.inside.run(&ping).is_ok_and(whole)).await;
         }
     }
 }

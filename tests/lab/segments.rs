@@ -60,6 +60,12 @@ async fn n1_n4_s47_guests_speak_ipv6_know_each_others_names_and_share_a_wire_by_
     assert!(known.contains("10.20.0.52") && known.contains(&six), "{known}");
     assert!(ask("nobody.internal").contains("NXDOMAIN"), "{}", ask("nobody.internal"));
 
+    // On a wire too, though no tunnel leads there.
+    holds("b's name in VLAN 7", 20, &a, &b, async || {
+        a.run("nslookup b.internal 10.7.0.254").is_ok_and(|said| said.contains("10.7.0.52"))
+    })
+    .await;
+
     // The VLAN, full frames of 1500, and the untagged wire.
     let wired = address6(&b.nics[1]);
     holds("a reaches b in VLAN 7", 20, &a, &b, async || pings(&a, "ping", 1472, "10.7.0.52")).await;

@@ -125,6 +125,34 @@ async fn the_cli_carries_out_every_verb_of_a_vm_and_says_so() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_says_how_full_hosts_are() -> Result<()> {
+    let house = House::with_hosts(2).await?;
+    let cli = Cli::of(&house)?;
+    cli.ok(&format!("create vm web {VM} --cpus 2 --host h1")).await?;
+    cli.ok("create host spare").await?;
+    let hosts = cli.json("top hosts").await?;
+    let of = |name: &str| hosts.as_array().into_iter().flatten().find(|h| h["name"] == name).cloned();
+    let (used, free, never) =
+        (of("h1").context("h1")?, of("h2").context("h2")?, of("spare").context("spare")?);
+    let shown = cli.json("get host h1").await?;
+    ensure!(used["vms"] == 1 && used["claimed_cpus"] == 2 && used["state"] == "ready", "{used}");
+    // Four virtual CPUs for each thread, unless the host says otherwise.
+    let (threads, max) = (&shown["facts"]["threads"], used["capacity_cpus"].as_u64().context("CPUs")?);
+    ensure!(threads.as_u64().map(|n| n * 4) == Some(max), "{used} {threads}");
+    ensure!(used["cpu_percent"].as_u64() == Some(200_u64.div_ceil(max)), "{used}");
+    ensure!(used["claimed_memory_bytes"] == shown["claimed"]["memory_bytes"], "{used}");
+    ensure!(used["memory_percent"].as_u64().is_some_and(|p| p > 0), "{used}");
+    ensure!(free["vms"] == 0 && free["cpu_percent"] == 0, "{free}");
+    ensure!(never["capacity_cpus"].is_null() && never["memory_percent"].is_null(), "{never}");
+    let table = cli.ok("top hosts").await?;
+    ensure!(table.lines().count() == 4 && table.contains("MEMORY%") && table.contains(" %"), "{table}");
+    ensure!(cli.ok("top host h2 -o name").await? == "host/h2\n");
+    cli.fails("top host nosuch", 3, &["nosuch"]).await?;
+    cli.fails("top vms", 2, &["nobody measures", "host"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cli_follows_tasks_and_waits_for_states() -> Result<()> {
     let house = House::with_hosts(1).await?;
     let cli = Cli::of(&house)?;

@@ -11,6 +11,7 @@ pub mod libvirt;
 pub mod machine;
 pub mod netns;
 pub mod ovs;
+pub mod process;
 pub mod program;
 pub mod router;
 pub mod seed;

@@ -8,12 +8,10 @@ use std::{
     fs::{self, File},
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 /// Where `ip netns` keeps them.
 const DIR: &str = "/run/netns";
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// A network namespace by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +21,11 @@ impl Netns {
     /// The namespace of a name, there or not.
     pub fn named(name: impl Into<String>) -> Self {
         Self(name.into())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
     }
 
     fn file(&self) -> PathBuf {
@@ -43,20 +46,20 @@ impl Netns {
         own.is_some() && number(Path::new(&format!("/proc/{pid}/ns/net"))) == own
     }
 
-    /// It is there, and its loopback device is up.
+    /// It is there.
     pub async fn ensure(&self) -> Result<(), Error> {
         if !self.exists() {
             // What a lost mount left behind stands in the way.
-            let _ = quick("ip").args(["netns", "delete", &self.0]).end().await?;
-            quick("ip").args(["netns", "add", &self.0]).run().await?;
+            let _ = Program::quick("ip").args(["netns", "delete", &self.0]).end().await?;
+            Program::quick("ip").args(["netns", "add", &self.0]).run().await?;
         }
-        self.ip(&["link", "set", "dev", "lo", "up"]).run().await.map(drop)
+        Ok(())
     }
 
     /// It is gone; devices that were moved into it go with it.
     pub async fn remove(&self) -> Result<(), Error> {
         if self.file().exists() {
-            quick("ip").args(["netns", "delete", &self.0]).run().await?;
+            Program::quick("ip").args(["netns", "delete", &self.0]).run().await?;
         }
         Ok(())
     }
@@ -66,19 +69,24 @@ impl Netns {
     pub async fn take(&self, device: &str) -> Result<(), Error> {
         if is_outside(device) {
             let _ = self.ip(&["link", "delete", "dev", device]).end().await?;
-            quick("ip").args(["link", "set", "dev", device, "netns", &self.0]).run().await?;
+            Program::quick("ip").args(["link", "set", "dev", device, "netns", &self.0]).run().await?;
         }
         Ok(())
     }
 
+    /// The userspace datapath reads a device of the switch as raw packets: a checksum left to hardware would stay wrong.
+    pub async fn sum_in_software(&self, device: &str) -> Result<(), Error> {
+        self.program("ethtool").args(["-K", device, "tx", "off"]).run().await.map(drop)
+    }
+
     /// `ip` with these words, in it.
     pub fn ip(&self, args: &[&str]) -> Program {
-        quick("ip").args(["-n", &self.0]).args(args)
+        Program::quick("ip").args(["-n", &self.0]).args(args)
     }
 
     /// A program in it.
     pub fn program(&self, program: &str) -> Program {
-        quick("ip").args(["netns", "exec", &self.0, program])
+        Program::quick("ip").args(["netns", "exec", &self.0, program])
     }
 
     /// Devices of it that have a route: they are up and have an address.
@@ -113,8 +121,4 @@ impl Netns {
 /// Whether a device is in the host's own namespace.
 pub fn is_outside(device: &str) -> bool {
     Path::new("/sys/class/net").join(device).exists()
-}
-
-fn quick(program: &str) -> Program {
-    Program::new(program).limit(LIMIT)
 }

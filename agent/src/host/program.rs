@@ -42,6 +42,11 @@ impl Program {
         }
     }
 
+    /// A program that answers at once or not at all.
+    pub fn quick(program: impl AsRef<OsStr>) -> Self {
+        Self::new(program).limit(Duration::from_secs(5))
+    }
+
     /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

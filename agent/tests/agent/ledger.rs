@@ -126,7 +126,7 @@ fn what_was_saved_is_loaded_and_only_its_owner_may_read_it() {
     ledger.save_manifest(&m).unwrap();
     ledger.save_records(&memory).unwrap();
     memory.directory = Directory {
-        networks: vec![DirectoryNetwork { id: NetworkId(Uuid::nil()), peers: vec![] }],
+        networks: vec![DirectoryNetwork { id: NetworkId(Uuid::nil()), peers: vec![], ports: vec![] }],
         groups: vec![],
     };
     ledger.save_directory(&memory.directory).unwrap();

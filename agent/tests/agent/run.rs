@@ -179,7 +179,7 @@ fn directory(ports: u8) -> Directory {
     };
     let peer = Peer { tunnel_address: [10, 78, 0, 2].into(), ports: (0..ports).map(port).collect() };
     Directory {
-        networks: vec![DirectoryNetwork { id: NetworkId(NETWORK), peers: vec![peer] }],
+        networks: vec![DirectoryNetwork { id: NetworkId(NETWORK), peers: vec![peer], ports: vec![] }],
         groups: vec![],
     }
 }

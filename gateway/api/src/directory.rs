@@ -1,8 +1,8 @@
 //! Where the ports of networks are: what every agent must know of the others, by long poll.
 //!
 //! It is derived from rows that the feed brings anyway (VMs, placements, facts of hosts, networks) and kept in memory
-//! only: a guest that is placed costs no write for each host that can speak with it, and one network is held once,
-//! however many hosts it is on.
+//! only: a guest that is placed costs no write for each host that can speak with it. One network is held and written
+//! once, however many hosts hear of it: what a guest's host has of it is written anew, and all others are as they were.
 
 use crate::{
     App, Error,
@@ -22,11 +22,15 @@ use basalt_store::{
     feed::{Change, Row, Table},
     routers::Router,
 };
-use basalt_wire::agent::directory::{Directory, DirectoryNetwork, Peer, PeerPort};
+use basalt_wire::agent::directory::{Directory, DirectoryGroup, Peer, PeerPort};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
+    sync::Arc,
     time::Duration,
 };
 use uuid::Uuid;
@@ -50,8 +54,8 @@ pub struct Ports {
     /// Where VMs and routers are; a router is in two places.
     places: HashMap<(Uuid, u8), HostId>,
     tunnels: HashMap<HostId, Ipv4Addr>,
-    /// Networks that travel in tunnels.
-    overlays: HashSet<NetworkId>,
+    /// How networks travel between hosts.
+    ways: HashMap<NetworkId, Way>,
     networks: HashMap<NetworkId, Spread>,
     /// Networks of each host.
     of_host: HashMap<HostId, BTreeSet<NetworkId>>,
@@ -67,7 +71,101 @@ struct Spread {
     version: u64,
     /// How many there are.
     ports: usize,
-    hosts: BTreeMap<HostId, BTreeSet<PeerPort>>,
+    hosts: BTreeMap<HostId, Here>,
+}
+
+/// How a network travels between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Through tunnels: a frame is sent to the host that has the port.
+    Tunnels,
+    /// By a wire that the hosts are on, as a VLAN or untagged: others need only know who is there.
+    Wire,
+}
+
+/// The ports of a network on one host.
+#[derive(Default)]
+struct Here {
+    ports: BTreeSet<PeerPort>,
+    written: OnceCell<Arc<Part>>,
+}
+
+/// What one host has of one network, as all others are told.
+struct Part {
+    tunnel_address: Option<Ipv4Addr>,
+    /// One peer, or its ports.
+    pieces: Vec<Box<RawValue>>,
+    digest: [u8; 32],
+}
+
+impl Here {
+    fn part(&self, way: Way, tunnel_address: Option<Ipv4Addr>) -> &Arc<Part> {
+        self.written.get_or_init(|| {
+            let ports = || self.ports.iter().cloned();
+            // Plain data can always be written.
+            let pieces: Vec<Box<RawValue>> = match (way, tunnel_address) {
+                (Way::Wire, _) => ports().filter_map(|port| to_raw_value(&port).ok()).collect(),
+                (Way::Tunnels, Some(tunnel_address)) => {
+                    to_raw_value(&Peer { tunnel_address, ports: ports().collect() }).into_iter().collect()
+                }
+                // Nothing can be sent to it.
+                (Way::Tunnels, None) => Vec::new(),
+            };
+            let mut digest = Sha256::new();
+            pieces.iter().for_each(|piece| digest.update(piece.get()));
+            let tunnel_address = tunnel_address.filter(|_| way == Way::Tunnels);
+            Arc::new(Part { tunnel_address, pieces, digest: digest.finalize().into() })
+        })
+    }
+}
+
+/// What a host is told, in parts that all hosts share.
+pub struct Listing {
+    networks: Vec<(NetworkId, Way, Vec<Arc<Part>>)>,
+    groups: Vec<DirectoryGroup>,
+}
+
+/// [`Directory`] as it is written.
+#[derive(Serialize)]
+struct Text<'a> {
+    networks: Vec<TextNetwork<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    groups: &'a [DirectoryGroup],
+}
+
+#[derive(Serialize)]
+struct TextNetwork<'a> {
+    id: NetworkId,
+    peers: Vec<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<&'a RawValue>,
+}
+
+impl Listing {
+    /// What stands for it: of the digests of its parts, so that no text is read again for each host.
+    pub fn tag(&self) -> Result<String, Error> {
+        let mut digest = Sha256::new();
+        for (id, _, parts) in &self.networks {
+            digest.update(id.0);
+            parts.iter().for_each(|part| digest.update(part.digest));
+        }
+        digest.update(serde_json::to_vec(&self.groups).map_err(|e| Error::internal("writing groups", e))?);
+        Ok(format!("\"{}\"", hex::encode(digest.finalize())))
+    }
+
+    /// A [`Directory`] as JSON.
+    pub fn text(&self) -> Result<String, Error> {
+        let networks = self.networks.iter().map(|(id, way, parts)| {
+            let pieces: Vec<&RawValue> =
+                parts.iter().flat_map(|part| part.pieces.iter().map(|piece| &**piece)).collect();
+            match way {
+                Way::Tunnels => TextNetwork { id: *id, peers: pieces, ports: Vec::new() },
+                Way::Wire => TextNetwork { id: *id, peers: Vec::new(), ports: pieces },
+            }
+        });
+        let text = Text { networks: networks.collect(), groups: &self.groups };
+        serde_json::to_string(&text).map_err(|e| Error::internal("writing a directory", e))
+    }
 }
 
 impl Ports {
@@ -108,9 +206,10 @@ impl Ports {
                 }
                 (Table::HostFacts, _) => self.tunnel(HostId(id), None),
                 (Table::Network, Some(Row::Network(network))) => {
-                    self.overlay(NetworkId(id), network.spec.segment == Segment::Vxlan);
+                    let way = if network.spec.segment == Segment::Vxlan { Way::Tunnels } else { Way::Wire };
+                    self.travels(NetworkId(id), Some(way));
                 }
-                (Table::Network, _) => self.overlay(NetworkId(id), false),
+                (Table::Network, _) => self.travels(NetworkId(id), None),
                 _ => {}
             }
         }
@@ -148,21 +247,28 @@ impl Ports {
         };
         if before != address {
             let networks = self.of_host.get(&host).cloned().unwrap_or_default();
-            networks.into_iter().for_each(|network| self.touch(network));
+            networks.into_iter().for_each(|network| self.touch(network, Some(host)));
         }
     }
 
-    fn overlay(&mut self, network: NetworkId, is: bool) {
-        let changed = if is { self.overlays.insert(network) } else { self.overlays.remove(&network) };
-        if changed {
-            self.touch(network);
+    fn travels(&mut self, network: NetworkId, way: Option<Way>) {
+        let before = match way {
+            Some(way) => self.ways.insert(network, way),
+            None => self.ways.remove(&network),
+        };
+        if before != way {
+            self.touch(network, None);
         }
     }
 
-    fn touch(&mut self, network: NetworkId) {
+    /// What a host, or all of them, have of a network is told in other words now.
+    fn touch(&mut self, network: NetworkId, host: Option<HostId>) {
         if let Some(spread) = self.networks.get_mut(&network) {
             self.version += 1;
             spread.version = self.version;
+            for (_, here) in spread.hosts.iter_mut().filter(|(id, _)| host.is_none_or(|host| host == **id)) {
+                here.written.take();
+            }
         }
     }
 
@@ -181,17 +287,20 @@ impl Ports {
         self.version += 1;
         let spread = self.networks.entry(network).or_default();
         spread.version = self.version;
-        spread.ports += usize::from(spread.hosts.entry(host).or_default().insert(port));
+        let here = spread.hosts.entry(host).or_default();
+        here.written.take();
+        spread.ports += usize::from(here.ports.insert(port));
         self.of_host.entry(host).or_default().insert(network);
     }
 
     fn leave(&mut self, host: HostId, network: NetworkId, port: &PeerPort) {
         let Some(spread) = self.networks.get_mut(&network) else { return };
-        let Some(ports) = spread.hosts.get_mut(&host) else { return };
+        let Some(here) = spread.hosts.get_mut(&host) else { return };
         self.version += 1;
         spread.version = self.version;
-        spread.ports -= usize::from(ports.remove(port));
-        if !ports.is_empty() {
+        here.written.take();
+        spread.ports -= usize::from(here.ports.remove(port));
+        if !here.ports.is_empty() {
             return;
         }
         spread.hosts.remove(&host);
@@ -206,39 +315,33 @@ impl Ports {
         }
     }
 
-    fn overlays_of(&self, host: HostId) -> impl Iterator<Item = (NetworkId, &Spread)> {
+    fn networks_of(&self, host: HostId) -> impl Iterator<Item = (NetworkId, Way, &Spread)> {
         let networks = self.of_host.get(&host).into_iter().flatten();
-        let overlays = networks.filter(|network| self.overlays.contains(network));
-        overlays.filter_map(|network| Some((*network, self.networks.get(network)?)))
+        networks.filter_map(|id| Some((*id, *self.ways.get(id)?, self.networks.get(id)?)))
     }
 
     /// What the directory of a host depends on.
     pub fn stamp(&self, host: HostId) -> Stamp {
-        let networks = self.overlays_of(host).map(|(network, spread)| (network, spread.version));
+        let networks = self.networks_of(host).map(|(network, _, spread)| (network, spread.version));
         (networks.collect(), self.members.stamp(host))
     }
 
     /// How many ports and members of groups a host must know.
     pub fn count(&self, host: HostId) -> usize {
-        self.overlays_of(host).map(|(_, spread)| spread.ports).sum::<usize>() + self.members.len(host)
+        self.networks_of(host).map(|(_, _, spread)| spread.ports).sum::<usize>() + self.members.len(host)
     }
 
-    /// Where other hosts have ports of a host's networks. A host without an address for tunnels cannot be reached.
-    pub fn directory(&self, host: HostId) -> Directory {
-        let networks = self.overlays_of(host).filter_map(|(id, spread)| {
+    /// Where other hosts have ports of a host's networks. Through tunnels nobody reaches a host without an address for them.
+    pub fn listing(&self, host: HostId) -> Listing {
+        let networks = self.networks_of(host).filter_map(|(id, way, spread)| {
             let others = spread.hosts.iter().filter(|(other, _)| **other != host);
-            let mut peers: Vec<Peer> = others
-                .filter_map(|(other, ports)| {
-                    Some(Peer {
-                        tunnel_address: *self.tunnels.get(other)?,
-                        ports: ports.iter().cloned().collect(),
-                    })
-                })
-                .collect();
-            peers.sort();
-            (!peers.is_empty()).then_some(DirectoryNetwork { id, peers })
+            let parts = others.map(|(other, here)| here.part(way, self.tunnels.get(other).copied()).clone());
+            let mut parts: Vec<Arc<Part>> = parts.filter(|part| !part.pieces.is_empty()).collect();
+            // A stable sort: hosts come in the order of their ids, so every gateway says the same.
+            parts.sort_by_key(|part| part.tunnel_address);
+            (!parts.is_empty()).then_some((id, way, parts))
         });
-        Directory { networks: networks.collect(), groups: self.members.groups(host) }
+        Listing { networks: networks.collect(), groups: self.members.groups(host) }
     }
 }
 
@@ -286,9 +389,10 @@ pub async fn read_directory(
             changes.mark_unchanged();
             let stamp = Some(app.hub.directory_stamp(host));
             if seen != stamp {
-                let (tag, text) = written(&app.hub.directory(host))?;
+                let listing = app.hub.directory(host);
+                let tag = listing.tag()?;
                 if have != Some(&*tag) {
-                    return Ok((tag, text));
+                    return Ok((tag, listing.text()?));
                 }
                 seen = stamp;
             }
@@ -311,11 +415,6 @@ pub async fn read_directory(
             Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response())
         }
     }
-}
-
-fn written(directory: &Directory) -> Result<(String, String), Error> {
-    let text = serde_json::to_string(directory).map_err(|e| Error::internal("writing a directory", e))?;
-    Ok((format!("\"{}\"", hex::encode(Sha256::digest(&text))), text))
 }
 
 fn value(tag: &str) -> Result<HeaderValue, Error> {

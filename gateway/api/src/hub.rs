@@ -7,15 +7,12 @@
 //! so that a stream cut anywhere is resumed without a gap.
 
 use crate::{
-    directory::{Ports, Stamp},
+    directory::{Listing, Ports, Stamp},
     rows::{Noun, Object, Rows, Touched, Written},
 };
 use basalt_model::{DateTime, Generation, HostId, ProjectId, TaskId, VmId, roles::Scope};
 use basalt_store::feed::{Batch, Row, Table};
-use basalt_wire::{
-    agent::directory::Directory,
-    rest::{WatchEvent, WatchKind},
-};
+use basalt_wire::rest::{WatchEvent, WatchKind};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -190,8 +187,8 @@ impl Hub {
     }
 
     /// Where other hosts have ports of a host's networks.
-    pub fn directory(&self, host: HostId) -> Directory {
-        self.inner().ports.directory(host)
+    pub fn directory(&self, host: HostId) -> Listing {
+        self.inner().ports.listing(host)
     }
 
     /// What that depends on.

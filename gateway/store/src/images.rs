@@ -206,38 +206,27 @@ pub async fn delete(
     let tenant = tx.tenant();
     let conn = tx.conn();
     // FOR UPDATE waits for everybody who holds the image by `hold_image`; they are seen by the next statement.
-    let old: Option<Image> = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM images x",
-        crate::row::keyed_where!("images"),
-        " FOR UPDATE"
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(&mut *conn)
+    let old: Image = row::keyed(
+        &mut *conn,
+        row::keyed_select!("images", " FOR UPDATE", columns!()),
+        project,
+        key,
+        "image",
+    )
     .await?;
-    let old = old.ok_or_else(|| key.missing("image"))?;
     change::expect(expected, old.metadata.generation)?;
-    if old.metadata.deletion_requested_at.is_some() {
-        let task = tasks::live(conn, old.metadata.id, TaskKind::ImageDelete).await?;
-        let going = || Error::Deleting { kind: "image", name: old.metadata.name.to_string() };
-        return Ok(Accepted { task: task.ok_or_else(going)?, object: old });
+    if let Some(task) = tasks::deletion(conn, "image", &old.metadata, TaskKind::ImageDelete).await? {
+        return Ok(Accepted { task, object: old });
     }
     let by = users(conn, old.id()).await?;
     if !by.is_empty() {
         return Err(Error::InUse { kind: "image", name: old.metadata.name.to_string(), by });
     }
-    let image: Image = sqlx::query_as(concat!(
-        "UPDATE images x SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2 WHERE id = $1
-         RETURNING ",
-        columns!()
-    ))
-    .bind(old.id())
-    .bind(change.now)
-    .fetch_one(&mut *conn)
-    .await?;
+    let image: Image = sqlx::query_as(row::deleting!("images", columns!()))
+        .bind(old.id())
+        .bind(change.now)
+        .fetch_one(&mut *conn)
+        .await?;
     let generation = image.metadata.generation;
     let task = tasks::new(change, tenant, project, TaskKind::ImageDelete, image.subject(), generation);
     tasks::record(conn, change, "image.delete", &task, None).await?;
@@ -260,14 +249,9 @@ async fn users(conn: &mut PgConnection, id: ImageId) -> Result<Vec<String>> {
 /// Removes an image whose deletion was asked for, once it is on no host.
 pub async fn finalize(tx: &mut SystemTx, id: ImageId, now: DateTime) -> Result<Finalized> {
     let conn = tx.conn();
-    let going: Option<bool> =
-        sqlx::query_scalar("SELECT deletion_requested_at IS NOT NULL FROM images WHERE id = $1 FOR UPDATE")
-            .bind(id)
-            .fetch_optional(&mut *conn)
-            .await?;
-    match going {
+    match manifests::may_go(conn, row::going!("images"), id.0).await? {
         None => return Ok(Finalized::Done),
-        Some(true) if !manifests::on_hosts(conn, &[id.0]).await? && users(conn, id).await?.is_empty() => {}
+        Some(true) if users(conn, id).await?.is_empty() => {}
         Some(_) => return Ok(Finalized::Waiting),
     }
     for statement in [

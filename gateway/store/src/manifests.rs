@@ -402,3 +402,12 @@ pub(crate) async fn on_hosts(conn: &mut PgConnection, ids: &[Uuid]) -> Result<bo
     .await?;
     Ok(there)
 }
+
+/// Whether an object may go for good: its deletion was asked for (so says a statement of `row::going!`) and it is on no
+/// host. `None`: it is gone already.
+pub(crate) async fn may_go(conn: &mut PgConnection, going: &'static str, id: Uuid) -> Result<Option<bool>> {
+    match sqlx::query_scalar(going).bind(id).fetch_optional(&mut *conn).await? {
+        Some(true) => Ok(Some(!on_hosts(conn, &[id]).await?)),
+        other => Ok(other),
+    }
+}

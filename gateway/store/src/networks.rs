@@ -13,7 +13,7 @@ use crate::{
 use basalt_model::{
     Condition, DateTime, Generation, Metadata, NetworkId, PortId, ProjectId, SecurityGroupId, TenantId, VmId,
     networks::{NetworkSpec, address6},
-    tasks::{Subject, Task, TaskKind},
+    tasks::{Subject, TaskKind},
     vms::VmNic,
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -201,13 +201,8 @@ async fn insert_cursor(conn: &mut PgConnection, network: &Network) -> Result<()>
 
 /// A network of a project.
 pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<NetworkView> {
-    sqlx::query_as(concat!(view!(), crate::row::keyed_where!("networks")))
-        .bind(project)
-        .bind(key.id())
-        .bind(key.name())
-        .fetch_optional(tx.conn())
-        .await?
-        .ok_or_else(|| key.missing("network"))
+    row::keyed(tx.conn(), concat!(view!(), crate::row::keyed_where!("networks")), project, key, "network")
+        .await
 }
 
 /// Networks of a project, oldest first.
@@ -233,19 +228,14 @@ pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Resu
 }
 
 async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<Network> {
-    sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM networks x",
-        crate::row::keyed_where!("networks"),
-        " FOR NO KEY UPDATE"
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(conn)
-    .await?
-    .ok_or_else(|| key.missing("network"))
+    row::keyed(
+        conn,
+        row::keyed_select!("networks", " FOR NO KEY UPDATE", columns!()),
+        project,
+        key,
+        "network",
+    )
+    .await
 }
 
 /// Changes what guests are told. Range, router and segment stay: guests hold addresses of them.
@@ -316,10 +306,8 @@ pub async fn delete(
     let conn = tx.conn();
     let old = lock(conn, project, key).await?;
     change::expect(expected, old.metadata.generation)?;
-    if old.metadata.deletion_requested_at.is_some() {
-        let task: Option<Task> = tasks::live(conn, old.metadata.id, TaskKind::NetworkDelete).await?;
-        let going = || Error::Deleting { kind: "network", name: old.metadata.name.to_string() };
-        return Ok(Accepted { task: task.ok_or_else(going)?, object: old });
+    if let Some(task) = tasks::deletion(conn, "network", &old.metadata, TaskKind::NetworkDelete).await? {
+        return Ok(Accepted { task, object: old });
     }
     sqlx::query("UPDATE address_cursors SET closed = true WHERE network_id = $1")
         .bind(old.id())
@@ -339,15 +327,11 @@ pub async fn delete(
     if !by.is_empty() {
         return Err(Error::InUse { kind: "network", name: old.metadata.name.to_string(), by });
     }
-    let network: Network = sqlx::query_as(concat!(
-        "UPDATE networks x SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2 WHERE id = $1
-         RETURNING ",
-        columns!()
-    ))
-    .bind(old.id())
-    .bind(change.now)
-    .fetch_one(&mut *conn)
-    .await?;
+    let network: Network = sqlx::query_as(row::deleting!("networks", columns!()))
+        .bind(old.id())
+        .bind(change.now)
+        .fetch_one(&mut *conn)
+        .await?;
     let generation = network.metadata.generation;
     let task = tasks::new(change, tenant, project, TaskKind::NetworkDelete, network.subject(), generation);
     tasks::record(conn, change, "network.delete", &task, None).await?;
@@ -357,14 +341,9 @@ pub async fn delete(
 /// Removes a network whose deletion was asked for, once it is on no host.
 pub async fn finalize(tx: &mut SystemTx, id: NetworkId, now: DateTime) -> Result<Finalized> {
     let conn = tx.conn();
-    let going: Option<bool> =
-        sqlx::query_scalar("SELECT deletion_requested_at IS NOT NULL FROM networks WHERE id = $1 FOR UPDATE")
-            .bind(id)
-            .fetch_optional(&mut *conn)
-            .await?;
-    match going {
+    match manifests::may_go(conn, row::going!("networks"), id.0).await? {
         None => return Ok(Finalized::Done),
-        Some(true) if !manifests::on_hosts(conn, &[id.0]).await? => {}
+        Some(true) => {}
         Some(_) => return Ok(Finalized::Waiting),
     }
     sqlx::query("DELETE FROM conditions WHERE subject_id = $1").bind(id).execute(&mut *conn).await?;

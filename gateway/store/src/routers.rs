@@ -16,7 +16,7 @@ use crate::{
 use basalt_model::{
     Condition, DateTime, Generation, HostId, Metadata, Name, ProjectId, RouterId, TenantId,
     routers::{RouterSpec, RouterWiring},
-    tasks::{Subject, Task, TaskKind},
+    tasks::{Subject, TaskKind},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -237,13 +237,7 @@ impl Held {
 
 /// A router of a project.
 pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<RouterView> {
-    sqlx::query_as(concat!(view!(), crate::row::keyed_where!("routers")))
-        .bind(project)
-        .bind(key.id())
-        .bind(key.name())
-        .fetch_optional(tx.conn())
-        .await?
-        .ok_or_else(|| key.missing("router"))
+    row::keyed(tx.conn(), concat!(view!(), crate::row::keyed_where!("routers")), project, key, "router").await
 }
 
 /// Routers of a project, oldest first.
@@ -269,19 +263,8 @@ pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Resu
 }
 
 async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<Router> {
-    sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM routers x",
-        crate::row::keyed_where!("routers"),
-        " FOR NO KEY UPDATE"
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(conn)
-    .await?
-    .ok_or_else(|| key.missing("router"))
+    row::keyed(conn, row::keyed_select!("routers", " FOR NO KEY UPDATE", columns!()), project, key, "router")
+        .await
 }
 
 /// Replaces what is wanted of a router. Addresses that are still wanted stay as they are.
@@ -336,20 +319,14 @@ pub async fn delete(
     let conn = tx.conn();
     let old = lock(conn, project, key).await?;
     change::expect(expected, old.metadata.generation)?;
-    if old.metadata.deletion_requested_at.is_some() {
-        let task: Option<Task> = tasks::live(conn, old.metadata.id, TaskKind::RouterDelete).await?;
-        let going = || Error::Deleting { kind: "router", name: old.metadata.name.to_string() };
-        return Ok(Accepted { task: task.ok_or_else(going)?, object: old });
+    if let Some(task) = tasks::deletion(conn, "router", &old.metadata, TaskKind::RouterDelete).await? {
+        return Ok(Accepted { task, object: old });
     }
-    let router: Router = sqlx::query_as(concat!(
-        "UPDATE routers x SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2 WHERE id = $1
-         RETURNING ",
-        columns!()
-    ))
-    .bind(old.id())
-    .bind(change.now)
-    .fetch_one(&mut *conn)
-    .await?;
+    let router: Router = sqlx::query_as(row::deleting!("routers", columns!()))
+        .bind(old.id())
+        .bind(change.now)
+        .fetch_one(&mut *conn)
+        .await?;
     let generation = router.metadata.generation;
     let task = tasks::new(change, tenant, project, TaskKind::RouterDelete, router.subject(), generation);
     tasks::record(conn, change, "router.delete", &task, None).await?;
@@ -359,14 +336,9 @@ pub async fn delete(
 /// Removes a router whose deletion was asked for, once it is on no host, and gives back what it held.
 pub async fn finalize(tx: &mut SystemTx, id: RouterId, now: DateTime) -> Result<Finalized> {
     let conn = tx.conn();
-    let going: Option<bool> =
-        sqlx::query_scalar("SELECT deletion_requested_at IS NOT NULL FROM routers WHERE id = $1 FOR UPDATE")
-            .bind(id)
-            .fetch_optional(&mut *conn)
-            .await?;
-    match going {
+    match manifests::may_go(conn, row::going!("routers"), id.0).await? {
         None => return Ok(Finalized::Done),
-        Some(true) if !manifests::on_hosts(conn, &[id.0]).await? => {}
+        Some(true) => {}
         Some(_) => return Ok(Finalized::Waiting),
     }
     router_wiring::release_all(conn, id).await?;

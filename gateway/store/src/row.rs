@@ -1,9 +1,9 @@
 //! Reading columns into the model's types.
 
-use crate::{Error, Result};
-use basalt_model::{Labels, Metadata, Selector, selector::Requirement};
+use crate::{Error, Key, Result};
+use basalt_model::{Labels, Metadata, ProjectId, Selector, selector::Requirement};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row, postgres::PgRow, types::Json};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use uuid::Uuid;
 
 /// Columns of [`Metadata`] of a table with tenant and project.
@@ -64,6 +64,50 @@ macro_rules! keyed_where {
     };
 }
 pub(crate) use keyed_where;
+
+/// A statement of `keyed_where!` that reads the object alone, and locks it as said.
+macro_rules! keyed_select {
+    ($table:literal, $lock:literal, $($columns:tt)*) => {
+        concat!("SELECT ", $($columns)*, " FROM ", $table, " x", crate::row::keyed_where!($table), $lock)
+    };
+}
+pub(crate) use keyed_select;
+
+/// What a statement of `keyed_where!` finds by a key.
+pub(crate) async fn keyed<T>(
+    conn: &mut PgConnection,
+    statement: &'static str,
+    project: ProjectId,
+    key: &Key,
+    kind: &'static str,
+) -> Result<T>
+where
+    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let found = sqlx::query_as(statement).bind(project).bind(key.id()).bind(key.name());
+    found.fetch_optional(conn).await?.ok_or_else(|| key.missing(kind))
+}
+
+/// Asks for the deletion of the row `$1` at the time `$2`, and reads it.
+macro_rules! deleting {
+    ($table:literal, $($columns:tt)*) => {
+        concat!(
+            "UPDATE ",
+            $table,
+            " x SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2 WHERE id = $1 RETURNING ",
+            $($columns)*
+        )
+    };
+}
+pub(crate) use deleting;
+
+/// Whether the deletion of the row `$1` was asked for; who reads it holds the row.
+macro_rules! going {
+    ($table:literal) => {
+        concat!("SELECT deletion_requested_at IS NOT NULL FROM ", $table, " WHERE id = $1 FOR UPDATE")
+    };
+}
+pub(crate) use going;
 
 /// A selector as the five parameters that `selected_where!` reads.
 pub(crate) struct Selected {

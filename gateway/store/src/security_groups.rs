@@ -266,18 +266,7 @@ async fn resolve_rules(
 
 /// A security group of a project.
 pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<SecurityGroup> {
-    sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM security_groups x",
-        crate::row::keyed_where!("security_groups")
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(tx.conn())
-    .await?
-    .ok_or_else(|| key.missing(KIND))
+    row::keyed(tx.conn(), row::keyed_select!("security_groups", "", columns!()), project, key, KIND).await
 }
 
 /// Security groups of a project, oldest first.
@@ -304,19 +293,14 @@ pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Resu
 }
 
 async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<SecurityGroup> {
-    sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM security_groups x",
-        crate::row::keyed_where!("security_groups"),
-        " FOR NO KEY UPDATE"
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(conn)
-    .await?
-    .ok_or_else(|| key.missing(KIND))
+    row::keyed(
+        conn,
+        row::keyed_select!("security_groups", " FOR NO KEY UPDATE", columns!()),
+        project,
+        key,
+        KIND,
+    )
+    .await
 }
 
 /// Replaces the rules. What changes nothing moves no generation.

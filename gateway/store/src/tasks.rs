@@ -4,13 +4,13 @@
 //! moves commits second finds a terminal state and does nothing.
 
 use crate::{
-    Change, Handle, List, Page, Result, SystemTx,
+    Change, Error, Handle, List, Page, Result, SystemTx,
     audit_events::{self, Entry},
     migrations,
     row::{self, uuids},
 };
 use basalt_model::{
-    CapabilityReason, DateTime, Generation, ProjectId, TaskId, TenantId,
+    CapabilityReason, DateTime, Generation, Metadata, ProjectId, TaskId, TenantId,
     tasks::{Subject, Task, TaskKind, TaskLog, TaskMove, TaskState},
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -179,6 +179,20 @@ pub(crate) async fn live(conn: &mut PgConnection, subject: Uuid, kind: TaskKind)
     .fetch_optional(conn)
     .await?;
     Ok(task.map(|t| t.0))
+}
+
+/// The task of a deletion that was asked for before; `None` when nobody asked.
+pub(crate) async fn deletion(
+    conn: &mut PgConnection,
+    kind: &'static str,
+    subject: &Metadata,
+    task: TaskKind,
+) -> Result<Option<Task>> {
+    if subject.deletion_requested_at.is_none() {
+        return Ok(None);
+    }
+    let going = || Error::Deleting { kind, name: subject.name.to_string() };
+    live(conn, subject.id, task).await?.ok_or_else(going).map(Some)
 }
 
 /// Which tasks to list.

@@ -59,19 +59,9 @@ pub(crate) async fn lock(
     key: &Key,
     expected: Option<Generation>,
 ) -> Result<Vm> {
-    let vm: Option<Vm> = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM vms x",
-        crate::row::keyed_where!("vms"),
-        " FOR NO KEY UPDATE"
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(conn)
-    .await?;
-    let vm = vm.ok_or_else(|| key.missing("vm"))?;
+    let vm: Vm =
+        row::keyed(conn, row::keyed_select!("vms", " FOR NO KEY UPDATE", columns!()), project, key, "vm")
+            .await?;
     change::expect(expected, vm.metadata.generation)?;
     Ok(vm)
 }
@@ -321,10 +311,8 @@ pub async fn delete(
 ) -> Result<Accepted<Vm>> {
     let conn = tx.conn();
     let vm = lock(conn, project, key, expected).await?;
-    if vm.metadata.deletion_requested_at.is_some() {
-        let task = tasks::live(conn, vm.metadata.id, TaskKind::VmDelete).await?;
-        let going = || Error::Deleting { kind: "vm", name: vm.metadata.name.to_string() };
-        return Ok(Accepted { task: task.ok_or_else(going)?, object: vm });
+    if let Some(task) = tasks::deletion(conn, "vm", &vm.metadata, TaskKind::VmDelete).await? {
+        return Ok(Accepted { task, object: vm });
     }
     if vm.spec.protected {
         return Err(Error::Protected { name: vm.metadata.name });

@@ -210,13 +210,7 @@ pub async fn insert(
 
 /// A volume of a project.
 pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<VolumeView> {
-    sqlx::query_as(concat!(view!(), crate::row::keyed_where!("volumes")))
-        .bind(project)
-        .bind(key.id())
-        .bind(key.name())
-        .fetch_optional(tx.conn())
-        .await?
-        .ok_or_else(|| key.missing("volume"))
+    row::keyed(tx.conn(), concat!(view!(), crate::row::keyed_where!("volumes")), project, key, "volume").await
 }
 
 /// Volumes of a project, oldest first.
@@ -251,24 +245,17 @@ pub async fn delete(
 ) -> Result<Accepted<Volume>> {
     let tenant = tx.tenant();
     let conn = tx.conn();
-    let old: Option<Volume> = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM volumes x",
-        crate::row::keyed_where!("volumes"),
-        " FOR UPDATE"
-    ))
-    .bind(project)
-    .bind(key.id())
-    .bind(key.name())
-    .fetch_optional(&mut *conn)
+    let old: Volume = row::keyed(
+        &mut *conn,
+        row::keyed_select!("volumes", " FOR UPDATE", columns!()),
+        project,
+        key,
+        "volume",
+    )
     .await?;
-    let old = old.ok_or_else(|| key.missing("volume"))?;
     change::expect(expected, old.metadata.generation)?;
-    if old.metadata.deletion_requested_at.is_some() {
-        let task = tasks::live(conn, old.metadata.id, TaskKind::VolumeDelete).await?;
-        let going = || Error::Deleting { kind: "volume", name: old.metadata.name.to_string() };
-        return Ok(Accepted { task: task.ok_or_else(going)?, object: old });
+    if let Some(task) = tasks::deletion(conn, "volume", &old.metadata, TaskKind::VolumeDelete).await? {
+        return Ok(Accepted { task, object: old });
     }
     if let Some(vm) = old.vm_id {
         let by = sqlx::query_scalar("SELECT 'vm/' || name FROM vms WHERE id = $1")
@@ -277,15 +264,11 @@ pub async fn delete(
             .await?;
         return Err(Error::InUse { kind: "volume", name: old.metadata.name.to_string(), by });
     }
-    let volume: Volume = sqlx::query_as(concat!(
-        "UPDATE volumes x SET deletion_requested_at = $2, generation = generation + 1, updated_at = $2 WHERE id = $1
-         RETURNING ",
-        columns!()
-    ))
-    .bind(old.id())
-    .bind(change.now)
-    .fetch_one(&mut *conn)
-    .await?;
+    let volume: Volume = sqlx::query_as(row::deleting!("volumes", columns!()))
+        .bind(old.id())
+        .bind(change.now)
+        .fetch_one(&mut *conn)
+        .await?;
     let generation = volume.metadata.generation;
     let task = tasks::new(change, tenant, project, TaskKind::VolumeDelete, volume.subject(), generation);
     tasks::record(conn, change, "volume.delete", &task, None).await?;

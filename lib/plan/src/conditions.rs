@@ -96,6 +96,13 @@ impl VmFacts {
     fn host_is_away(&self) -> bool {
         self.placement.as_ref().is_some_and(|p| p.state == HostState::Unreachable)
     }
+
+    /// Whether the host, which reports, realised it and now cannot tell what became of it (R35).
+    fn is_unseen(&self) -> bool {
+        self.is_current()
+            && self.observed_generation >= self.generation
+            && self.observed.power == ObservedPower::Unknown
+    }
 }
 
 /// Whether what is seen is what is wanted.
@@ -252,6 +259,9 @@ fn vm_progress(facts: &VmFacts) -> (bool, &'static str, String) {
     if facts.is_realised() {
         return (false, "realised", "it is as declared".into());
     }
+    if facts.is_unseen() {
+        return (false, "state_unseen", unseen_message(&place.host, &facts.stage));
+    }
     if let Some(blocked) = facts.blocked() {
         return (false, "blocked", blocked.to_string());
     }
@@ -280,11 +290,21 @@ fn vm_progress(facts: &VmFacts) -> (bool, &'static str, String) {
     (true, "realising", text)
 }
 
+fn unseen_message(host: &Name, stage: &str) -> String {
+    let why = if stage.is_empty() { String::new() } else { format!(" ({stage})") };
+    format!(
+        "host {host} cannot tell whether it runs{why}; if it ran it goes on: mend what host {host} calls a problem, no \
+         guest is restarted by that"
+    )
+}
+
 fn vm_ready(facts: &VmFacts, reason: &str, message: String, draft: &mut Draft) {
     let last = facts.observed.power;
     if facts.host_is_away() {
         let text = format!("{message}; last seen {}", word(last));
         draft.say("Ready", ConditionStatus::Unknown, "host_unreachable", text);
+    } else if facts.is_unseen() && !facts.deleting {
+        draft.say("Ready", ConditionStatus::Unknown, reason, message);
     } else if facts.is_realised() && !facts.deleting {
         draft.yes("Ready", "realised", format!("it is {}, as declared", word(last)));
     } else {
@@ -317,7 +337,7 @@ pub fn vm_phase(facts: &VmFacts) -> Phase {
     if facts.deleting {
         return Phase::Deleting;
     }
-    if facts.host_is_away() {
+    if facts.host_is_away() || facts.is_unseen() {
         return Phase::Unknown;
     }
     if facts.is_realised() {
@@ -376,6 +396,11 @@ pub fn volume(facts: &VolumeFacts) -> Vec<Condition> {
         (None, VolumeState::Ready) if facts.observed_generation >= facts.generation => {
             draft.yes("Ready", "realised", format!("it is in pool {pool} of host {host}"));
         }
+        // The pool is there, and what lies in it cannot be told.
+        (None, VolumeState::Unavailable) if !facts.stage.is_empty() => {
+            let text = format!("host {host}: {}; mend what host {host} calls a problem", facts.stage);
+            draft.say("Ready", ConditionStatus::Unknown, "state_unseen", text);
+        }
         (None, VolumeState::Unavailable) => {
             draft.no("Ready", "pool_away", format!("pool {pool} of host {host} is away; mount it again"));
         }
@@ -396,6 +421,7 @@ pub fn volume_phase(facts: &VolumeFacts) -> Phase {
         _ if facts.host_state == Some(HostState::Unreachable) => Phase::Unknown,
         _ if facts.observed.blocked.is_some() => Phase::Blocked,
         (_, VolumeState::Ready) if facts.observed_generation >= facts.generation => Phase::Ready,
+        (_, VolumeState::Unavailable) if !facts.stage.is_empty() => Phase::Unknown,
         (_, VolumeState::Unavailable) => Phase::Blocked,
         _ => Phase::Pending,
     }

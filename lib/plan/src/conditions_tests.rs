@@ -142,6 +142,37 @@ fn a_vm_as_declared_is_ready_and_its_phase_is_its_power() {
 }
 
 #[test]
+fn r35_a_vm_whose_host_can_no_longer_tell_its_power_is_unknown_and_says_why_and_what_helps() {
+    let mut facts = running();
+    facts.observed.power = ObservedPower::Unknown;
+    facts.stage = "cannot list VMs: libvirt did not answer within 8 s".into();
+    // Who uses the volumes is not known either; that is not what it waits for.
+    facts.parts[0].ready = false;
+    let all = vm(&facts);
+    let ready = find(&all, "Ready");
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::Unknown, "state_unseen"));
+    for part in
+        ["host h1 cannot tell", "libvirt did not answer within 8 s", "mend what host h1 calls a problem"]
+    {
+        assert!(ready.message.contains(part), "{part}: {}", ready.message);
+    }
+    assert_eq!(find(&all, "Progressing").status, ConditionStatus::False);
+    assert_eq!(vm_phase(&facts), Phase::Unknown);
+    // What was never realised is on its way, and what is to go is going.
+    let others: [(Change, Phase); 3] = [
+        (|f| f.generation = Generation(2), Phase::Pending),
+        (|f| f.placement.as_mut().unwrap().epoch = Epoch(2), Phase::Pending),
+        (|f| f.deleting = true, Phase::Deleting),
+    ];
+    for (change, phase) in others {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        assert_eq!(find(&vm(&facts), "Ready").status, ConditionStatus::False);
+        assert_eq!(vm_phase(&facts), phase);
+    }
+}
+
+#[test]
 fn words_of_an_older_placement_count_no_more() {
     let mut facts = running();
     facts.placement.as_mut().unwrap().epoch = Epoch(2);
@@ -180,6 +211,10 @@ fn every_state_of_a_volume_has_its_phase_and_reason() {
         ("deleting", Phase::Deleting, |f| f.deleting = true),
         ("host_unreachable", Phase::Unknown, |f| f.host_state = Some(HostState::Unreachable)),
         ("pool_away", Phase::Blocked, |f| f.observed.state = VolumeState::Unavailable),
+        ("state_unseen", Phase::Unknown, |f| {
+            (f.observed.state, f.stage) =
+                (VolumeState::Unavailable, "cannot list volumes: libvirt hangs".into());
+        }),
         ("realising", Phase::Pending, |f| f.observed.state = VolumeState::Creating),
         ("realising", Phase::Pending, |f| f.generation = Generation(2)),
         ("full", Phase::Blocked, |f| {

@@ -63,6 +63,25 @@ fn t1_a_create_is_executing_with_growing_progress_and_completes_when_it_runs() {
 }
 
 #[test]
+fn r35_no_task_of_a_vm_ends_while_its_power_cannot_be_told() {
+    use TaskKind::*;
+    for kind in
+        [VmCreate, VmUpdate, VmStart, VmStop, VmPause, VmResume, VmRedeploy, VmReboot, VmReset, VmDelete]
+    {
+        let mut facts = running();
+        facts.observed.power = ObservedPower::Unknown;
+        facts.stage = "cannot list VMs: libvirt did not answer within 8 s".into();
+        facts.power = asked_power(kind).unwrap_or(Power::Running);
+        facts.deleting = kind == VmDelete;
+        let task = task(kind, 1);
+        let verb = if kind == VmReset { OperationVerb::Reset } else { OperationVerb::Reboot };
+        let asked = Operation { id: task.id, verb };
+        let next = advance(&task, &Subject::Vm(&facts, Some(&asked)), &[]).unwrap();
+        assert_eq!((next.state, next.error), (TaskState::Executing, None), "{kind:?}");
+    }
+}
+
+#[test]
 fn t1_power_tasks_end_when_seen_or_when_something_newer_was_asked() {
     use ObservedPower as Seen;
     let table = [

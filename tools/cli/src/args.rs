@@ -140,6 +140,8 @@ pub enum Verb {
     Explain(Explain),
     /// Shows what ports, or all ports of VMs, carried and what was dropped, from the guests' point of view.
     Counters(Targets),
+    /// Shows how full hosts are: what their VMs were promised, of what they may promise.
+    Top(Targets),
     /// Looks into the gateway's reconciler; for administrators, in a form for people.
     Debug {
         /// At what.

@@ -12,7 +12,7 @@ pub fn cell(object: &Value, title: &str, pointer: &str, now: DateTime) -> String
     match value {
         Value::Null => "-".into(),
         Value::Number(n) if pointer.ends_with("_bytes") => size(n.as_u64().unwrap_or_default()),
-        Value::Number(n) if title == "PROGRESS" => format!("{n} %"),
+        Value::Number(n) if title == "PROGRESS" || title.ends_with('%') => format!("{n} %"),
         Value::String(s) if matches!(title, "AGE" | "SEEN") => {
             s.parse::<DateTime>().map_or_else(|_| s.clone(), |t| age(now - t))
         }

@@ -1,4 +1,4 @@
-//! The command line: get, describe, create, apply, delete, power verbs, wait, watch, explain, counters, console, tasks.
+//! The command line: get, describe, create, apply, delete, power verbs, wait, watch, explain, counters, top, console, tasks.
 //!
 //! Verbs work on objects as JSON, by one table of kinds ([`kinds`]); what a kind looks like is the
 //! gateway's business. The client and the upload are a library, so that other tools go the same way

@@ -63,6 +63,9 @@ enum CliVerb {
         /// Only faults whose title contains this.
         #[arg(long)]
         only: Option<String>,
+        /// Refuse to begin unless the lab runs with as many hosts.
+        #[arg(long, value_parser = host_count::parse)]
+        hosts: Option<u8>,
     },
     /// Make the small guest image, unless it is there, and print where it lies.
     GuestImage,
@@ -156,7 +159,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         CliVerb::PowerOn { host } => drop(ask(&data_dir, &Request::PowerOn { host })?),
         CliVerb::Exec { host, argv } => return exec(&data_dir, &host, &argv),
         CliVerb::GuestImage => guest_image(&data_dir)?,
-        CliVerb::Drill { only } => return drill(&data_dir, only.as_deref()),
+        CliVerb::Drill { only, hosts } => return drill(&data_dir, only.as_deref(), hosts),
         CliVerb::HostInit { .. } | CliVerb::HostServices { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -227,9 +230,15 @@ fn outcome_file(layout: &Layout) -> PathBuf {
     layout.run_dir().join("outcome.txt")
 }
 
-fn drill(data_dir: &Path, only: Option<&str>) -> Result<ExitCode> {
+fn drill(data_dir: &Path, only: Option<&str>, hosts: Option<u8>) -> Result<ExitCode> {
     use basalt_lab::drill::{Drill, table};
     let layout = Layout::open(data_dir)?;
+    if hosts.is_some() {
+        let Response::Lab { status } = ask(data_dir, &Request::Status).context("run `up` first")? else {
+            bail!("not a lab's answer")
+        };
+        host_count::check_running(status.hosts.len(), hosts)?;
+    }
     let text = std::fs::read_to_string(layout.config_dir().join("cli.toml")).context("run `up` first")?;
     let client = basalt_lab::bootstrap::client(&toml::from_str(&text)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -13,21 +13,24 @@
 use super::{Switch, SwitchView};
 use crate::{
     Error,
-    host::netns::{self, Netns},
+    host::{
+        netns::{self, Netns},
+        process::Detached,
+        storage::files::write_if_changed,
+    },
 };
 use basalt_model::{
     NetworkId,
     networks::{DOMAIN, address6},
 };
 use basalt_plan::host::{NamesDefinition, NetworkDefinition, NetworkSeen, flows};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
-    io::{Error as IoError, ErrorKind},
-    os::fd::OwnedFd,
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -37,6 +40,9 @@ const LEASE: &str = "1h";
 
 /// Seconds between router advertisements that nobody asked for.
 const RA_SECONDS: u32 = 60;
+
+/// How long a dnsmasq may take to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The networks that were set up on this host.
 #[derive(Clone, Debug)]
@@ -169,12 +175,11 @@ impl Networks {
         }
         self.switch.ensure_server(&interface, network.id, &mac).await?;
         namespace.ensure().await?;
+        namespace.ip(&["link", "set", "dev", "lo", "up"]).run().await?;
         namespace.take(&interface).await?;
         if !namespace.has_device(&interface) {
             // It went with the namespace that it was in: who is still in that one must go, and the port be made anew.
-            if let Some(process) = dnsmasq(&dir) {
-                stop(&dir, &process).await?;
-            }
+            dnsmasq(&dir).end(PATIENCE).await?;
             self.switch.remove_server(network.id).await?;
             self.switch.ensure_server(&interface, network.id, &mac).await?;
             namespace.take(&interface).await?;
@@ -189,9 +194,11 @@ impl Networks {
         if network.names && !dir.join("names").exists() {
             write_if_changed(&dir.join("names"), "")?;
         }
-        match dnsmasq(&dir) {
+        let server = dnsmasq(&dir);
+        match server.find() {
+            // Ended first: the next must have its address.
             Some(process) if !network.dhcp || reconfigured || !namespace.has(process.pid) => {
-                stop(&dir, &process).await?;
+                server.end(PATIENCE).await?;
                 if network.dhcp {
                     start(&namespace, &file).await?;
                 }
@@ -215,7 +222,7 @@ impl Networks {
         let dir = self.dir_of(definition.id);
         let text = names(definition);
         write_if_changed(&dir.join("names"), &text)?;
-        if let Some(process) = dnsmasq(&dir) {
+        if let Some(process) = dnsmasq(&dir).find() {
             process.signal(Signal::HUP)?;
         }
         // Only now: until it was told, what stands in the file is not known.
@@ -227,9 +234,7 @@ impl Networks {
     /// Nothing of a network is left.
     pub async fn remove(&self, id: NetworkId) -> Result<(), Error> {
         let dir = self.dir_of(id);
-        if let Some(process) = dnsmasq(&dir) {
-            stop(&dir, &process).await?;
-        }
+        dnsmasq(&dir).end(PATIENCE).await?;
         self.switch.remove_server(id).await?;
         if let Some(set_up) = set_up(&dir) {
             namespace(set_up.vni).remove().await?;
@@ -256,7 +261,7 @@ impl Networks {
                 let (namespace, device) = (namespace(set_up.vni), interface(set_up.vni));
                 let inside = !netns::is_outside(&device) && namespace.routed_devices().contains(&device);
                 let port = view.ports.iter().any(|p| p.network_id() == Some(id) && p.number.is_some());
-                let process = dnsmasq(&entry.path()).filter(|process| namespace.has(process.pid));
+                let process = dnsmasq(&entry.path()).find().filter(|process| namespace.has(process.pid));
                 let answers = !set_up.dhcp || process.is_some();
                 NetworkSeen {
                     names: told(&entry.path()),
@@ -304,33 +309,13 @@ async fn address(
         ip(&[&["-6", "address", "replace", &address][..], &dev, &["nodad"]].concat()).run().await?;
     }
     ip(&[&["link", "set"][..], &dev, &["up"]].concat()).run().await?;
-    // The userspace datapath reads the port as raw packets: a checksum left to hardware would stay wrong.
-    namespace.program("ethtool").args(["-K", interface, "tx", "off"]).run().await.map(drop)
-}
-
-/// A dnsmasq, held so that its number cannot become another's.
-struct Process {
-    pid: i32,
-    handle: OwnedFd,
-}
-
-impl Process {
-    fn signal(&self, signal: Signal) -> Result<(), Error> {
-        match pidfd_send_signal(&self.handle, signal) {
-            // It ended in between.
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(Error::host("signalling dnsmasq", error)),
-        }
-    }
+    namespace.sum_in_software(interface).await
 }
 
 /// The dnsmasq that serves a network's directory.
-fn dnsmasq(dir: &Path) -> Option<Process> {
-    let pid: i32 = fs::read_to_string(dir.join("dnsmasq.pid")).ok()?.trim().parse().ok()?;
-    let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let wanted = format!("--conf-file={}", dir.join("dnsmasq.conf").display());
-    line.split(|b| *b == 0).any(|arg| arg == wanted.as_bytes()).then_some(Process { pid, handle })
+fn dnsmasq(dir: &Path) -> Detached {
+    let argument = format!("--conf-file={}", dir.join("dnsmasq.conf").display()).into();
+    Detached { name: "dnsmasq", pid_file: dir.join("dnsmasq.pid"), argument }
 }
 
 async fn start(namespace: &Netns, configuration: &Path) -> Result<(), Error> {
@@ -338,35 +323,7 @@ async fn start(namespace: &Netns, configuration: &Path) -> Result<(), Error> {
     namespace.program("dnsmasq").arg(option).limit(Duration::from_secs(10)).run().await.map(drop)
 }
 
-/// Ends a network's dnsmasq and waits until it is gone, so that the next can have its address. One that ended
-/// and was not collected yet has no command line any more.
-async fn stop(dir: &Path, process: &Process) -> Result<(), Error> {
-    for kind in [Signal::TERM, Signal::KILL] {
-        process.signal(kind)?;
-        for _ in 0..40 {
-            tokio::time::sleep(Duration::from_millis(25)).await;
-            if dnsmasq(dir).is_none() {
-                return Ok(());
-            }
-        }
-    }
-    Err(Error::host("stopping dnsmasq", "it does not end"))
-}
-
 fn make_dir(dir: &Path) -> Result<(), Error> {
     // dnsmasq drops its rights, and reads the reservations again after that.
     fs::create_dir_all(dir).map_err(|e| Error::state(dir, e))
-}
-
-/// Writes a file as a whole, unless it says this already.
-fn write_if_changed(path: &Path, text: &str) -> Result<bool, Error> {
-    if fs::read_to_string(path).is_ok_and(|now| now == text) {
-        return Ok(false);
-    }
-    let new = path.with_extension("new");
-    let write = || -> Result<(), IoError> {
-        fs::write(&new, text)?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|e| Error::state(path, e)).map(|()| true)
 }

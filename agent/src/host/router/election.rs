@@ -5,20 +5,29 @@
 //! ```
 //! Whoever is active stays so (`nopreempt`): a host that comes back takes nothing away.
 
-use super::{Namespace, quick, write_if_changed};
-use crate::{Error, host::facts};
+use super::Namespace;
+use crate::{
+    Error,
+    host::{
+        facts,
+        process::Detached,
+        program::Program,
+        storage::files::{remove, write_if_changed},
+    },
+};
 use basalt_plan::host::RouterDefinition;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use std::{
-    fs,
     net::Ipv4Addr,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 /// Priorities of the two hosts, when both begin at once.
 const PRIORITIES: (u8, u8) = (150, 100);
+
+/// How long keepalived may take to end: it takes its addresses away first.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The choice between a router's two hosts.
 #[derive(Debug)]
@@ -51,13 +60,13 @@ impl<'a> Election<'a> {
             .ok_or_else(|| Error::host("setting up a router", format!("no device of this host has {own}")))?;
         let configuration = self.configuration(router, &device, own, peer);
         let changed = write_if_changed(&self.file("keepalived.conf"), &configuration)?;
-        match self.process() {
+        match self.keepalived().find() {
             Some(_) if renewed => {
                 self.end().await?;
                 self.start().await
             }
             // It reads its configuration again and keeps its role.
-            Some(process) if changed => signal(&process, Signal::HUP),
+            Some(process) if changed => process.signal(Signal::HUP),
             Some(_) => Ok(()),
             None => self.start().await,
         }
@@ -90,25 +99,22 @@ impl<'a> Election<'a> {
 
     /// Whether keepalived runs.
     pub fn is_running(&self) -> bool {
-        self.process().is_some()
+        self.keepalived().find().is_some()
     }
 
-    /// The keepalived of this directory, held so that its number cannot become another's.
-    fn process(&self) -> Option<OwnedFd> {
-        let pid: i32 = fs::read_to_string(self.file("keepalived.pid")).ok()?.trim().parse().ok()?;
-        let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let wanted = self.file("keepalived.conf");
-        line.split(|b| *b == 0).any(|arg| arg == wanted.as_os_str().as_encoded_bytes()).then_some(process)
+    /// The keepalived of this directory.
+    fn keepalived(&self) -> Detached {
+        let (pid_file, argument) = (self.file("keepalived.pid"), self.file("keepalived.conf").into());
+        Detached { name: "keepalived", pid_file, argument }
     }
 
     async fn start(&self) -> Result<(), Error> {
         let [configuration, pid, vrrp] =
             ["keepalived.conf", "keepalived.pid", "vrrp.pid"].map(|name| self.file(name));
         for stale in [&pid, &vrrp] {
-            crate::host::storage::files::remove(stale)?;
+            remove(stale)?;
         }
-        quick("keepalived")
+        Program::quick("keepalived")
             .args(["--vrrp", "-f"])
             .arg(configuration)
             .arg("-p")
@@ -122,24 +128,6 @@ impl<'a> Election<'a> {
 
     /// It does not run. What it did last stands: one that ends by itself stands by.
     pub async fn end(&self) -> Result<(), Error> {
-        let Some(process) = self.process() else { return Ok(()) };
-        for kind in [Signal::TERM, Signal::KILL] {
-            signal(&process, kind)?;
-            for _ in 0..80 {
-                tokio::time::sleep(Duration::from_millis(25)).await;
-                if self.process().is_none() {
-                    return Ok(());
-                }
-            }
-        }
-        Err(Error::host("stopping keepalived", "it does not end"))
-    }
-}
-
-fn signal(process: &OwnedFd, signal: Signal) -> Result<(), Error> {
-    match pidfd_send_signal(process, signal) {
-        // It ended in between.
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(error) => Err(Error::host("signalling keepalived", error)),
+        self.keepalived().end(PATIENCE).await
     }
 }

@@ -20,7 +20,7 @@ mod election;
 mod namespace;
 
 use super::ovs::{Switch, SwitchView};
-use crate::{Error, host::program::Program};
+use crate::{Error, host::storage::files::write_if_changed};
 use basalt_model::RouterId;
 use basalt_plan::host::{RouterDefinition, RouterPort, RouterSeen};
 use election::Election;
@@ -32,7 +32,6 @@ use std::{
     io::ErrorKind,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 /// The programs without which a host is none of a router's.
@@ -206,21 +205,6 @@ fn set_up(dir: &Path) -> Option<SetUp> {
     serde_json::from_slice(&fs::read(dir.join("router.json")).ok()?).ok()
 }
 
-/// Writes a file as a whole; answers whether it said something else before.
-fn write_if_changed(path: &Path, text: &str) -> Result<bool, Error> {
-    if fs::read_to_string(path).is_ok_and(|now| now == text) {
-        return Ok(false);
-    }
-    let new = path.with_extension("new");
-    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
-    written.map_err(|e| Error::state(path, e)).map(|()| true)
-}
-
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     write_if_changed(path, text).map(drop)
-}
-
-/// A program that answers at once or not at all.
-fn quick(program: &str) -> Program {
-    Program::new(program).limit(Duration::from_secs(5))
 }

@@ -1,7 +1,10 @@
-//! A router's network namespace: devices, addresses, routes and rules, by `ip` and `nft`.
+//! What is a router's in its network namespace: devices, addresses, routes and rules, by `ip` and `nft`.
 
-use super::{addresses, quick, write};
-use crate::{Error, host::program::Program};
+use super::{addresses, write};
+use crate::{
+    Error,
+    host::{netns::Netns, program::Program},
+};
 use basalt_model::RouterId;
 use basalt_plan::host::{RouterDefinition, RouterPort};
 use ipnet::Ipv4Net;
@@ -21,7 +24,7 @@ const SETTINGS: [&str; 6] = [
 
 /// A router's network namespace.
 #[derive(Clone, Debug)]
-pub struct Namespace(String);
+pub struct Namespace(Netns);
 
 /// A device in a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,45 +102,33 @@ pub fn batches(router: &RouterDefinition) -> Batches {
 impl Namespace {
     /// The namespace of a router.
     pub fn of(id: RouterId) -> Self {
-        Self(format!("basalt-{id}"))
+        Self(Netns::named(format!("basalt-{id}")))
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.0
+        self.0.name()
     }
 
     /// `ip` inside.
     pub fn ip(&self, args: &[&str]) -> Program {
-        quick("ip").args(["-n", &self.0]).args(args)
+        self.0.ip(args)
     }
 
     /// Another program inside.
     fn run(&self, program: &str, args: &[&str]) -> Program {
-        quick("ip").args(["netns", "exec", &self.0, program]).args(args)
-    }
-
-    async fn exists(&self) -> Result<bool, Error> {
-        Ok(self.run("true", &[]).end().await?.status.success())
+        self.0.program(program).args(args)
     }
 
     /// It is there and forwards.
     pub async fn ensure(&self) -> Result<(), Error> {
-        if !self.exists().await? {
-            // A name without a namespace behind it stands in the way of a new one.
-            let _ = quick("ip").args(["netns", "delete", &self.0]).end().await?;
-            quick("ip").args(["netns", "add", &self.0]).run().await?;
-        }
+        self.0.ensure().await?;
         self.run("sysctl", &[&["-qw"][..], &SETTINGS].concat()).run().await.map(drop)
     }
 
     /// It is gone, with what is in it.
     pub async fn remove(&self) -> Result<(), Error> {
-        let _ = quick("ip").args(["netns", "delete", &self.0]).end().await?;
-        match self.exists().await? {
-            true => Err(Error::host("removing a namespace", format!("{} is still there", self.0))),
-            false => Ok(()),
-        }
+        self.0.remove().await
     }
 
     /// The rules are these; answers what nftables makes of them.
@@ -155,9 +146,8 @@ impl Namespace {
 
     /// Takes a device of the host's own namespace in.
     pub async fn take(&self, device: &str) -> Result<(), Error> {
-        quick("ip").args(["link", "set", "dev", device, "netns", &self.0]).run().await?;
-        // The userspace datapath reads the port as raw packets: a checksum left to hardware would stay wrong.
-        self.run("ethtool", &["-K", device, "tx", "off"]).run().await.map(drop)
+        self.0.take(device).await?;
+        self.0.sum_in_software(device).await
     }
 
     /// A device has its addresses and no others.

@@ -42,6 +42,17 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     publish(&half, path)
 }
 
+/// Writes a file as a whole, unless it says this already; answers whether it did not. Not synced: for what lies where a
+/// reboot empties.
+pub fn write_if_changed(path: &Path, text: &str) -> Result<bool, Error> {
+    if fs::read_to_string(path).is_ok_and(|now| now == text) {
+        return Ok(false);
+    }
+    let new = path.with_extension("new");
+    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+    written.map_err(|e| Error::state(path, e)).map(|()| true)
+}
+
 /// Removes a file; one that is not there is removed already.
 pub fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {

@@ -126,7 +126,7 @@ impl<'a> Index<'a> {
             address6: body.cidr6.map(|prefix| address6(prefix, mac)),
         };
         let here = self.reservations.get(&id).into_iter().flatten();
-        let there = directory.peers(id).iter().flat_map(|peer| &peer.ports);
+        let there = directory.ports(id);
         let mut names: Vec<KnownName> = here
             .map(|r| known(&r.hostname, r.address, &r.mac))
             .chain(there.filter_map(|p| Some(known(p.name.as_ref()?, p.address, &p.mac))))

@@ -34,8 +34,11 @@ pub struct DirectoryGroup {
 pub struct DirectoryNetwork {
     /// The network.
     pub id: NetworkId,
-    /// Other hosts that have ports of it, by address.
+    /// Other hosts that have ports of it and are reached through tunnels, by address.
     pub peers: Vec<Peer>,
+    /// Its ports on other hosts, where they are reached by a wire: who they are, for no frame is sent by this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PeerPort>,
 }
 
 /// Another host that has ports of a network.
@@ -69,16 +72,28 @@ impl Directory {
     /// What is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let directory: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        let mut ports = directory.networks.iter().flat_map(|n| &n.peers).flat_map(|p| &p.ports);
-        match ports.find(|port| !is_mac(&port.mac)) {
-            Some(port) => Err(format!("{:?} is no MAC address", port.mac)),
-            None => Ok(directory),
+        for port in directory.networks.iter().flat_map(DirectoryNetwork::all) {
+            if !is_mac(&port.mac) {
+                return Err(format!("{:?} is no MAC address", port.mac));
+            }
         }
+        Ok(directory)
     }
 
     /// Where a network is besides here.
     pub fn peers(&self, network: NetworkId) -> &[Peer] {
         self.networks.iter().find(|n| n.id == network).map_or(&[], |n| &n.peers)
+    }
+
+    /// The ports that a network has besides here, however they are reached.
+    pub fn ports(&self, network: NetworkId) -> impl Iterator<Item = &PeerPort> {
+        self.networks.iter().filter(move |n| n.id == network).flat_map(DirectoryNetwork::all)
+    }
+}
+
+impl DirectoryNetwork {
+    fn all(&self) -> impl Iterator<Item = &PeerPort> {
+        self.peers.iter().flat_map(|peer| &peer.ports).chain(&self.ports)
     }
 }
 
@@ -95,5 +110,12 @@ mod tests {
             Directory::read(text.replace("02:00", "2:00").as_bytes()).unwrap_err().contains("no MAC address")
         );
         assert!(Directory::read(text.replace("10.78.0.2", "h2").as_bytes()).is_err());
+        let wire = r#"{"networks":[{"id":"00000000-0000-0000-0000-000000000001","peers":[],"ports":[{"address":"10.7.0.9","mac":"02:00:00:00:00:09","name":"b"}]}]}"#;
+        let directory = Directory::read(wire.as_bytes()).unwrap();
+        assert!(directory.peers(directory.networks[0].id).is_empty(), "nothing is sent by it");
+        let there: Vec<_> =
+            directory.ports(directory.networks[0].id).map(|p| p.address.to_string()).collect();
+        assert_eq!(there, ["10.7.0.9"]);
+        assert!(Directory::read(wire.replace("02:00", "2:00").as_bytes()).is_err());
     }
 }

@@ -13,6 +13,7 @@ mod people;
 mod read;
 mod security_groups;
 mod task;
+mod top;
 mod wait;
 mod watch;
 
@@ -93,6 +94,7 @@ impl Session {
             Verb::Explain(what) => self.explain(&what).await,
             Verb::Debug { what } => self.debug(&what).await,
             Verb::Counters(targets) => self.counters(&targets.targets).await,
+            Verb::Top(targets) => self.top(&targets.targets).await,
             Verb::Console(console) => self.console(&console).await,
             Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,
             Verb::Logs { task } => self.logs(&task).await,
