@@ -192,7 +192,7 @@ fn state(error: &Error) -> Option<Problem> {
             ),
         ),
         Error::HostFull(reason) => conflict("host_full", "The host cannot take it", reason.clone()),
-        Error::Refused(reason) => conflict("refused", "Not possible now", reason.clone()),
+        Error::Refused(reason) => conflict("refused", "Not possible now", (**reason).clone()),
         _ => return None,
     })
 }

@@ -192,7 +192,7 @@ pub enum Error {
     HostFull(CapabilityReason),
     /// The object cannot do that now.
     #[error("{0}")]
-    Refused(CapabilityReason),
+    Refused(Box<CapabilityReason>),
     /// The idempotency key was used for another request.
     #[error("the idempotency key {key} was used for another request")]
     IdempotencyReused {

@@ -96,7 +96,7 @@ macro_rules! view {
 
 /// Why a VM cannot go.
 fn refused(code: &'static str, vm: &Name, message: String, remedy: &str) -> Error {
-    Error::Refused(CapabilityReason::new(code, format!("vm/{vm}"), message, remedy))
+    Error::Refused(Box::new(CapabilityReason::new(code, format!("vm/{vm}"), message, remedy)))
 }
 
 /// Asks for a migration. The VM must be on a host and not on its way already; which host it goes to is chosen after.

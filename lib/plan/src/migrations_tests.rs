@@ -162,33 +162,35 @@ fn side(heard: Heard, motion: Option<&Motion>) -> Side<'_> {
 #[test]
 fn m3_the_states_seen_on_real_hosts_after_faults_are_decided() {
     use MotionState::{Arrived, Copying, Failed, Left, Ready, Split, Torn};
-    let cases: [(&str, Heard, Option<MotionState>, Heard, Option<MotionState>, char); 9] = [
-        ("network cut in pre-copy, later", Heard::Alive, Some(Failed), Heard::Alive, Some(Ready), 'S'),
-        ("job aborted", Heard::Alive, Some(Failed), Heard::Alive, Some(Ready), 'S'),
-        ("source's libvirtd killed", Heard::Alive, Some(Failed), Heard::Alive, Some(Ready), 'S'),
-        ("target's power cut", Heard::Alive, Some(Failed), Heard::Dead, None, 'S'),
-        ("source's power cut, target let go", Heard::Dead, Some(Copying), Heard::Alive, Some(Failed), 'S'),
-        ("post-copy, link cut", Heard::Alive, Some(Split), Heard::Alive, Some(Split), '.'),
+    type Said = (Heard, Option<MotionState>);
+    let cases: [(&str, Said, Said, char); 9] = [
+        ("network cut in pre-copy, later", (Heard::Alive, Some(Failed)), (Heard::Alive, Some(Ready)), 'S'),
+        ("job aborted", (Heard::Alive, Some(Failed)), (Heard::Alive, Some(Ready)), 'S'),
+        ("source's libvirtd killed", (Heard::Alive, Some(Failed)), (Heard::Alive, Some(Ready)), 'S'),
+        ("target's power cut", (Heard::Alive, Some(Failed)), (Heard::Dead, None), 'S'),
+        (
+            "source's power cut, target let go",
+            (Heard::Dead, Some(Copying)),
+            (Heard::Alive, Some(Failed)),
+            'S',
+        ),
+        ("post-copy, link cut", (Heard::Alive, Some(Split)), (Heard::Alive, Some(Split)), '.'),
         (
             "post-copy, link back: source shut off (migrated)",
-            Heard::Alive,
-            Some(Left),
-            Heard::Alive,
-            Some(Arrived),
+            (Heard::Alive, Some(Left)),
+            (Heard::Alive, Some(Arrived)),
             'T',
         ),
         (
             "post-copy broken early: target shut off (failed)",
-            Heard::Alive,
-            Some(Torn),
-            Heard::Alive,
-            Some(Failed),
+            (Heard::Alive, Some(Torn)),
+            (Heard::Alive, Some(Failed)),
             's',
         ),
-        ("post-copy broken late: both failed", Heard::Alive, Some(Torn), Heard::Alive, Some(Torn), 't'),
+        ("post-copy broken late: both failed", (Heard::Alive, Some(Torn)), (Heard::Alive, Some(Torn)), 't'),
     ];
     let truth = Truth { chosen: true, begun: true, cancelled: true, ..Truth::default() };
-    for (what, heard, source, heard_there, target, wanted) in cases {
+    for (what, (heard, source), (heard_there, target), wanted) in cases {
         let s = source.map(|state| motion(MotionSide::Source, state));
         let t = target.map(|state| motion(MotionSide::Target, state));
         let (s, t) = (side(heard, s.as_ref()), side(heard_there, t.as_ref()));

@@ -48,7 +48,7 @@ fn with_a_host() -> Stepper {
     let facts = HostFactsRow { host_id: HOST, facts: crate::agent::facts(4, 4 * GIB), reported_at: at(0) };
     let mut stepper = Stepper::new(at(0)).unwrap();
     stepper.take(
-        &batch(true, vec![Row::Host(std::sync::Arc::new(host)), Row::HostFacts(Box::new(facts))]),
+        &batch(true, vec![Row::Host(std::sync::Arc::new(host)), Row::HostFacts(std::sync::Arc::new(facts))]),
         Duration::ZERO,
     );
     stepper
@@ -89,7 +89,8 @@ fn nothing_is_done_before_the_whole_truth_is_known_and_a_reload_of_the_same_is_n
     let inputs = nodes.inputs;
     let host = Host::clone(snapshot.get(&inputs.hosts, &HOST).unwrap());
     let facts = HostFactsRow::clone(snapshot.get(&inputs.host_facts, &HOST).unwrap());
-    let same = batch(true, vec![Row::Host(std::sync::Arc::new(host)), Row::HostFacts(Box::new(facts))]);
+    let same =
+        batch(true, vec![Row::Host(std::sync::Arc::new(host)), Row::HostFacts(std::sync::Arc::new(facts))]);
     let commit = s.take(&same, Duration::from_secs(1));
     assert_eq!((commit.changed, commit.runs, commit.revision), (0, 0, snapshot.revision()));
     // Its conditions are still to be written, and nothing else.

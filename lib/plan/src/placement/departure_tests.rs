@@ -56,7 +56,8 @@ fn m2_r53_a_target_that_lacks_what_the_vm_needs_is_rejected_with_every_reason() 
     assert!(live.copies_storage);
     let kvm = |f: &mut HostFacts| f.accelerators[0].kind = "kvm".into();
     assert_eq!(codes(&live, &ready(2, kvm)), Vec::<String>::new());
-    let cases: [(&str, fn(&mut HostFacts)); 5] = [
+    type Change = fn(&mut HostFacts);
+    let cases: [(&str, Change); 5] = [
         ("cpu_features_missing", |f| f.cpu_features = vec!["sse".into()]),
         ("qemu_older", |f| f.versions.qemu = "6.0".into()),
         ("migration_unavailable", |f| f.migration_address = None),
