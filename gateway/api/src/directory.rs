@@ -51,7 +51,7 @@ pub type Stamp = (Vec<(NetworkId, u64)>, members::Stamp);
 #[derive(Default)]
 pub struct Ports {
     nics: HashMap<Uuid, Nics>,
-    /// Where VMs and routers are; a router is in two places.
+    /// Where VMs and routers are; a router is in two places, and so is a VM on its way.
     places: HashMap<(Uuid, u8), HostId>,
     tunnels: HashMap<HostId, Ipv4Addr>,
     /// How networks travel between hosts.
@@ -200,7 +200,17 @@ impl Ports {
                 }
                 (Table::RouterPlacement, _) => self.place((id, slot), None),
                 (Table::Placement, Some(Row::Placement(placement))) => self.place((id, 0), placement.host_id),
-                (Table::Placement, _) => self.place((id, 0), None),
+                (Table::Placement, _) => {
+                    self.place((id, 0), None);
+                    self.place((id, 1), None);
+                }
+                // On its way it is told to be at both hosts, so that the one where it executes hears what is meant for it
+                // whatever the control plane does in that moment; the other has no port for it.
+                (Table::Migration, Some(Row::Migration(row))) => {
+                    let migration = &row.migration;
+                    let target = migration.target_host_id.filter(|_| migration.ended_at.is_none());
+                    self.place((migration.vm_id.0, 1), target);
+                }
                 (Table::HostFacts, Some(Row::HostFacts(row))) => {
                     self.tunnel(HostId(id), row.facts.tunnel_address)
                 }
@@ -231,7 +241,9 @@ impl Ports {
     fn place(&mut self, at: (Uuid, u8), host: Option<HostId>) {
         let (vm, before) = (at.0, self.places.get(&at).copied());
         if before != host {
-            self.spread(vm, before, false);
+            // A VM that arrived is where it was going: one place of the two is left, and its ports stay.
+            let other = self.places.get(&(vm, 1 - at.1.min(1))).copied();
+            self.spread(vm, before.filter(|before| Some(*before) != other), false);
             match host {
                 Some(host) => drop(self.places.insert(at, host)),
                 None => drop(self.places.remove(&at)),

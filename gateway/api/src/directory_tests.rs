@@ -27,7 +27,8 @@ fn told(ports: &Ports, host: HostId) -> Directory {
 /// The rows as they are, and what follows from them at once.
 #[derive(Default)]
 struct Truth {
-    vms: BTreeMap<Uuid, (Nics, Option<HostId>)>,
+    /// A VM on its way is at two hosts, which may be the same one for a moment.
+    vms: BTreeMap<Uuid, (Nics, [Option<HostId>; 2])>,
     tunnels: BTreeMap<HostId, Ipv4Addr>,
     ways: BTreeMap<NetworkId, Way>,
 }
@@ -38,7 +39,7 @@ impl Truth {
             let mut ports: Vec<PeerPort> = self
                 .vms
                 .values()
-                .filter(|(_, place)| *place == Some(host))
+                .filter(|(_, places)| places.contains(&Some(host)))
                 .flat_map(|(nics, _)| nics.iter().filter(|n| n.0 == id).map(|n| n.1.clone()))
                 .collect();
             ports.sort();
@@ -86,8 +87,9 @@ fn n3_the_directory_follows_every_change_and_its_stamp_tells_of_each() {
         match next(6) {
             0 | 1 => {
                 let place = (next(4) > 0).then_some(at);
-                truth.vms.entry(vm).or_default().1 = place;
-                ports.place((vm, 0), place);
+                let slot = next(2) as usize;
+                truth.vms.entry(vm).or_default().1[slot] = place;
+                ports.place((vm, slot as u8), place);
             }
             2 | 3 => {
                 let own = u8::try_from(vm.as_u128()).unwrap();
