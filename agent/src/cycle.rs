@@ -20,11 +20,10 @@ use basalt_model::{
     vms::{OperationOutcome, OperationReport},
 };
 use basalt_plan::host::{
-    Action, Memory, MotionRecord, MotionStep, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff,
+    Action, Memory, MotionRecord, MotionStep, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work,
+    diff,
 };
-use basalt_wire::agent::{
-    Desired, ItemKey, ItemKind, Manifest, directory::Directory, manifest::MotionBody,
-};
+use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory, manifest::MotionBody};
 use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{

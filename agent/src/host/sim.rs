@@ -340,7 +340,10 @@ impl Host for SimHost {
             tunnel_address: Some(tunnel_address(&state.name)),
             tunnel_mtu: None,
             // Nobody listens there: the fabric carries what is sent.
-            migration_address: state.place.as_ref().map(|_| SocketAddr::from((tunnel_address(&state.name), 9446))),
+            migration_address: state
+                .place
+                .as_ref()
+                .map(|_| SocketAddr::from((tunnel_address(&state.name), 9446))),
             routers: can.routers,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),

@@ -193,9 +193,10 @@ impl SimHost {
     fn door(&self, send: &SendDefinition, from: HostId) -> bool {
         self.drop_dead_doors();
         let state = self.state();
-        state.doors.get(&send.id).is_some_and(|(door, _)| {
-            door.migration_id == send.migration_id && door.source == from
-        })
+        state
+            .doors
+            .get(&send.id)
+            .is_some_and(|(door, _)| door.migration_id == send.migration_id && door.source == from)
     }
 
     /// Doors end with the agent that opened them.
@@ -212,7 +213,9 @@ impl SimHost {
 
 fn refused(code: &'static str, evidence: &str) -> Error {
     let message = "the VM was not sent, and is whole where it was";
-    Error::refused(CapabilityReason::new(code, "migration", message, "migrate it again").with_evidence(evidence))
+    Error::refused(
+        CapabilityReason::new(code, "migration", message, "migrate it again").with_evidence(evidence),
+    )
 }
 
 impl Transfer<'_> {
@@ -261,9 +264,11 @@ impl Transfer<'_> {
             return Ok(());
         }
         let whole = source.look(|w| {
-            w.observed.vms.items.get(&id).is_some_and(|vm| {
-                vm.running.is_some() && vm.transit == basalt_plan::host::Transit::Still
-            })
+            w.observed
+                .vms
+                .items
+                .get(&id)
+                .is_some_and(|vm| vm.running.is_some() && vm.transit == basalt_plan::host::Transit::Still)
         });
         if whole { Err(refused("migration_failed", why)) } else { Err(Error::host("migrating", why)) }
     }
@@ -311,7 +316,8 @@ impl Transfer<'_> {
         if step > Step::Finish {
             return Ok(());
         }
-        if self.fabric.state().aborted.contains(&id) && step <= Step::Switch && self.done != Some(Step::Split) {
+        if self.fabric.state().aborted.contains(&id) && step <= Step::Switch && self.done != Some(Step::Split)
+        {
             return Err("it was taken back".into());
         }
         if self.fabric.state().cut.contains(&(self.here.min(target), self.here.max(target))) {
@@ -335,8 +341,12 @@ impl Transfer<'_> {
             }
             Step::Copy => {
                 let total = self.send.vm.memory_bytes;
-                let figures =
-                    MotionProgress { total_bytes: total, sent_bytes: total, passes: 1, ..MotionProgress::default() };
+                let figures = MotionProgress {
+                    total_bytes: total,
+                    sent_bytes: total,
+                    passes: 1,
+                    ..MotionProgress::default()
+                };
                 (with.moved)(id, figures);
                 Ok(())
             }

@@ -2,8 +2,8 @@
 
 use super::{RouterDefinition, SeedKey, VolumeKey};
 use basalt_model::{
-    Epoch, Generation, HostId, ImageId, MigrationId, Name, NetworkId, PortId, RouterId, SecurityGroupId, TaskId, VmId,
-    VolumeId,
+    Epoch, Generation, HostId, ImageId, MigrationId, Name, NetworkId, PortId, RouterId, SecurityGroupId,
+    TaskId, VmId, VolumeId,
     images::ImageFormat,
     migrations::{MigrationMode, StallPolicy},
     networks::Segment,

@@ -7,9 +7,8 @@ pub use motion::Traveller;
 
 use super::{
     Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, DoorSeen, ImageSeen, NetworkSeen,
-    Observed,
-    PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, Transit, VmDefinition, VmSeen, VmShape,
-    VolumeDefinition, VolumeKey, VolumeSeen,
+    Observed, PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, Transit, VmDefinition, VmSeen,
+    VmShape, VolumeDefinition, VolumeKey, VolumeSeen,
 };
 use basalt_model::{DateTime, PortId, VmId, adoption::ForeignNic, hosts::Foreign, vms::ObservedPower};
 use std::{

@@ -62,9 +62,7 @@ fn outgoing(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) -> Judge
             let judgement = judgement.wait("it went to another host");
             source(case, judgement, body, MotionState::Left, record)
         }
-        Some(MotionStep::Failed) => {
-            source(case, case.usual(judgement), body, MotionState::Failed, record)
-        }
+        Some(MotionStep::Failed) => source(case, case.usual(judgement), body, MotionState::Failed, record),
         Some(MotionStep::Begun) => begun(case, judgement, body, record),
         Some(MotionStep::Closed) | None => not_begun(case, judgement, body),
     }

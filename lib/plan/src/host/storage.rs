@@ -230,7 +230,10 @@ fn share_lacks(subject: String, body: &VolumeBody) -> CapabilityReason {
     CapabilityReason::new(
         "shared_volume_missing",
         subject,
-        format!("it was made in the shared pool {} by another host, and this host does not see it there", body.pool),
+        format!(
+            "it was made in the shared pool {} by another host, and this host does not see it there",
+            body.pool
+        ),
         "mount the same storage on this host; it is never made a second time",
     )
 }

@@ -12,7 +12,8 @@
 
 use super::{
     Action, Draft, Judgement, Lack, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS,
-    SeedDefinition, SeedKey, Seen, Stamp, Transit, VmDefinition, VmSeen, incomplete, motion, network::stale_ports,
+    SeedDefinition, SeedKey, Seen, Stamp, Transit, VmDefinition, VmSeen, incomplete, motion,
+    network::stale_ports,
 };
 use basalt_model::{
     CapabilityReason, DateTime, Name, VmId,
