@@ -14,14 +14,16 @@ use crate::{
 };
 use basalt_daemon::Clock;
 use basalt_model::{
-    CapabilityReason, DateTime, HostId,
+    CapabilityReason, DateTime, HostId, VmId,
     hosts::{Foreign, HostFacts},
+    migrations::MotionProgress,
     vms::{OperationOutcome, OperationReport},
 };
 use basalt_plan::host::{
-    Action, Memory, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work, diff,
+    Action, Memory, MotionRecord, MotionStep, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work,
+    diff,
 };
-use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory};
+use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory, manifest::MotionBody};
 use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
@@ -93,6 +95,9 @@ pub struct Cycle<H, L> {
     dirty: bool,
     works: FuturesUnordered<BoxFuture<'static, Finished>>,
     stages: Stages,
+    motions: Motions,
+    /// What actions hold of this agent; it ends with it.
+    life: Arc<()>,
     facts: Option<HostFacts>,
     foreign: Vec<Foreign>,
 }
@@ -113,6 +118,9 @@ impl Stages {
             self.0.1.notify_one();
         }
     }
+    fn wake(&self) {
+        self.0.1.notify_one();
+    }
     fn end(&self, resource: Resource) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&resource);
     }
@@ -123,6 +131,9 @@ impl Stages {
         self.0.1.notified().await;
     }
 }
+
+/// Figures of VMs that are being sent now; actions write, steps read.
+type Motions = Arc<Mutex<BTreeMap<VmId, MotionProgress>>>;
 
 impl<H: Host, L: Ledger> Cycle<H, L> {
     /// Begins from the ledger.
@@ -144,6 +155,8 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             dirty: false,
             works: FuturesUnordered::new(),
             stages: Stages::default(),
+            motions: Motions::default(),
+            life: Arc::new(()),
             facts: None,
             foreign: Vec::new(),
         };
@@ -228,6 +241,14 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
     fn disown_operations(&mut self, manifest: &Manifest) {
         for item in &manifest.items {
             if let Desired::Vm(body) = &item.desired
+                && let Some(MotionBody::Outgoing(motion)) = &body.motion
+                && motion.begin
+            {
+                // It may have been begun: what stands on the host tells what became of it.
+                let record = MotionRecord::new(motion.id, MotionStep::Begun);
+                self.memory.note(&Note::Motion(VmId(item.id), record));
+            }
+            if let Desired::Vm(body) = &item.desired
                 && let Some(operation) = &body.operation
             {
                 let message =
@@ -239,7 +260,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
                     started_at: self.parts.clock.now(),
                     report: Some(report),
                 };
-                self.memory.note(&Note::OperationEnded(basalt_model::VmId(item.id), record));
+                self.memory.note(&Note::OperationEnded(VmId(item.id), record));
             }
         }
     }
@@ -260,6 +281,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         };
         let now = self.parts.clock.now();
         self.memory.in_flight = self.in_flight();
+        self.memory.progress = self.moved();
         let plan = diff(manifest, &observed, &self.memory, now);
         let revision = manifest.revision;
         self.keep_foreign(&plan, &observed);
@@ -280,6 +302,10 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         self.parts.outbox.items(revision, plan.items);
         begun.into_iter().for_each(|work| self.begin(work));
         Ok(Stepped { wake_at: plan.wake_at, settled })
+    }
+
+    fn moved(&self) -> BTreeMap<VmId, MotionProgress> {
+        self.motions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn in_flight(&self) -> BTreeMap<Resource, String> {
@@ -312,17 +338,29 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         let (host, stages, downloads) =
             (self.parts.host.clone(), self.stages.clone(), self.parts.downloads.clone());
         let limit = self.parts.tuning.act_limit;
+        let (motions, life) = (self.motions.clone(), Arc::downgrade(&self.life));
+        let journal = self.parts.ledger.journal();
         self.works.push(
             async move {
                 let progress = {
                     let stages = stages.clone();
                     Arc::new(move |stage: String| stages.update(resource, stage))
                 };
-                let with = With { progress, downloads };
+                let moved = {
+                    let stages = stages.clone();
+                    Arc::new(move |id: VmId, seen: MotionProgress| {
+                        motions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, seen);
+                        stages.wake();
+                    })
+                };
+                let with = With { progress, downloads, moved, journal, life };
                 let mut outcomes = Vec::new();
                 for action in actions {
                     stages.update(resource, action.stage().into());
-                    let limit = limit.unwrap_or_else(|| Limits::of(&action));
+                    let limit = match &action {
+                        Action::SendVm(_) => Limits::of(&action),
+                        _ => limit.unwrap_or_else(|| Limits::of(&action)),
+                    };
                     let outcome = match tokio::time::timeout(limit, host.act(&action, &with)).await {
                         Ok(Ok(())) => Outcome::Done,
                         Ok(Err(Error::Refused(reason))) => Outcome::Refused(*reason),
@@ -366,8 +404,12 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
     /// [`Error::State`]: it is remembered and will be kept by the next save.
     pub fn settle(&mut self, finished: Vec<Finished>) -> Result<(), Error> {
         let now = self.parts.clock.now();
+        self.memory.progress = self.moved();
         for Finished { resource, outcomes } in finished {
             self.stages.end(resource);
+            if let Resource::Vm(id) = resource {
+                self.motions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            }
             for (action, outcome) in outcomes {
                 match &outcome {
                     Outcome::Done => tracing::info!(?resource, "{}", action.stage()),
@@ -388,6 +430,9 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             if let Some(key) = item_key(resource) {
                 self.parts.outbox.stage(key, &stage);
             }
+        }
+        for (id, seen) in self.moved() {
+            self.parts.outbox.moved(id, seen);
         }
     }
 
@@ -438,7 +483,7 @@ fn item_key(resource: Resource) -> Option<ItemKey> {
         Resource::Volume(id) => (ItemKind::Volume, id.0),
         Resource::Vm(id) => (ItemKind::Vm, id.0),
         Resource::Router(id) => (ItemKind::Router, id.0),
-        Resource::Switch | Resource::Flows | Resource::Port(_) => return None,
+        Resource::Switch | Resource::Flows | Resource::Port(_) | Resource::Motion(_) => return None,
     };
     Some(ItemKey { kind, id })
 }

@@ -2,12 +2,13 @@
 //!
 //! Three files, each written beside itself, fsynced, renamed, and the directory fsynced: the manifest
 //! that is acted on, the records (what was accepted and realised, shutdowns asked for, one-shot
-//! verbs begun), and the directory of ports on other hosts. The first line of each is the SHA-256 of the rest. A file that cannot be read is set
+//! verbs and migrations begun), and the directory of ports on other hosts. A fourth keeps VMs that were handed over to
+//! other hosts, in the midst of the action that did it. The first line of each is the SHA-256 of the rest. A file that cannot be read is set
 //! aside; the host and the gateway then say everything again, except what became of one-shot verbs.
 
-use crate::Error;
-use basalt_model::{Epoch, Generation, VmId, VolumeId};
-use basalt_plan::host::{Memory, OperationRecord, StopRecord};
+use crate::{Error, host::Journal};
+use basalt_model::{Epoch, Generation, MigrationId, VmId, VolumeId};
+use basalt_plan::host::{Memory, MotionRecord, MotionStep, OperationRecord, StopRecord};
 use basalt_wire::agent::{ItemKey, Manifest, directory::Directory};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,7 @@ use std::{
     io::{ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// What was in a ledger.
@@ -54,16 +56,56 @@ pub trait Ledger: Send + 'static {
     /// # Errors
     /// [`Error::State`]: it is not kept.
     fn save_directory(&mut self, directory: &Directory) -> Result<(), Error>;
+
+    /// Keeps in the midst of an action that a VM was handed over; the next load knows it.
+    fn journal(&self) -> Arc<dyn Journal>;
 }
 
 const MANIFEST: &str = "manifest.ledger";
 const RECORDS: &str = "records.ledger";
 const DIRECTORY: &str = "directory.ledger";
+const HANDED: &str = "handed-over.ledger";
+/// VMs that were handed over and whose end is not in the records yet; more than this at once no host sends.
+const HANDED_KEPT: usize = 64;
+
+/// VMs that were handed over, in the order in which they went.
+type HandedOver = Vec<(VmId, MigrationId)>;
+
+/// The file that keeps them.
+struct FileJournal {
+    dir: PathBuf,
+    kept: Mutex<HandedOver>,
+}
+
+impl Journal for FileJournal {
+    fn handed_over(&self, id: VmId, migration_id: MigrationId) -> Result<(), Error> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = kept.clone();
+        next.retain(|(vm, _)| *vm != id);
+        let over = next.len().saturating_sub(HANDED_KEPT - 1);
+        next.drain(..over);
+        next.push((id, migration_id));
+        let path = self.dir.join(HANDED);
+        let bytes = encode(&next).map_err(|e| Error::state(&path, e))?;
+        replace(&path, &bytes).map_err(|e| Error::state(path, e))?;
+        *kept = next;
+        Ok(())
+    }
+}
+
+/// What was begun and then handed over left.
+fn left(memory: &mut Memory, handed: &[(VmId, MigrationId)]) {
+    for (id, migration_id) in handed {
+        if let Some(record) = memory.motions.get_mut(id).filter(|r| r.id == *migration_id) {
+            record.step = MotionStep::Left;
+        }
+    }
+}
 
 /// A ledger in a directory.
-#[derive(Debug)]
 pub struct FileLedger {
     dir: PathBuf,
+    journal: Arc<FileJournal>,
 }
 
 /// The part of the memory that is kept. JSON has no maps with such keys, so they are lists.
@@ -75,6 +117,8 @@ struct Records {
     made: Vec<(VolumeId, i64)>,
     stops: Vec<(VmId, StopRecord)>,
     operations: Vec<(VmId, OperationRecord)>,
+    #[serde(default)]
+    motions: Vec<(VmId, MotionRecord)>,
 }
 
 impl From<&Memory> for Records {
@@ -85,6 +129,7 @@ impl From<&Memory> for Records {
             made: m.made.iter().map(|(k, i)| (*k, *i)).collect(),
             stops: m.stops.iter().map(|(k, s)| (*k, *s)).collect(),
             operations: m.operations.iter().map(|(k, o)| (*k, o.clone())).collect(),
+            motions: m.motions.iter().map(|(k, r)| (*k, r.clone())).collect(),
         }
     }
 }
@@ -97,6 +142,7 @@ impl From<Records> for Memory {
             made: r.made.into_iter().collect(),
             stops: r.stops.into_iter().collect(),
             operations: r.operations.into_iter().collect(),
+            motions: r.motions.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -112,7 +158,9 @@ enum Read<T> {
 impl FileLedger {
     /// A ledger in this directory, which must be there.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        let dir = dir.into();
+        let journal = Arc::new(FileJournal { dir: dir.clone(), kept: Mutex::default() });
+        Self { dir, journal }
     }
 
     /// Writes empty records. Called right after enrolment: from then on missing records are lost ones.
@@ -189,6 +237,10 @@ impl Ledger for FileLedger {
         if let Read::Whole(directory) = self.read(DIRECTORY)? {
             loaded.memory.directory = directory;
         }
+        if let Read::Whole(handed) = self.read::<HandedOver>(HANDED)? {
+            left(&mut loaded.memory, &handed);
+            *self.journal.kept.lock().unwrap_or_else(PoisonError::into_inner) = handed;
+        }
         Ok(loaded)
     }
 
@@ -202,6 +254,10 @@ impl Ledger for FileLedger {
 
     fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
         self.write(DIRECTORY, directory)
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        self.journal.clone()
     }
 }
 
@@ -237,6 +293,17 @@ impl Ledger for MemoryLedger {
 
     fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
         self.with(|kept| kept.1.directory = directory.clone());
+        Ok(())
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Journal for MemoryLedger {
+    fn handed_over(&self, id: VmId, migration_id: MigrationId) -> Result<(), Error> {
+        self.with(|kept| left(&mut kept.1, &[(id, migration_id)]));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What the gateway is to be told: changed facts only, everything when it asks.
 
-use basalt_model::{CapabilityReason, hosts::HostFacts};
-use basalt_wire::agent::{ItemKey, ItemReport, Report};
+use basalt_model::{CapabilityReason, VmId, hosts::HostFacts, migrations::MotionProgress};
+use basalt_wire::agent::{ItemKey, ItemKind, ItemObserved, ItemReport, Report};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -78,6 +78,18 @@ impl Outbox {
         });
     }
 
+    /// How far the sending of a VM is.
+    pub fn moved(&self, id: VmId, seen: MotionProgress) {
+        let key = ItemKey { kind: ItemKind::Vm, id: id.0 };
+        self.change(|now| {
+            if let Some(ItemObserved::Vm(vm)) = now.items.get_mut(&key).map(|item| &mut item.observed)
+                && let Some(motion) = &mut vm.motion
+            {
+                motion.progress = Some(seen);
+            }
+        });
+    }
+
     /// The host's facts.
     pub fn facts(&self, facts: HostFacts) {
         self.change(|now| now.facts = Some(facts));
@@ -125,7 +137,6 @@ impl Outbox {
 mod tests {
     use super::*;
     use basalt_model::{Epoch, Generation};
-    use basalt_wire::agent::{ItemKind, ItemObserved};
 
     fn item(n: u128, generation: i64) -> ItemReport {
         ItemReport {

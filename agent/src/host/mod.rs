@@ -19,13 +19,19 @@ pub mod sim;
 pub mod storage;
 
 use crate::Error;
-use basalt_model::{CapabilityReason, ImageId, PortId, VmId, hosts::HostFacts, networks::Counters};
+use basalt_model::{
+    CapabilityReason, ImageId, MigrationId, PortId, VmId, hosts::HostFacts, migrations::MotionProgress,
+    networks::Counters,
+};
 use basalt_plan::host::{Action, Observed};
 use basalt_wire::agent::console::Mode;
 use bytes::Bytes;
 use console::Console;
 use futures::{future::BoxFuture, stream::BoxStream};
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+};
 use tokio::sync::watch;
 
 /// One host, real or simulated.
@@ -72,6 +78,21 @@ pub struct With {
     pub progress: Arc<dyn Fn(String) + Send + Sync>,
     /// Where the bytes of images come from.
     pub downloads: Arc<dyn Downloads>,
+    /// Says how far the sending of a VM is. Call it at most once a second.
+    pub moved: Arc<dyn Fn(VmId, MotionProgress) + Send + Sync>,
+    /// Keeps what must be durable in the midst of an action.
+    pub journal: Arc<dyn Journal>,
+    /// Ends with the agent: what an action leaves behind in this process is good as long as it.
+    pub life: Weak<()>,
+}
+
+/// Keeps what must be durable in the midst of an action.
+pub trait Journal: Send + Sync + 'static {
+    /// A VM was handed over to another host whole and does not execute here. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::State`]: it is not kept, so the target must not be told to let it execute.
+    fn handed_over(&self, id: VmId, migration_id: MigrationId) -> Result<(), Error>;
 }
 
 /// Where the bytes of images come from.
@@ -95,6 +116,8 @@ pub struct Limits;
 impl Limits {
     /// Downloads and image conversions.
     pub const LONG_SECONDS: u64 = 4 * 3600;
+    /// A VM that is sent: longer than any deadline that a user can give.
+    pub const SEND_SECONDS: u64 = 25 * 3600;
     /// Everything else.
     pub const SHORT_SECONDS: u64 = 120;
 
@@ -102,6 +125,7 @@ impl Limits {
     pub fn of(action: &Action) -> std::time::Duration {
         std::time::Duration::from_secs(match action {
             Action::EnsureImage(_) | Action::EnsureVolume(_) => Self::LONG_SECONDS,
+            Action::SendVm(_) => Self::SEND_SECONDS,
             _ => Self::SHORT_SECONDS,
         })
     }

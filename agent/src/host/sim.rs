@@ -6,26 +6,27 @@
 
 mod console;
 mod counters;
+pub mod fabric;
 
 use super::{Host, With, console::Console};
 use crate::Error;
 use basalt_daemon::Clock;
 use basalt_model::{
-    CapabilityReason, GIB, Name, PortId, VmId,
+    CapabilityReason, GIB, HostId, Name, PortId, VmId,
     hosts::{Accelerator, BridgeFacts, HostFacts, Versions},
     networks::Counters,
     pools::{PoolFacts, PoolKind},
 };
 use basalt_plan::host::{
-    Action, Capabilities, Observed, Resource, Section,
+    Action, Capabilities, DoorDefinition, Observed, Resource, Section,
     effect::{Mishap, World},
 };
 use basalt_wire::agent::console::Mode;
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -91,6 +92,10 @@ struct State {
     actions: u64,
     mutations: BTreeMap<(Resource, &'static str), u32>,
     delay: Duration,
+    /// Who it is, and what lies between it and others.
+    place: Option<(HostId, fabric::Fabric)>,
+    /// Doors, each with the life of the agent that opened it.
+    doors: BTreeMap<VmId, (DoorDefinition, Weak<()>)>,
 }
 
 impl SimHost {
@@ -114,6 +119,8 @@ impl SimHost {
             actions: 0,
             mutations: BTreeMap::new(),
             delay: Duration::ZERO,
+            place: None,
+            doors: BTreeMap::new(),
         };
         Self {
             state: Mutex::new(state),
@@ -177,6 +184,11 @@ impl SimHost {
         self.state().delay = delay;
     }
 
+    /// The agent dies.
+    pub fn die(&self) {
+        self.killed.notify_one();
+    }
+
     /// Fires when a fault killed the agent.
     pub async fn killed(&self) {
         self.killed.notified().await;
@@ -228,6 +240,33 @@ impl SimHost {
         })
     }
 
+    async fn carry_out(&self, action: &Action, with: &With) -> Result<(), Error> {
+        match action {
+            Action::SendVm(send) => {
+                self.send(send, with).await?;
+                *self.state().mutations.entry((action.resource(), action.stage())).or_default() += 1;
+                self.bump();
+                Ok(())
+            }
+            Action::AbortSend { migration_id, .. } => {
+                let fabric = self.state().place.as_ref().map(|(_, fabric)| fabric.clone());
+                if let Some(fabric) = fabric {
+                    fabric.abort(*migration_id).await;
+                }
+                Ok(())
+            }
+            Action::OpenDoor(door) => {
+                self.state().doors.insert(door.id, (door.clone(), with.life.clone()));
+                self.apply(action)
+            }
+            Action::ShutDoor { id, .. } => {
+                self.state().doors.remove(id);
+                self.apply(action)
+            }
+            _ => self.apply(action),
+        }
+    }
+
     fn apply(&self, action: &Action) -> Result<(), Error> {
         let mut state = self.state();
         let changed = state.world.act(action, self.clock.now());
@@ -245,6 +284,7 @@ impl SimHost {
 
 impl Host for SimHost {
     async fn observe(&self) -> Observed {
+        self.drop_dead_doors();
         let state = self.state();
         let mut observed = state.world.observed.clone();
         let why = "this listing fails";
@@ -299,7 +339,11 @@ impl Host for SimHost {
             bridges: bridges.collect(),
             tunnel_address: Some(tunnel_address(&state.name)),
             tunnel_mtu: None,
-            migration_address: None,
+            // Nobody listens there: the fabric carries what is sent.
+            migration_address: state
+                .place
+                .as_ref()
+                .map(|_| SocketAddr::from((tunnel_address(&state.name), 9446))),
             routers: can.routers,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),
@@ -307,7 +351,7 @@ impl Host for SimHost {
         }
     }
 
-    async fn act(&self, action: &Action, _with: &With) -> Result<(), Error> {
+    async fn act(&self, action: &Action, with: &With) -> Result<(), Error> {
         let (fault, delay) = {
             let mut state = self.state();
             (Self::meet(&mut state, action), state.delay)
@@ -316,19 +360,26 @@ impl Host for SimHost {
             tokio::time::sleep(delay).await;
         }
         match fault {
-            None => self.apply(action),
+            None => self.carry_out(action, with).await,
             Some(Fault::FailBefore) => Err(Error::host(action.stage(), "it fails before")),
             Some(Fault::FailAfter) => {
-                self.apply(action)?;
+                self.carry_out(action, with).await?;
                 Err(Error::host(action.stage(), "it fails after"))
+            }
+            // Sending has no time limit of the agent's: what hangs there is libvirt's to end.
+            Some(Fault::Hang) if matches!(action, Action::SendVm(_)) => {
+                Err(Error::host(action.stage(), "it hung"))
             }
             Some(Fault::Hang) => pending().await,
             Some(Fault::AnswerLost) => {
-                self.apply(action)?;
+                self.carry_out(action, with).await?;
+                if matches!(action, Action::SendVm(_)) {
+                    return Err(Error::host(action.stage(), "its answer was lost"));
+                }
                 pending().await
             }
             Some(Fault::Then(mishap)) => {
-                self.apply(action)?;
+                self.carry_out(action, with).await?;
                 self.suffer(&mishap);
                 Ok(())
             }
@@ -341,7 +392,7 @@ impl Host for SimHost {
                 pending().await
             }
             Some(Fault::KillAfter) => {
-                self.apply(action)?;
+                self.carry_out(action, with).await?;
                 self.killed.notify_one();
                 pending().await
             }

@@ -3,6 +3,7 @@
 use crate::rig::*;
 use basalt_agent::{
     Error,
+    host::Journal,
     ledger::{FileLedger, Ledger, Loaded},
 };
 use basalt_model::{
@@ -33,6 +34,9 @@ impl Ledger for Disk {
     }
     fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
         FileLedger::new(&self.0).save_directory(directory)
+    }
+    fn journal(&self) -> std::sync::Arc<dyn Journal> {
+        FileLedger::new(&self.0).journal()
     }
 }
 

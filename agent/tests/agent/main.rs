@@ -13,6 +13,7 @@ mod golden;
 mod ledger;
 mod libvirt;
 mod link;
+mod migration;
 mod ovs;
 mod rig;
 mod router_flows;

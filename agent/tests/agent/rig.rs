@@ -3,13 +3,13 @@
 use basalt_agent::{
     Error,
     cycle::{Cycle, Parts, Tuning},
-    host::{Download, Downloads, sim::SimHost},
+    host::{Download, Downloads, Journal, sim::SimHost},
     ledger::{Ledger, Loaded, MemoryLedger},
     outbox::Outbox,
 };
 use basalt_daemon::{Clock, ManualClock};
 use basalt_model::{
-    DateTime, Epoch, Generation, HostId, ImageId, Name, NetworkId, PortId, VmId, VolumeId,
+    DateTime, Epoch, Generation, HostId, ImageId, MigrationId, Name, NetworkId, PortId, VmId, VolumeId,
     images::ImageFormat,
     networks::Segment,
     vms::{Firmware, Operation, Power, VmObserved},
@@ -216,6 +216,15 @@ impl Ledger for TestLedger {
     fn save_directory(&mut self, directory: &Directory) -> Result<(), Error> {
         self.write(|l| l.save_directory(directory))
     }
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Journal for TestLedger {
+    fn handed_over(&self, id: VmId, migration_id: MigrationId) -> Result<(), Error> {
+        self.clone().write(|l| l.journal().handed_over(id, migration_id))
+    }
 }
 
 /// Simulated hosts fetch nothing.
@@ -234,6 +243,8 @@ pub struct Rig<L: Ledger + Clone> {
     pub clock: Arc<ManualClock>,
     pub outbox: Outbox,
     pub cycle: Option<Cycle<SimHost, L>>,
+    /// Who it is.
+    pub host_id: HostId,
     /// Times that the agent was killed.
     pub kills: u32,
 }
@@ -243,7 +254,7 @@ impl Rig<TestLedger> {
         Self::with_ledger(TestLedger::default())
     }
 
-    fn was_killed(&self) -> bool {
+    pub fn was_killed(&self) -> bool {
         std::mem::take(&mut self.ledger.state.lock().unwrap().killed)
     }
 
@@ -292,7 +303,7 @@ impl Rig<TestLedger> {
         panic!("no end: {:#?}", self.report());
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.cycle = None;
         self.kills += 1;
         // It is started again after a second.
@@ -304,7 +315,8 @@ impl<L: Ledger + Clone> Rig<L> {
     pub fn with_ledger(ledger: L) -> Self {
         let clock = Arc::new(ManualClock::new(at(0), 7));
         let host = Arc::new(SimHost::new("h1", clock.clone()));
-        Self { host, ledger, outbox: Outbox::new(clock.new_id()), clock, cycle: None, kills: 0 }
+        let outbox = Outbox::new(clock.new_id());
+        Self { host, ledger, outbox, clock, cycle: None, host_id: HOST, kills: 0 }
     }
 
     /// Starts the agent if it does not run.
@@ -317,7 +329,7 @@ impl<L: Ledger + Clone> Rig<L> {
                 clock: self.clock.clone(),
                 downloads: Arc::new(NoDownloads),
                 outbox: self.outbox.clone(),
-                host_id: HOST,
+                host_id: self.host_id,
                 tuning: Tuning { act_limit: Some(Duration::from_millis(20)), ..Tuning::default() },
             };
             self.cycle = Some(Cycle::new(parts).unwrap());

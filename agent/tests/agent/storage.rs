@@ -8,6 +8,7 @@ use basalt_agent::{
         program::Program,
         storage::{Pools, qcow2, volumes},
     },
+    ledger::MemoryLedger,
 };
 use basalt_daemon::SystemClock;
 use basalt_model::{GIB, ImageId, MIB, VolumeId, images::ImageFormat};
@@ -56,7 +57,14 @@ impl Downloads for Service {
 
 fn with(bytes: Vec<u8>, breaks: Vec<usize>) -> (With, Arc<Service>) {
     let service = Arc::new(Service { bytes, breaks: Mutex::new(breaks), offsets: Mutex::default() });
-    (With { progress: Arc::new(|_| {}), downloads: service.clone() }, service)
+    let with = With {
+        progress: Arc::new(|_| {}),
+        downloads: service.clone(),
+        moved: Arc::new(|_, _| {}),
+        journal: Arc::new(MemoryLedger::default()),
+        life: std::sync::Weak::new(),
+    };
+    (with, service)
 }
 
 fn image(bytes: &[u8], format: ImageFormat) -> ImageDefinition {

@@ -17,9 +17,11 @@ pub mod effect;
 pub mod flows;
 mod foreign;
 mod memory;
+mod motion;
 mod network;
 mod observed;
 pub mod router;
+pub mod stall;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -74,6 +76,8 @@ pub enum Note {
     StopEnded(VmId),
     /// The outcome of a one-shot verb is known without doing anything.
     OperationEnded(VmId, OperationRecord),
+    /// A VM's part in a migration came to a step that is never taken back.
+    Motion(VmId, MotionRecord),
 }
 
 /// Decides what is to be done on a host.
@@ -91,6 +95,7 @@ pub fn diff(manifest: &Manifest, observed: &Observed, memory: &Memory, now: Date
         draft.add(&look, item, judgement);
     }
     network::ports(&look, &mut draft);
+    motion::doors(&look, &mut draft);
     draft.plan.foreign = foreign::foreign(&look);
     draft.plan
 }
@@ -274,7 +279,7 @@ impl Draft {
             }
         }
         self.wake(wake_at);
-        let open = notes.iter().any(|n| matches!(n, Note::OperationEnded(..)));
+        let open = notes.iter().any(|n| matches!(n, Note::OperationEnded(..) | Note::Motion(..)));
         self.plan.notes.extend(notes);
         let mut realised = look.memory.realised.get(&key).copied().unwrap_or_default();
         if stage.is_none() && blocked.is_none() && !open {

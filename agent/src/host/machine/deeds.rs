@@ -44,6 +44,11 @@ impl Parts {
             Action::RemovePort(id) => self.switch.remove_port(*id).await,
             Action::EnsureRouter(router) => self.routers.ensure(router).await,
             Action::RemoveRouter(id) => self.routers.remove(*id).await,
+            Action::SendVm(_)
+            | Action::AbortSend { .. }
+            | Action::OpenDoor(_)
+            | Action::ShutDoor { .. }
+            | Action::DiscardVm(_) => Err(Error::host(action.stage(), "migrations need a listener")),
         }
     }
 

@@ -85,6 +85,7 @@ impl Parts {
             ),
             switch,
             strays,
+            doors: BTreeMap::new(),
             capabilities: Capabilities::from(&facts),
         }
     }
@@ -201,6 +202,7 @@ fn vm(domain: &Domain, pools: &Pools, definitions: &Definitions) -> VmSeen {
         networks: marks().flat_map(|m| m.networks.iter().copied()).collect::<BTreeSet<_>>(),
         isos: marks().flat_map(|m| m.isos.iter().copied()).collect::<BTreeSet<_>>(),
         shape: shape(domain, pools).map(Arc::new),
+        transit: basalt_plan::host::Transit::Still,
     }
 }
 

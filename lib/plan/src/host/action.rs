@@ -2,8 +2,12 @@
 
 use super::{RouterDefinition, SeedKey, VolumeKey};
 use basalt_model::{
-    Epoch, Generation, ImageId, Name, NetworkId, PortId, RouterId, SecurityGroupId, TaskId, VmId, VolumeId,
-    images::ImageFormat, networks::Segment, vms::Firmware,
+    Epoch, Generation, HostId, ImageId, MigrationId, Name, NetworkId, PortId, RouterId, SecurityGroupId,
+    TaskId, VmId, VolumeId,
+    images::ImageFormat,
+    migrations::{MigrationMode, StallPolicy},
+    networks::Segment,
+    vms::Firmware,
 };
 use basalt_wire::agent::{
     directory::{DirectoryGroup, Peer},
@@ -11,7 +15,7 @@ use basalt_wire::agent::{
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One idempotent deed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +88,71 @@ pub enum Action {
     EnsureRouter(Box<RouterDefinition>),
     /// Nothing of a router is left.
     RemoveRouter(RouterId),
+    /// The VM is sent to another host; takes as long as that takes. Done: it was handed over whole and does not execute
+    /// here any more. Refused: it did not come about, and the guest is whole here. Once: the ledger says "begun" first.
+    SendVm(Box<SendDefinition>),
+    /// What is being sent is taken back, if it still can be. Done: nothing is being sent.
+    AbortSend {
+        /// The VM.
+        id: VmId,
+        /// Its migration.
+        migration_id: MigrationId,
+    },
+    /// The VM is let in from its source, and from nowhere else.
+    OpenDoor(DoorDefinition),
+    /// Nothing comes in for the VM any more. The ledger says so first.
+    ShutDoor {
+        /// The VM.
+        id: VmId,
+        /// Its migration.
+        migration_id: MigrationId,
+    },
+    /// What came in of a VM in part is gone. What came whole stays.
+    DiscardVm(VmId),
+}
+
+/// A VM that is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendDefinition {
+    /// The VM.
+    pub id: VmId,
+    /// Its migration.
+    pub migration_id: MigrationId,
+    /// The host that it goes to.
+    pub target: HostId,
+    /// Where that host's agent takes it in.
+    pub address: SocketAddr,
+    /// Whether the guest goes on meanwhile.
+    pub mode: MigrationMode,
+    /// Whether its volumes are sent as well.
+    pub copy_storage: bool,
+    /// The longest pause that is aimed at, in milliseconds.
+    pub max_pause_milliseconds: u32,
+    /// What to do when it does not come to an end.
+    pub on_stall: StallPolicy,
+    /// Most bytes that are sent in a second.
+    pub max_bytes_per_second: Option<u64>,
+    /// What it is here.
+    pub vm: VmDefinition,
+}
+
+/// A door for a VM that comes in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoorDefinition {
+    /// The VM.
+    pub id: VmId,
+    /// Its migration.
+    pub migration_id: MigrationId,
+    /// The host that it comes from.
+    pub source: HostId,
+    /// Whether the guest goes on meanwhile.
+    pub mode: MigrationMode,
+    /// Whether its volumes come in as well.
+    pub copy_storage: bool,
+    /// Whether it is to execute as soon as the source let go of it.
+    pub resume: bool,
+    /// What it is to be here.
+    pub vm: VmDefinition,
 }
 
 /// What an action works on: the unit of back-off, of concurrency and of failure.
@@ -107,6 +176,8 @@ pub enum Resource {
     Port(PortId),
     /// A router with its ports.
     Router(RouterId),
+    /// A migration: its door, or its taking back. The sending itself works on the VM.
+    Motion(MigrationId),
 }
 
 impl Action {
@@ -138,6 +209,12 @@ impl Action {
             Self::RemovePort(id) => Resource::Port(*id),
             Self::EnsureRouter(r) => Resource::Router(r.id),
             Self::RemoveRouter(id) => Resource::Router(*id),
+            Self::SendVm(send) => Resource::Vm(send.id),
+            Self::DiscardVm(id) => Resource::Vm(*id),
+            Self::AbortSend { migration_id, .. } | Self::ShutDoor { migration_id, .. } => {
+                Resource::Motion(*migration_id)
+            }
+            Self::OpenDoor(door) => Resource::Motion(door.migration_id),
         }
     }
 
@@ -170,6 +247,11 @@ impl Action {
             Self::RemovePort(_) => "removing the port",
             Self::EnsureRouter(_) => "setting up the router",
             Self::RemoveRouter(_) => "removing the router",
+            Self::SendVm(_) => "migrating",
+            Self::AbortSend { .. } => "taking the migration back",
+            Self::OpenDoor(_) => "opening the door",
+            Self::ShutDoor { .. } => "closing the door",
+            Self::DiscardVm(_) => "letting go of what came in part",
         }
     }
 }

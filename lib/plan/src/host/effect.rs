@@ -1,10 +1,14 @@
 //! What each action does to a host without faults, and what the world does to a host: the meaning
 //! of [`Action`] as a pure function. Simulated hosts and tests are built on it.
 
+mod motion;
+
+pub use motion::Traveller;
+
 use super::{
-    Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, ImageSeen, NetworkSeen, Observed,
-    PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, VmDefinition, VmSeen, VmShape,
-    VolumeDefinition, VolumeKey, VolumeSeen,
+    Action, AdoptionDefinition, DiskPlace, DiskShape, DiskSourceDefinition, DoorSeen, ImageSeen, NetworkSeen,
+    Observed, PortSeen, PortState, RouterSeen, Section, Stamp, SwitchSeen, Transit, VmDefinition, VmSeen,
+    VmShape, VolumeDefinition, VolumeKey, VolumeSeen,
 };
 use basalt_model::{DateTime, PortId, VmId, adoption::ForeignNic, hosts::Foreign, vms::ObservedPower};
 use std::{
@@ -69,6 +73,7 @@ impl World {
             seeds: Section::complete([]),
             switch: SwitchSeen::Missing,
             strays: Vec::new(),
+            doors: BTreeMap::new(),
             capabilities,
         };
         Self {
@@ -268,6 +273,16 @@ impl World {
                 Ok(true)
             }
             Action::UndefineVm(id) => Ok(self.undefine(*id)),
+            Action::DiscardVm(id) => Ok(self.let_fall(*id)),
+            Action::SendVm(_) => Err("a migration takes two hosts".into()),
+            Action::OpenDoor(door) => {
+                let seen = DoorSeen { migration_id: door.migration_id, resume: door.resume };
+                Ok(self.observed.doors.insert(door.id, seen) != Some(seen))
+            }
+            Action::ShutDoor { id, migration_id } => {
+                let this = self.observed.doors.get(id).is_some_and(|d| d.migration_id == *migration_id);
+                Ok(this && self.observed.doors.remove(id).is_some())
+            }
             _ => Ok(false),
         }
     }
@@ -299,10 +314,31 @@ impl World {
             return Ok(false);
         }
         let definition = self.defined.get(&id).cloned().ok_or("it is not defined")?;
+        self.can_start(&definition)?;
+        for nic in &definition.nics {
+            let port = PortSeen { vm_id: id, state: PortState::Attached };
+            self.observed.ports.items.insert(nic.port_id, port);
+        }
+        self.ports_moved();
+        let accelerator = self.observed.capabilities.accelerator.clone();
+        if let Some(vm) = self.observed.vms.items.get_mut(&id) {
+            vm.running.clone_from(&vm.defined);
+            vm.power = if paused { ObservedPower::Paused } else { ObservedPower::Running };
+            vm.transit = Transit::Still;
+            vm.started_at = Some(now);
+            vm.accelerator = accelerator;
+        }
+        self.running.insert(id, definition);
+        Ok(true)
+    }
+
+    /// Whether all is there that a VM needs to be in memory here.
+    fn can_start(&self, definition: &VmDefinition) -> Result<(), String> {
+        let id = definition.id;
         if !matches!(self.observed.switch, SwitchSeen::Ready { .. }) && !definition.nics.is_empty() {
             return Err("there is no bridge".into());
         }
-        for key in disks(&definition) {
+        for key in disks(definition) {
             let volume = self.observed.volumes.items.get(&key);
             let ready = volume.is_some_and(|v| {
                 v.image_id.is_none_or(|i| self.observed.images.items.get(&i).is_some_and(|i| i.ready))
@@ -320,20 +356,7 @@ impl World {
         if definition.nics.iter().any(|n| stale(&n.port_id)) {
             return Err("its port is already on the bridge".into());
         }
-        for nic in &definition.nics {
-            let port = PortSeen { vm_id: id, state: PortState::Attached };
-            self.observed.ports.items.insert(nic.port_id, port);
-        }
-        self.ports_moved();
-        let accelerator = self.observed.capabilities.accelerator.clone();
-        if let Some(vm) = self.observed.vms.items.get_mut(&id) {
-            vm.running.clone_from(&vm.defined);
-            vm.power = if paused { ObservedPower::Paused } else { ObservedPower::Running };
-            vm.started_at = Some(now);
-            vm.accelerator = accelerator;
-        }
-        self.running.insert(id, definition);
-        Ok(true)
+        Ok(())
     }
 
     fn stop(&mut self, id: VmId, power: ObservedPower) -> bool {
@@ -344,6 +367,7 @@ impl World {
             return false;
         }
         vm.power = power;
+        vm.transit = Transit::Still;
         vm.started_at = None;
         vm.accelerator = None;
         if vm.defined.is_none() {

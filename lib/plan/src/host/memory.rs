@@ -3,10 +3,11 @@
 
 use super::{Action, Note, Resource};
 use basalt_model::{
-    CapabilityReason, DateTime, Epoch, Generation, VmId, VolumeId,
+    CapabilityReason, DateTime, Epoch, Generation, MigrationId, VmId, VolumeId,
+    migrations::MotionProgress,
     vms::{Operation, OperationOutcome, OperationReport, OperationVerb},
 };
-use basalt_wire::agent::{ItemKey, ItemKind, Manifest, directory::Directory};
+use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct Memory {
     pub stops: BTreeMap<VmId, StopRecord>,
     /// The last one-shot verb of each VM.
     pub operations: BTreeMap<VmId, OperationRecord>,
+    /// What became of each VM's part in a migration, from the moment that something of it cannot be taken back.
+    pub motions: BTreeMap<VmId, MotionRecord>,
     /// Where other hosts have ports of this host's networks, as the gateway said last.
     pub directory: Directory,
     /// Resources whose last action failed.
@@ -32,6 +35,44 @@ pub struct Memory {
     pub starts: BTreeMap<VmId, StartRecord>,
     /// Resources that are being worked on now, and the stage to show: nothing is planned for them.
     pub in_flight: BTreeMap<Resource, String>,
+    /// Figures of VMs that are being sent now.
+    pub progress: BTreeMap<VmId, MotionProgress>,
+}
+
+/// A VM's part in a migration, as the ledger knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MotionRecord {
+    /// The migration.
+    pub id: MigrationId,
+    /// How far it came.
+    pub step: MotionStep,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<CapabilityReason>,
+    /// Figures as they were last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<MotionProgress>,
+}
+
+/// How far a VM's part in a migration came. None of these is ever taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MotionStep {
+    /// Source: sending was begun. It is tried once.
+    Begun,
+    /// Source: it was handed over whole.
+    Left,
+    /// Source: it did not come about, and the VM is here.
+    Failed,
+    /// Target: nothing comes in any more.
+    Closed,
+}
+
+impl MotionRecord {
+    /// A step of a migration.
+    pub fn new(id: MigrationId, step: MotionStep) -> Self {
+        Self { id, step, reason: None, progress: None }
+    }
 }
 
 /// A shutdown that was asked for.
@@ -142,6 +183,13 @@ impl Memory {
         self.stops.retain(|id, _| named(ItemKind::Vm, id.0));
         self.operations.retain(|id, _| named(ItemKind::Vm, id.0));
         self.starts.retain(|id, _| named(ItemKind::Vm, id.0));
+        // What a migration left behind is over with its item's word of it.
+        let motion = |item: &basalt_wire::agent::Item| match &item.desired {
+            Desired::Vm(body) => body.motion.as_ref().map(|m| (VmId(item.id), m.id())),
+            _ => None,
+        };
+        let motions: BTreeMap<VmId, MigrationId> = manifest.items.iter().filter_map(motion).collect();
+        self.motions.retain(|id, record| motions.get(id) == Some(&record.id));
     }
 
     /// Keeps what a plan found out.
@@ -151,6 +199,7 @@ impl Memory {
             Note::Made(id, incarnation) => drop(self.made.insert(*id, *incarnation)),
             Note::StopEnded(id) => drop(self.stops.remove(id)),
             Note::OperationEnded(id, record) => drop(self.operations.insert(*id, record.clone())),
+            Note::Motion(id, record) => drop(self.motions.insert(*id, record.clone())),
         }
     }
 
@@ -160,6 +209,15 @@ impl Memory {
             Action::ShutdownVm(id) => {
                 let record = self.stops.entry(*id).or_insert(StopRecord { first_at: now, last_at: now });
                 record.last_at = now;
+                return true;
+            }
+            Action::SendVm(send) => {
+                let record = MotionRecord::new(send.migration_id, MotionStep::Begun);
+                self.motions.insert(send.id, record);
+                return true;
+            }
+            Action::ShutDoor { id, migration_id } => {
+                self.motions.insert(*id, MotionRecord::new(*migration_id, MotionStep::Closed));
                 return true;
             }
             Action::RebootVm { id, operation } => (id, operation, OperationVerb::Reboot),
@@ -191,6 +249,10 @@ impl Memory {
             }
             return true;
         }
+        if let Action::SendVm(send) = action {
+            self.sent(send.id, send.migration_id, outcome);
+            return true;
+        }
         match outcome {
             Outcome::Done => {
                 self.back_off.remove(&work);
@@ -207,5 +269,17 @@ impl Memory {
             }
         }
         false
+    }
+
+    /// How the sending of a VM ended. A failure says nothing: what stands on the host does.
+    fn sent(&mut self, id: VmId, migration_id: MigrationId, outcome: Outcome) {
+        let progress = self.progress.remove(&id);
+        let Some(record) = self.motions.get_mut(&id).filter(|r| r.id == migration_id) else { return };
+        record.progress = progress.or(record.progress);
+        match outcome {
+            Outcome::Done => record.step = MotionStep::Left,
+            Outcome::Refused(reason) => (record.step, record.reason) = (MotionStep::Failed, Some(reason)),
+            Outcome::Failed(reason) => record.reason = Some(reason),
+        }
     }
 }

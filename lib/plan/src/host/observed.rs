@@ -1,7 +1,7 @@
 //! What was seen on a host, in neutral words. A listing that failed never reads as "nothing there".
 
 use basalt_model::{
-    DateTime, Epoch, Generation, ImageId, Name, NetworkId, PortId, RouterId, VmId, VolumeId,
+    DateTime, Epoch, Generation, ImageId, MigrationId, Name, NetworkId, PortId, RouterId, VmId, VolumeId,
     adoption::ForeignNic,
     hosts::{Foreign, HostFacts},
     vms::{Firmware, ObservedPower},
@@ -34,8 +34,43 @@ pub struct Observed {
     /// What carries none of our names (files in a pool, ports of the bridge): reported, touched only when a volume
     /// is to be made of it.
     pub strays: Vec<Foreign>,
+    /// Doors that stand open for VMs that come from other hosts. They end with the agent, so all of them are known.
+    pub doors: BTreeMap<VmId, DoorSeen>,
     /// What the host can do.
     pub capabilities: Capabilities,
+}
+
+/// A door that stands open for one VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorSeen {
+    /// The migration that it is for.
+    pub migration_id: MigrationId,
+    /// Whether the guest is to execute as soon as the source let go of it.
+    pub resume: bool,
+}
+
+/// Where a VM is on its way between hosts, as the hypervisor has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transit {
+    /// It is not on any way.
+    #[default]
+    Still,
+    /// It executes, and it is being sent.
+    Sending,
+    /// It is in memory, does not execute, and is being sent or comes in: what is here may be a part.
+    Held,
+    /// It is in memory as [`Self::Held`] left it, and nothing is under way any more.
+    Stranded,
+    /// It executes, and a part of its memory is still elsewhere (post-copy).
+    PartHere,
+    /// It does not execute, and a part of its memory is only here (post-copy).
+    PartThere,
+    /// A part of its memory is here and the rest cannot be had any more (post-copy).
+    Torn,
+    /// It is off because it was sent away.
+    Away,
+    /// It is off, and the hypervisor no longer knows why.
+    Unexplained,
 }
 
 /// One listing, and how far it can be trusted.
@@ -131,6 +166,8 @@ pub struct VmSeen {
     pub isos: BTreeSet<ImageId>,
     /// What it is made of, as far as that can be read: what adopting it needs. Shared, because looks are many.
     pub shape: Option<Arc<VmShape>>,
+    /// Whether it is on its way to or from another host. `power` is then `Unknown` where what is here may be a part.
+    pub transit: Transit,
 }
 
 /// What a virtual machine is made of.

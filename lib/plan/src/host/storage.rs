@@ -12,7 +12,7 @@ use basalt_model::{
 };
 use basalt_wire::agent::{
     ItemKind, ItemObserved,
-    manifest::{ImageBody, VolumeBody},
+    manifest::{ImageBody, Shared, VolumeBody},
 };
 
 pub(super) fn image(look: &Look<'_>, id: ImageId, body: &ImageBody) -> Judgement {
@@ -116,6 +116,7 @@ pub(super) fn volume(look: &Look<'_>, draft: &Draft, id: VolumeId, body: &Volume
         (Seen::Gone, _) if look.memory.made.get(&id).is_some_and(|made| *made >= body.incarnation) => {
             judgement.block(volume_lost(subject, body))
         }
+        (Seen::Gone, _) if body.shared == Shared::Made => judgement.block(share_lacks(subject, body)),
         (Seen::Gone, _) if body.adopted_from.is_some() => adopt(look, judgement, subject, key, body),
         (Seen::Gone, Ok(())) => judgement.act([Action::EnsureVolume(definition)]),
         (Seen::Gone, Err(lack)) => lack.reason.into_iter().fold(judgement.wait(lack.stage), Judgement::block),
@@ -221,6 +222,19 @@ fn volume_lost(subject: String, body: &VolumeBody) -> CapabilityReason {
         subject,
         format!("it was in pool {} and is not there any more", body.pool),
         "mount the pool or put the file back; redeploy the VM to begin with an empty one",
+    )
+}
+
+/// It was made on another host. What is mounted here is not what is mounted there, or not yet.
+fn share_lacks(subject: String, body: &VolumeBody) -> CapabilityReason {
+    CapabilityReason::new(
+        "shared_volume_missing",
+        subject,
+        format!(
+            "it was made in the shared pool {} by another host, and this host does not see it there",
+            body.pool
+        ),
+        "mount the same storage on this host; it is never made a second time",
     )
 }
 

@@ -2,5 +2,6 @@
 
 mod adoption;
 mod fixture;
+mod motion;
 mod properties;
 mod tables;

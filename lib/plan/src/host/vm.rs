@@ -12,7 +12,8 @@
 
 use super::{
     Action, Draft, Judgement, Lack, Look, Note, OperationRecord, Resource, SHUTDOWN_REPEAT_SECONDS,
-    SeedDefinition, SeedKey, Seen, Stamp, VmDefinition, VmSeen, incomplete, network::stale_ports,
+    SeedDefinition, SeedKey, Seen, Stamp, Transit, VmDefinition, VmSeen, incomplete, motion,
+    network::stale_ports,
 };
 use basalt_model::{
     CapabilityReason, DateTime, Name, VmId,
@@ -28,7 +29,7 @@ use basalt_wire::agent::{
 use chrono::TimeDelta;
 
 /// Whether something of it is in memory. A power state that nobody can tell counts as that.
-fn live(seen: &VmSeen) -> bool {
+pub(super) fn live(seen: &VmSeen) -> bool {
     use ObservedPower::{Paused, Running, Stopping, Unknown};
     seen.running.is_some() || matches!(seen.power, Running | Paused | Stopping | Unknown)
 }
@@ -42,6 +43,8 @@ pub(super) fn absent(look: &Look<'_>, id: VmId) -> Judgement {
     let there = Judgement::new(as_seen(look, id)).on(resource);
     let seeds = look.observed.seeds.items.keys().filter(|s| s.vm_id == id).cloned().map(Action::RemoveSeed);
     let mut actions = Vec::new();
+    // Nothing of it comes in any more before what came in goes.
+    actions.extend(motion::shut(look, id));
     match look.observed.vms.get(&id) {
         Seen::Unknown(why) => return there.wait(format!("cannot list VMs: {why}")),
         Seen::There(seen) => {
@@ -79,7 +82,7 @@ pub(super) fn present(look: &Look<'_>, draft: &Draft, item: &Item, body: &VmBody
     let gone = VmSeen { power: ObservedPower::Absent, ..VmSeen::default() };
     let seen = match look.observed.vms.get(&id) {
         Seen::Unknown(why) => return judgement.wait(format!("cannot list VMs: {why}")),
-        Seen::There(seen) if seen.power == ObservedPower::Unknown => {
+        Seen::There(seen) if seen.power == ObservedPower::Unknown && body.motion.is_none() => {
             return judgement.wait("cannot tell whether it runs");
         }
         Seen::There(seen) => seen,
@@ -90,9 +93,10 @@ pub(super) fn present(look: &Look<'_>, draft: &Draft, item: &Item, body: &VmBody
         return judgement.block(newer_incarnation(subject, newer, body.incarnation));
     }
     let case = Case { look, draft, id, item, body, seen, seed: &seed, definition: &definition };
-    let judgement = case.realise(judgement);
-    let judgement = case.operation(judgement);
-    case.describe(judgement)
+    match &body.motion {
+        Some(motion) => motion::present(&case, judgement, motion),
+        None => case.usual(judgement),
+    }
 }
 
 fn newer_incarnation(subject: String, have: i64, got: i64) -> CapabilityReason {
@@ -106,25 +110,35 @@ fn newer_incarnation(subject: String, have: i64, got: i64) -> CapabilityReason {
 }
 
 /// One VM that is to be there and whose state is known.
-struct Case<'a> {
-    look: &'a Look<'a>,
-    draft: &'a Draft,
-    id: VmId,
-    item: &'a Item,
-    body: &'a VmBody,
-    seen: &'a VmSeen,
-    seed: &'a SeedDefinition,
-    definition: &'a VmDefinition,
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) look: &'a Look<'a>,
+    pub(super) draft: &'a Draft,
+    pub(super) id: VmId,
+    pub(super) item: &'a Item,
+    pub(super) body: &'a VmBody,
+    pub(super) seen: &'a VmSeen,
+    pub(super) seed: &'a SeedDefinition,
+    pub(super) definition: &'a VmDefinition,
 }
 
 impl Case<'_> {
+    /// All that is done of a VM that is on no way to another host.
+    pub(super) fn usual(&self, judgement: Judgement) -> Judgement {
+        let judgement = self.realise(judgement);
+        let judgement = self.operation(judgement);
+        self.describe(judgement)
+    }
+
     fn realise(&self, mut judgement: Judgement) -> Judgement {
         // A guest of an older incarnation goes; one without our marks is only defined anew, and is as old as the
         // definition that it was then given.
         let marked = |stamp: &&Stamp| **stamp != Stamp::default();
         let runs = self.seen.running.as_ref();
         let runs = runs.and_then(|s| Some(s).filter(marked).or(self.seen.defined.as_ref().filter(marked)));
-        let replace = runs.is_some_and(|s| s.incarnation < self.body.incarnation);
+        // What lost a part of its memory on its way between hosts never executes again.
+        let torn = self.seen.transit == Transit::Torn && self.body.power != Power::Stopped;
+        let replace = torn || runs.is_some_and(|s| s.incarnation < self.body.incarnation);
         let start = !live(self.seen) || replace;
         let define = self.must_define();
         let starts = start && self.body.power != Power::Stopped;
@@ -164,7 +178,7 @@ impl Case<'_> {
     }
 
     /// What has to be there before the definition: `Err` says what is missing.
-    fn prepare(&self, starts: bool) -> Result<Vec<Action>, Box<Hold>> {
+    pub(super) fn prepare(&self, starts: bool) -> Result<Vec<Action>, Box<Hold>> {
         let mut holds = Hold::default();
         for disk in &self.body.disks {
             holds.need(match disk.source {
@@ -367,7 +381,7 @@ fn pending(name: &Name, adopted: bool) -> CapabilityReason {
 
 /// Why a VM cannot be defined or started yet.
 #[derive(Default)]
-struct Hold {
+pub(super) struct Hold {
     stage: Option<String>,
     reason: Option<CapabilityReason>,
 }
@@ -380,7 +394,7 @@ impl Hold {
         }
     }
 
-    fn apply(self, mut judgement: Judgement) -> Judgement {
+    pub(super) fn apply(self, mut judgement: Judgement) -> Judgement {
         judgement.waiting = self.stage.or(judgement.waiting);
         judgement.blocked = self.reason.or(judgement.blocked);
         judgement
