@@ -18,6 +18,7 @@ mod identity;
 mod ledger;
 mod life;
 mod live;
+mod migrations;
 mod oracles;
 mod pending;
 mod restarts;

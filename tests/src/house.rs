@@ -10,7 +10,7 @@ use crate::{
     wait,
 };
 use anyhow::{Context, Result, bail};
-use basalt_agent::Pace;
+use basalt_agent::{Pace, host::sim::fabric::Fabric};
 use basalt_daemon::{Clock, SystemClock};
 use basalt_model::{ImageId, Name, TransferId, hosts::HostState, roles::Role};
 use basalt_wire::{
@@ -37,6 +37,8 @@ pub struct House {
     pub place: Place,
     /// The database.
     pub truth: Truth,
+    /// What lies between the hosts: VMs go over it from one to another.
+    pub fabric: Fabric,
     /// How often the agents of hosts that come look and report.
     pub pace: Pace,
     dir: TempDir,
@@ -86,7 +88,16 @@ impl House {
         let token =
             basalt_api::create_local(&truth.store, &clock, Name::new("scenarios")?, Role::Admin, 1).await?;
         let api = Api::new(&gateway.users, &place.ca_pem, &token.token, PROJECT)?;
-        let mut house = Self { api, gateway, hosts: Vec::new(), place, truth, pace: machine::QUICK, dir };
+        let mut house = Self {
+            api,
+            gateway,
+            hosts: Vec::new(),
+            place,
+            truth,
+            fabric: Fabric::default(),
+            pace: machine::QUICK,
+            dir,
+        };
         house.ready().await?;
         let quota = json!({"max_vms": 100_000, "max_cpus": 1_000_000, "max_memory_bytes": 1u64 << 50, "max_storage_bytes": 1u64 << 60});
         house.api.post::<Value>("/v1/projects", &json!({"name": PROJECT, "quota": quota})).await?;
@@ -134,6 +145,7 @@ impl House {
         let dir = self.dir.path().join(name);
         let machine =
             Arc::new(Machine::new(name, id, &dir, gateway, &self.place.ca_pem, token)?.at(self.pace));
+        self.fabric.join(id, &machine.sim);
         self.hosts.push(machine.clone());
         Ok(machine)
     }

@@ -9,6 +9,7 @@ use basalt_agent::{
 use basalt_daemon::{Clock, Drain, SystemClock};
 use basalt_model::{HostId, VmId, vms::ObservedPower};
 use basalt_plan::host::{Resource, VmSeen};
+use futures::FutureExt;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -137,6 +138,11 @@ impl Machine {
     pub async fn restart(&self) -> Result<()> {
         self.kill().await;
         self.start()
+    }
+
+    /// Whether a fault killed the agent since this was last asked.
+    pub fn was_killed(&self) -> bool {
+        self.sim.killed().now_or_never().is_some()
     }
 
     /// A VM as it is on the host.

@@ -98,11 +98,7 @@ impl Netns {
 
     /// Whether a device is in it.
     pub fn has_device(&self, device: &str) -> bool {
-        let table = self.inside(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default());
-        let names = |text: String| {
-            text.lines().any(|line| line.split_once(':').is_some_and(|(name, _)| name.trim() == device))
-        };
-        table.is_some_and(names)
+        self.inside(|| is_here(device)).unwrap_or(false)
     }
 
     /// What a thread of its own finds out in it. `None` when there is no such namespace.
@@ -120,5 +116,11 @@ impl Netns {
 
 /// Whether a device is in the host's own namespace.
 pub fn is_outside(device: &str) -> bool {
-    Path::new("/sys/class/net").join(device).exists()
+    is_here(device)
+}
+
+/// Whether a device is where this thread is. Not read from sysfs, which shows the namespace that it was mounted in.
+fn is_here(device: &str) -> bool {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    table.lines().any(|line| line.split_once(':').is_some_and(|(name, _)| name.trim() == device))
 }

@@ -135,7 +135,7 @@ fn n3_the_directory_follows_every_change_and_its_stamp_tells_of_each() {
         }
     }
     for vm in 0..12 {
-        ports.place((Uuid::from_u128(vm), 0), None);
+        [0, 1].into_iter().for_each(|slot| ports.place((Uuid::from_u128(vm), slot), None));
     }
     assert!(ports.networks.is_empty() && ports.of_host.is_empty(), "nothing is kept of what is gone");
 }

@@ -141,6 +141,15 @@ impl Fabric {
         self.change(|s| s.held.clear());
     }
 
+    /// Nothing that was planned happens any more, what is held goes on, and all links stand.
+    pub fn calm(&self) {
+        self.change(|s| {
+            s.troubles.clear();
+            s.held.clear();
+            s.cut.clear();
+        });
+    }
+
     /// A guest that writes memory faster than any link carries.
     pub fn stubborn(&self, id: VmId) {
         self.change(|s| s.stubborn.insert(id));
