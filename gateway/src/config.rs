@@ -18,6 +18,9 @@ pub struct Config {
     pub image: Image,
     /// Files of the gateway's own.
     pub state: State,
+    /// History.
+    #[serde(default)]
+    pub tasks: Tasks,
 }
 
 /// Where the truth is.
@@ -90,6 +93,20 @@ pub struct State {
     pub dir: PathBuf,
 }
 
+/// History.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tasks {
+    /// Days for which finished tasks and their logs are kept, counted from when they were asked for; at least 1.
+    pub keep_days: std::num::NonZeroU16,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { keep_days: std::num::NonZeroU16::MIN.saturating_add(29) }
+    }
+}
+
 impl Image {
     /// The door as users reach it.
     pub fn public_url(&self) -> &str {
@@ -123,6 +140,7 @@ mod tests {
             (config.listen.users.as_str(), config.image.public_url()),
             ("127.0.0.1:9443", "https://images:9445")
         );
+        assert_eq!(config.tasks.keep_days.get(), 30);
         std::fs::write(&path, SMALL.replace("url = \"https", "ur = \"https")).unwrap();
         let refused = basalt_daemon::config::read::<Config>(&path).unwrap_err().to_string();
         assert!(refused.contains("unknown field `ur`"), "{refused}");

@@ -77,6 +77,7 @@ impl Gateway {
         let holder = holder(&config.state.dir, clock.as_ref())?;
         let mut options = basalt_reconciler::Options::new(store.clone(), clock.clone(), holder);
         let hub = basalt_api::Hub::default();
+        options.keep_tasks_days = config.tasks.keep_days.get().into();
         tell(&mut options, &hub);
         let (reconciler, handle) = Reconciler::new(options);
         handle.metrics().register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));

@@ -358,6 +358,13 @@ LOGGED TABLE task_logs (
     at timestamp with time zone NOT NULL,
     line text NOT NULL
 );
+LOGGED TABLE task_logs_other (
+    task_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    tenant_id uuid,
+    at timestamp with time zone NOT NULL,
+    line text NOT NULL
+);
 LOGGED TABLE tasks (
     id uuid NOT NULL,
     tenant_id uuid,
@@ -378,7 +385,57 @@ LOGGED TABLE tasks (
     undo jsonb,
     created_at timestamp with time zone NOT NULL,
     started_at timestamp with time zone,
-    finished_at timestamp with time zone
+    finished_at timestamp with time zone,
+    held jsonb,
+    retry_of uuid
+);
+LOGGED TABLE tasks_finished (
+    id uuid NOT NULL,
+    tenant_id uuid,
+    project_id uuid,
+    kind text NOT NULL,
+    subject_kind text NOT NULL,
+    subject_id uuid NOT NULL,
+    subject_name text NOT NULL,
+    generation bigint NOT NULL,
+    state text NOT NULL,
+    progress integer NOT NULL,
+    stage text NOT NULL,
+    error jsonb,
+    depends_on uuid[] NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    attempt integer NOT NULL,
+    actor jsonb NOT NULL,
+    undo jsonb,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    held jsonb,
+    retry_of uuid
+);
+LOGGED TABLE tasks_finished_other (
+    id uuid NOT NULL,
+    tenant_id uuid,
+    project_id uuid,
+    kind text NOT NULL,
+    subject_kind text NOT NULL,
+    subject_id uuid NOT NULL,
+    subject_name text NOT NULL,
+    generation bigint NOT NULL,
+    state text NOT NULL,
+    progress integer NOT NULL,
+    stage text NOT NULL,
+    error jsonb,
+    depends_on uuid[] NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    attempt integer NOT NULL,
+    actor jsonb NOT NULL,
+    undo jsonb,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    held jsonb,
+    retry_of uuid
 );
 LOGGED TABLE tenants (
     id uuid NOT NULL,
@@ -462,6 +519,13 @@ LOGGED TABLE volumes (
     pool text,
     incarnation bigint NOT NULL
 );
+
+-- partitions
+
+PARTITION task_logs_other OF task_logs DEFAULT;
+PARTITION tasks_finished_other OF tasks_finished DEFAULT;
+TABLE task_logs PARTITION BY RANGE (task_id);
+TABLE tasks_finished PARTITION BY RANGE (id);
 
 -- constraints
 
@@ -583,11 +647,19 @@ CONSTRAINT service_tokens_hash ON service_tokens UNIQUE (hash);
 CONSTRAINT service_tokens_id ON service_tokens PRIMARY KEY (id);
 CONSTRAINT service_tokens_user ON service_tokens FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE;
 CONSTRAINT task_logs_id ON task_logs PRIMARY KEY (task_id, seq);
-CONSTRAINT task_logs_task ON task_logs FOREIGN KEY (task_id) REFERENCES tasks(id) ON DELETE CASCADE;
+CONSTRAINT task_logs_other_pkey ON task_logs_other PRIMARY KEY (task_id, seq);
 CONSTRAINT tasks_ended ON tasks CHECK (((state = ANY (ARRAY['pending'::text, 'executing'::text])) = (finished_at IS NULL)));
 CONSTRAINT tasks_id ON tasks PRIMARY KEY (id);
 CONSTRAINT tasks_progress ON tasks CHECK (((progress >= 0) AND (progress <= 100)));
 CONSTRAINT tasks_state ON tasks CHECK ((state = ANY (ARRAY['pending'::text, 'executing'::text, 'completed'::text, 'failed'::text, 'timed_out'::text, 'cancelled'::text])));
+CONSTRAINT tasks_ended ON tasks_finished CHECK (((state = ANY (ARRAY['pending'::text, 'executing'::text])) = (finished_at IS NULL)));
+CONSTRAINT tasks_finished_id ON tasks_finished PRIMARY KEY (id);
+CONSTRAINT tasks_progress ON tasks_finished CHECK (((progress >= 0) AND (progress <= 100)));
+CONSTRAINT tasks_state ON tasks_finished CHECK ((state = ANY (ARRAY['pending'::text, 'executing'::text, 'completed'::text, 'failed'::text, 'timed_out'::text, 'cancelled'::text])));
+CONSTRAINT tasks_ended ON tasks_finished_other CHECK (((state = ANY (ARRAY['pending'::text, 'executing'::text])) = (finished_at IS NULL)));
+CONSTRAINT tasks_finished_other_pkey ON tasks_finished_other PRIMARY KEY (id);
+CONSTRAINT tasks_progress ON tasks_finished_other CHECK (((progress >= 0) AND (progress <= 100)));
+CONSTRAINT tasks_state ON tasks_finished_other CHECK ((state = ANY (ARRAY['pending'::text, 'executing'::text, 'completed'::text, 'failed'::text, 'timed_out'::text, 'cancelled'::text])));
 CONSTRAINT tenants_id ON tenants PRIMARY KEY (id);
 CONSTRAINT tenants_name ON tenants UNIQUE (name);
 CONSTRAINT transfers_direction ON transfers CHECK ((direction = ANY (ARRAY['upload'::text, 'download'::text])));
@@ -636,9 +708,16 @@ CREATE INDEX security_group_uses_rules_of ON public.security_group_uses USING bt
 CREATE INDEX security_group_uses_vm_id ON public.security_group_uses USING btree (vm_id) WHERE (vm_id IS NOT NULL);
 CREATE UNIQUE INDEX service_tokens_name ON public.service_tokens USING btree (name) WHERE ((user_id IS NULL) AND (revoked_at IS NULL));
 CREATE INDEX service_tokens_user_id ON public.service_tokens USING btree (user_id) WHERE (user_id IS NOT NULL);
-CREATE INDEX tasks_live_deadline ON public.tasks USING btree (deadline) WHERE (finished_at IS NULL);
+CREATE INDEX tasks_deadline ON public.tasks USING btree (deadline);
 CREATE INDEX tasks_project ON public.tasks USING btree (project_id, id);
+CREATE INDEX tasks_retry_of ON public.tasks USING btree (retry_of) WHERE (retry_of IS NOT NULL);
 CREATE INDEX tasks_subject ON public.tasks USING btree (subject_id, id);
+CREATE INDEX tasks_finished_project ON ONLY public.tasks_finished USING btree (project_id, id);
+CREATE INDEX tasks_finished_retry_of ON ONLY public.tasks_finished USING btree (retry_of) WHERE (retry_of IS NOT NULL);
+CREATE INDEX tasks_finished_subject ON ONLY public.tasks_finished USING btree (subject_id, id);
+CREATE INDEX tasks_finished_other_project_id_id_idx ON public.tasks_finished_other USING btree (project_id, id);
+CREATE INDEX tasks_finished_other_retry_of_idx ON public.tasks_finished_other USING btree (retry_of) WHERE (retry_of IS NOT NULL);
+CREATE INDEX tasks_finished_other_subject_id_id_idx ON public.tasks_finished_other USING btree (subject_id, id);
 CREATE INDEX transfers_image_id ON public.transfers USING btree (image_id);
 CREATE INDEX vms_placement_rules ON public.vms USING btree (project_id) WHERE (placement_rules IS NOT NULL);
 CREATE INDEX vms_project_id ON public.vms USING btree (project_id, id);
@@ -653,6 +732,26 @@ SEQUENCE network_vnis AS integer MINVALUE 4096 MAXVALUE 16777215 CYCLE f;
 
 -- functions
 
+CREATE OR REPLACE FUNCTION public.archive_ended_tasks()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+DECLARE
+    ended uuid[];
+BEGIN
+    SELECT array_agg(r.id) INTO ended FROM changed_rows r WHERE r.finished_at IS NOT NULL;
+    IF ended IS NOT NULL THEN
+        WITH gone AS (DELETE FROM public.tasks t WHERE t.id = ANY (ended) RETURNING t.*)
+        INSERT INTO public.tasks_finished (id, tenant_id, project_id, kind, subject_kind, subject_id, subject_name,
+            generation, state, progress, stage, error, depends_on, deadline, attempt, actor, created_at, started_at,
+            finished_at, held, retry_of)
+        SELECT id, tenant_id, project_id, kind, subject_kind, subject_id, subject_name, generation, state, progress,
+            stage, error, depends_on, deadline, attempt, actor, created_at, started_at, finished_at, held, retry_of
+        FROM gone;
+    END IF;
+    RETURN NULL;
+END $function$;
 CREATE OR REPLACE FUNCTION public.broken_placement_rules(placed uuid[])
  RETURNS TABLE(vm_id uuid, apart boolean, beside text)
  LANGUAGE plpgsql
@@ -1524,6 +1623,11 @@ BEGIN
     EXECUTE format('CREATE TRIGGER feed_truncate AFTER TRUNCATE ON %s
         FOR EACH STATEMENT EXECUTE FUNCTION feed_reload()', source);
 END $function$;
+CREATE OR REPLACE FUNCTION public.first_id_of(of date)
+ RETURNS uuid
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$ SELECT rpad(lpad(to_hex((extract(epoch FROM of::timestamp) * 1000)::bigint), 12, '0'), 32, '0')::uuid $function$;
 CREATE OR REPLACE FUNCTION public.guard_system(guarded regclass)
  RETURNS void
  LANGUAGE plpgsql
@@ -1559,6 +1663,40 @@ BEGIN
     END IF;
     RETURN image;
 END $function$;
+CREATE OR REPLACE FUNCTION public.keep_task_partitions(today date, days_ahead integer, kept_from date)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET lock_timeout TO '200ms'
+AS $function$
+DECLARE
+    parent text;
+    key text;
+    called text;
+    day date;
+    changed integer := 0;
+BEGIN
+    FOR parent, key IN VALUES ('tasks_finished', 'id'), ('task_logs', 'task_id') LOOP
+        FOR day IN SELECT today + n FROM generate_series(0, days_ahead) n LOOP
+            called := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
+            CONTINUE WHEN to_regclass('public.' || called) IS NOT NULL;
+            PERFORM public.task_partition(parent, key, called,
+                format('FOR VALUES FROM (%L) TO (%L)', public.first_id_of(day), public.first_id_of(day + 1)),
+                public.first_id_of(day), public.first_id_of(day + 1));
+            changed := changed + 1;
+        END LOOP;
+        FOR called IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = ('public.' || parent)::regclass AND c.relname ~ '_[0-9]{8}$'
+                AND to_date(right(c.relname, 8), 'YYYYMMDD') < kept_from
+        LOOP
+            EXECUTE format('DROP TABLE public.%I', called);
+            changed := changed + 1;
+        END LOOP;
+        EXECUTE format('DELETE FROM public.%I WHERE %I < $1', parent || '_other', key)
+            USING public.first_id_of(kept_from);
+    END LOOP;
+    RETURN changed;
+END $function$;
 CREATE OR REPLACE FUNCTION public.release_router(router uuid, kept uuid[])
  RETURNS TABLE(network_id uuid)
  LANGUAGE plpgsql
@@ -1574,6 +1712,22 @@ CREATE OR REPLACE FUNCTION public.schema_version()
  LANGUAGE sql
  STABLE SECURITY DEFINER
 AS $function$ SELECT coalesce(max(version), 0) FROM public._sqlx_migrations WHERE success $function$;
+CREATE OR REPLACE FUNCTION public.task_partition(parent text, key text, called text, bounds text, low uuid, high uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.%I INCLUDING ALL)', called, parent);
+    EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', called);
+    EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', called);
+    EXECUTE format('CREATE POLICY owner_rows ON public.%I TO basalt_owner USING (true) WITH CHECK (true)', called);
+    IF low IS NOT NULL THEN
+        -- What stands among the others would keep the partition from being attached.
+        EXECUTE format('WITH gone AS (DELETE FROM public.%I WHERE %I >= $1 AND %I < $2 RETURNING *)
+            INSERT INTO public.%I SELECT * FROM gone', parent || '_other', key, key, called) USING low, high;
+    END IF;
+    EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION public.%I %s', parent, called, bounds);
+END $function$;
 CREATE OR REPLACE FUNCTION public.vm_page_stamps(tenant uuid, project uuid, behind uuid, how_many bigint)
  RETURNS TABLE(ids uuid[], generations bigint[])
  LANGUAGE plpgsql
@@ -1680,6 +1834,7 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.security_groups REFERENCING OL
 CREATE TRIGGER feed_insert AFTER INSERT ON public.security_groups REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.security_groups FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.security_groups REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_update();
+CREATE TRIGGER ended AFTER UPDATE ON public.tasks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION archive_ended_tasks();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.tasks REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.tasks REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_tasks_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.tasks FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1769,8 +1924,14 @@ POLICY tenant_rows ON security_groups FOR ALL TO {basalt_tenant} USING ((tenant_
 POLICY system_rows ON service_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON task_logs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON task_logs FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY owner_rows ON task_logs_other FOR ALL TO {basalt_owner} USING (true) WITH CHECK (true);
+POLICY ended_rows ON tasks FOR ALL TO {basalt_owner} USING ((finished_at IS NOT NULL)) WITH CHECK (false);
 POLICY system_rows ON tasks FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON tasks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY ended_rows ON tasks_finished FOR ALL TO {basalt_owner} USING (true) WITH CHECK (true);
+POLICY system_rows ON tasks_finished FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON tasks_finished FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY owner_rows ON tasks_finished_other FOR ALL TO {basalt_owner} USING (true) WITH CHECK (true);
 POLICY system_rows ON tenants FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON tenants FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON transfers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1848,6 +2009,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON task_logs TO basalt_system;
 GRANT SELECT ON task_logs TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON tasks TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON tasks TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON tasks_finished TO basalt_system;
+GRANT SELECT ON tasks_finished TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON tenants TO basalt_system;
 GRANT SELECT ON tenants TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON transfers TO basalt_system;

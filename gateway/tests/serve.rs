@@ -21,6 +21,7 @@ fn config(dir: &Path, db: &testkit::Database) -> Config {
         pki: Pki { dir: dir.join("pki"), server_names: vec!["127.0.0.1".into()] },
         image: Image { url: "https://127.0.0.1:1".into(), public_url: None, token_key_file: keys },
         state: State { dir: dir.join("state") },
+        tasks: Default::default(),
     }
 }
 

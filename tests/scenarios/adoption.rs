@@ -281,6 +281,7 @@ DELETE FROM placements;
 DELETE FROM ports;
 DELETE FROM volumes;
 DELETE FROM tasks WHERE subject_id IN (SELECT id FROM lost);
+DELETE FROM tasks_finished WHERE subject_id IN (SELECT id FROM lost);
 DELETE FROM audit_events WHERE subject_id IN (SELECT id FROM lost);
 DELETE FROM vms;
 COMMIT";

@@ -314,3 +314,37 @@ async fn debug(cli: &Cli) -> Result<()> {
     ensure!(refused.code == 1 && refused.err.contains("vm:<id>"), "{refused:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r48_t3_the_cli_has_changes_wait_for_tasks_and_retries_them() -> Result<()> {
+    let house = House::with_hosts(1).await?;
+    let cli = Cli::of(&house)?;
+    let big = "--image tiny --network lan --memory 700GiB";
+    cli.ok(&format!("create vm full {big}")).await?;
+    let stuck = cli.json(&format!("create vm big {big} --no-wait")).await?;
+    let stuck = stuck["task"]["id"].as_str().context("a task")?.to_owned();
+    let held = cli.json(&format!("create vm web {VM} --after {stuck} --no-wait")).await?;
+    let held = held["task"]["id"].as_str().context("a task")?.to_owned();
+    cli.fails("get vm web", 3, &["web"]).await?;
+    let stop = cli.ok(&format!("stop full --after task/{held} --no-wait -o json")).await?;
+    ensure!(stop.contains("waits for vm web"), "{stop}");
+    cli.fails(&format!("depend {held} --on {held}"), 1, &["depends_on", "waits for"]).await?;
+    cli.fails(&format!("delete network lan --after {stuck}"), 1, &["depends_on", "only VMs"]).await?;
+    cli.fails(&format!("retry {stuck}"), 4, &["wait for its end"]).await?;
+    // The failure of one is the failure of those that wait; each is retried by itself.
+    cli.ok(&format!("cancel {stuck}")).await?;
+    cli.fails(&format!("wait task/{held} --for completed"), 7, &["failed"]).await?;
+    let log = cli.ok(&format!("logs {held}")).await?;
+    ensure!(log.contains("was needed first and ended cancelled") && log.contains("retry"), "{log}");
+    cli.fails(&format!("retry {held}"), 1, &["depends_on", "cancelled already"]).await?;
+    // What waits for nothing any more starts.
+    let waits = cli.json(&format!("create vm late {big} --no-wait")).await?;
+    let waits = waits["task"]["id"].as_str().context("a task")?.to_owned();
+    let held = cli.json(&format!("create vm web {VM} --after {waits} --no-wait")).await?;
+    let held = held["task"]["id"].as_str().context("a task")?.to_owned();
+    ensure!(cli.ok(&format!("depend {held}")).await? == format!("task/{held} starts\n"));
+    ensure!(cli.ok(&format!("wait task {held} --for completed")).await?.ends_with("completed\n"));
+    ensure!(cli.ok("wait vm/web --for running").await? == "vm/web running\n");
+    cli.fails(&format!("retry {held}"), 4, &["completed"]).await?;
+    Ok(())
+}

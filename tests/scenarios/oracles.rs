@@ -10,7 +10,7 @@ async fn o9_o10_the_oracles_find_every_kind_of_harm() -> Result<()> {
     house.sound()?;
     house.hosts[0].kill().await;
     let harms = [
-        ("UPDATE tasks SET kind = 'vm_update' WHERE kind = 'vm_create'", "create task"),
+        ("UPDATE tasks_finished SET kind = 'vm_update' WHERE kind = 'vm_create'", "create task"),
         ("UPDATE audit_events SET action = 'vm.other' WHERE action = 'vm.create'", "audit trail"),
         ("UPDATE quotas SET used_cpus = used_cpus + 1", "quota"),
         ("UPDATE quotas SET used_storage_bytes = used_storage_bytes - 1", "quota"),

@@ -132,7 +132,7 @@ async fn judge(house: &House, accepted: &BTreeSet<Uuid>, mut outcome: Outcome) -
     if converged.is_err() {
         outcome.not_running = oracles::psql(url, waiting)?;
     }
-    let open = "SELECT count(*) FROM tasks WHERE kind = 'vm_create' AND state <> 'completed'";
+    let open = "SELECT count(*) FROM (TABLE tasks UNION ALL TABLE tasks_finished) t WHERE kind = 'vm_create' AND state <> 'completed'";
     wait::within(patience, "every create task completed", || async {
         Ok((oracles::count(url, open)? == 0).then_some(()))
     })

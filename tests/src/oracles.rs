@@ -10,7 +10,7 @@ use std::process::Command;
 const QUERIES: &[(&str, &str)] = &[
     (
         "a VM without its create task",
-        "SELECT name FROM vms v WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.subject_id = v.id
+        "SELECT name FROM vms v WHERE NOT EXISTS (SELECT FROM (SELECT * FROM tasks UNION ALL SELECT * FROM tasks_finished) t WHERE t.subject_id = v.id
            AND t.kind IN ('vm_create', 'vm_adopt'))",
     ),
     (
@@ -22,7 +22,7 @@ const QUERIES: &[(&str, &str)] = &[
         "a create task or audit row without its VM, when nothing deleted it",
         "SELECT subject_name FROM audit_events a WHERE action IN ('vm.create', 'vm.adopt') AND NOT EXISTS (SELECT FROM vms v WHERE v.id = a.subject_id)
            AND NOT EXISTS (SELECT FROM audit_events d WHERE d.subject_id = a.subject_id AND d.action = 'vm.delete')
-           AND NOT EXISTS (SELECT FROM audit_events d JOIN tasks t ON t.id = d.subject_id WHERE t.subject_id = a.subject_id AND d.action = 'task.cancel')",
+           AND NOT EXISTS (SELECT FROM audit_events d JOIN (SELECT * FROM tasks UNION ALL SELECT * FROM tasks_finished) t ON t.id = d.subject_id WHERE t.subject_id = a.subject_id AND d.action = 'task.cancel')",
     ),
     (
         "a VM with another number of ports or volumes than it declares",
@@ -63,7 +63,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "a task that ended without a time, or has one and did not end",
-        "SELECT id, state FROM tasks WHERE (finished_at IS NOT NULL) <> (state IN ('completed', 'failed', 'timed_out', 'cancelled'))",
+        "SELECT id, state FROM (SELECT * FROM tasks UNION ALL SELECT * FROM tasks_finished) t WHERE (finished_at IS NOT NULL) <> (state IN ('completed', 'failed', 'timed_out', 'cancelled'))",
     ),
 ];
 

@@ -140,6 +140,8 @@ pub static RULES: &[Rule] = &[
     role("GET", "/v1/tasks/{task}", Viewer, Handler),
     role("GET", "/v1/tasks/{task}/logs", Viewer, Handler),
     role("POST", "/v1/tasks/{task}/cancel", Operator, Handler),
+    role("POST", "/v1/tasks/{task}/retry", Operator, Handler),
+    role("PUT", "/v1/tasks/{task}/dependencies", Operator, Handler),
     role("GET", "/v1/audit", Viewer, Rows),
     role("GET", "/v1/users", Admin, System),
     role("POST", "/v1/users", Admin, System),

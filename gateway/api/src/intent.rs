@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use basalt_model::{
-    Generation,
+    FieldError, Generation, TaskId,
     roles::{Role, Scope, allows},
     tasks::Task,
 };
@@ -35,6 +35,7 @@ pub struct Line {
     /// The generation that the caller saw.
     pub expected: Option<Generation>,
     dry_run: bool,
+    depends_on: Vec<TaskId>,
     key: Option<String>,
     digest: Sha256,
 }
@@ -49,12 +50,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Line {
         let IdempotencyKey(key) = IdempotencyKey::from_request_parts(parts, state).await?;
         let mut digest = Sha256::new();
         if key.is_some() {
-            for part in [parts.method.as_str(), parts.uri.path(), if params.dry_run { "dry" } else { "" }] {
+            let waits = params.depends_on.as_deref().unwrap_or_default();
+            for part in
+                [parts.method.as_str(), parts.uri.path(), if params.dry_run { "dry" } else { "" }, waits]
+            {
                 digest.update(part.as_bytes());
                 digest.update([0]);
             }
         }
-        Ok(Self { permit, expected, dry_run: params.dry_run, key, digest })
+        let depends_on = params.dependencies()?;
+        Ok(Self { permit, expected, dry_run: params.dry_run, depends_on, key, digest })
     }
 }
 
@@ -77,7 +82,7 @@ impl Line {
 impl Intent {
     /// Whether it may be written in one transaction with others: it is meant, and nobody will ask again for its answer.
     pub fn may_be_shared(&self) -> bool {
-        !self.line.dry_run && self.line.key.is_none()
+        !self.line.dry_run && self.line.key.is_none() && self.line.depends_on.is_empty()
     }
 
     /// Whether the caller has a role at a scope.
@@ -90,9 +95,27 @@ impl Intent {
         self.line.permit.change(app)
     }
 
-    /// Opens the transaction. When the idempotency key was seen before, its first answer comes as
-    /// [`Error::Answered`].
+    /// Opens the transaction of a change that is made at once. When the idempotency key was seen before, its first answer
+    /// comes as [`Error::Answered`].
     pub async fn begin(self, app: &App, body: &[u8]) -> Result<Writing, Error> {
+        if self.waits() {
+            return Err(Error::Query(FieldError::new(
+                "depends_on",
+                "not_supported",
+                "only VMs and their verbs can wait for tasks",
+                "wait for those tasks yourself (GET /v1/tasks/{task}?wait_seconds=55), then ask for this",
+            )));
+        }
+        self.begin_waiting(app, body).await
+    }
+
+    /// Whether it names tasks that must complete first.
+    pub fn waits(&self) -> bool {
+        !self.line.depends_on.is_empty()
+    }
+
+    /// The same for a change that may wait for [`Writing::depends_on`].
+    pub async fn begin_waiting(self, app: &App, body: &[u8]) -> Result<Writing, Error> {
         let Self { project, line } = self;
         let mut tx = app.store.tenant(project.tenant_id).await?;
         let change = line.permit.change(app);
@@ -113,6 +136,7 @@ impl Intent {
             change,
             project,
             expected: line.expected,
+            depends_on: line.depends_on,
             dry_run: line.dry_run,
             key: line.key.map(|k| (principal, k)),
         })
@@ -148,6 +172,8 @@ pub struct Writing {
     pub project: ProjectRef,
     /// The generation that the caller saw.
     pub expected: Option<Generation>,
+    /// Tasks that must complete first.
+    pub depends_on: Vec<TaskId>,
     dry_run: bool,
     key: Option<(uuid::Uuid, String)>,
 }

@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::{HeaderMap, header::IF_MATCH, request::Parts},
 };
-use basalt_model::{FieldError, Generation, Selector};
+use basalt_model::{FieldError, Generation, Selector, TaskId};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use utoipa::IntoParams;
@@ -74,6 +74,31 @@ pub struct WriteParams {
     /// With `true` everything is checked and answered, and nothing is changed.
     #[serde(default)]
     pub dry_run: bool,
+    /// Ids of tasks joined by commas, at most 32: the change is made when all of them have completed, and fails with any
+    /// that ends otherwise. For VMs and their verbs; other changes are done at once.
+    #[serde(default)]
+    pub depends_on: Option<String>,
+}
+
+impl WriteParams {
+    /// The tasks that must complete first.
+    pub fn dependencies(&self) -> Result<Vec<TaskId>, Error> {
+        let texts = self.depends_on.iter().flat_map(|all| all.split(','));
+        texts.map(|text| task_id(text.trim())).collect()
+    }
+}
+
+/// Reads the id of a task that something is to wait for.
+pub fn task_id(text: &str) -> Result<TaskId, Error> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        Error::Query(FieldError::new(
+            "depends_on",
+            "malformed",
+            format!("{shown:?} is no id of a task"),
+            "give ids as answers to changes name them, joined by commas",
+        ))
+    })
 }
 
 /// Parameters of every list.

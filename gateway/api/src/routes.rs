@@ -30,6 +30,8 @@ pub fn users(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(tasks::get_task))
         .routes(routes!(tasks::list_task_logs))
         .routes(routes!(tasks::cancel_task))
+        .routes(routes!(tasks::retry_task))
+        .routes(routes!(tasks::put_task_dependencies))
         .routes(routes!(audit::list_audit_events))
         .routes(routes!(users::list_users, users::create_user))
         .routes(routes!(users::get_user, users::delete_user))

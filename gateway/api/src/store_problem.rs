@@ -44,6 +44,13 @@ fn object(error: &Error) -> Option<Problem> {
             Problem::new(422, "invalid_body", "Invalid body", "Fields of the body are wrong.")
                 .with_errors(errors.clone())
         }
+        Error::Parameter(wrong) => Problem::new(
+            400,
+            "invalid_query",
+            "Invalid query",
+            format!("{}: {}; {}.", wrong.field, wrong.reason, wrong.remedy),
+        )
+        .with_errors(vec![wrong.clone()]),
         Error::Immutable { field, remedy } => {
             field_problem("immutable", field, format!("{field} cannot be changed"), remedy.to_string())
         }

@@ -3,24 +3,26 @@
 use crate::{
     App, Error,
     authentication::{Permit, find_project},
-    body::NoBody,
+    body::{Json, NoBody},
     pages::{self, Reading, merged},
     query::{NoParams, Query, limit, read_cursor},
 };
 use axum::{
     Json as Answer,
     extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use basalt_model::{
     FieldError, TaskId,
     roles::{Role, Scope, allows},
     tasks::{Task, TaskLog, TaskState},
 };
-use basalt_store::{Error as StoreError, tasks};
+use basalt_store::{Error as StoreError, TenantTx, task_dependencies, tasks};
 use basalt_wire::rest::Page;
 use serde::Deserialize;
 use std::time::Duration;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 /// Longest time that a poll is held, in seconds.
@@ -166,21 +168,67 @@ pub async fn cancel_task(
     let found = find(&app, &permit, id, &task).await?;
     permit.require(&scope(&found))?;
     let change = permit.change(&app);
-    let cancelled = match found.tenant_id {
-        Some(tenant) => {
-            let mut tx = app.store.tenant(tenant).await?;
-            let task = tasks::cancel(&mut tx, &change, id).await?;
-            tx.commit().await?;
-            task
-        }
-        None => {
-            let mut tx = app.store.system().await?;
-            let task = tasks::cancel(&mut tx, &change, id).await?;
-            tx.commit().await?;
-            task
-        }
-    };
+    let mut tx = begin(&app, &found).await?;
+    let cancelled = tasks::cancel(&mut tx, &change, id).await?;
+    tx.commit().await?;
     Ok(Answer(cancelled))
+}
+
+/// Makes another attempt of a task that failed, timed out or was cancelled: a new task, which names this one.
+#[utoipa::path(post, path = "/v1/tasks/{task}/retry", tag = "tasks", params(("task" = TaskId, Path, description = "Id")),
+    responses((status = 202, body = Task), crate::openapi::Problems))]
+pub async fn retry_task(
+    State(app): State<App>,
+    permit: Permit,
+    Path(task): Path<String>,
+    _: Query<NoParams>,
+    _: NoBody,
+) -> Result<Response, Error> {
+    let id = task.parse().map_err(|_| Error::not_found("task", &task))?;
+    let found = find(&app, &permit, id, &task).await?;
+    permit.require(&scope(&found))?;
+    let change = permit.change(&app);
+    let mut tx = begin(&app, &found).await?;
+    let again = tasks::retry(&mut tx, &change, id).await?;
+    tx.commit().await?;
+    let location = [(header::LOCATION, format!("/v1/tasks/{}", again.id))];
+    Ok((StatusCode::ACCEPTED, location, Answer(again)).into_response())
+}
+
+/// Which tasks must complete before this one starts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dependencies {
+    /// Their ids, at most 32; none: it starts now.
+    pub depends_on: Vec<TaskId>,
+}
+
+/// Lets a task that has not started wait for other tasks than before. Refused when one of those waits for it.
+#[utoipa::path(put, path = "/v1/tasks/{task}/dependencies", tag = "tasks", request_body = Dependencies,
+    params(("task" = TaskId, Path, description = "Id")), responses((status = 200, body = Task), crate::openapi::Problems))]
+pub async fn put_task_dependencies(
+    State(app): State<App>,
+    permit: Permit,
+    Path(task): Path<String>,
+    _: Query<NoParams>,
+    Json { value, .. }: Json<Dependencies>,
+) -> Result<Answer<Task>, Error> {
+    let id = task.parse().map_err(|_| Error::not_found("task", &task))?;
+    let found = find(&app, &permit, id, &task).await?;
+    permit.require(&scope(&found))?;
+    let change = permit.change(&app);
+    let mut tx = begin(&app, &found).await?;
+    let waiting = task_dependencies::replace(&mut tx, &change, id, &value.depends_on).await?;
+    tx.commit().await?;
+    Ok(Answer(waiting))
+}
+
+/// Begins to change a task. Those of the system itself are nobody's to change.
+async fn begin(app: &App, task: &Task) -> Result<TenantTx, Error> {
+    match task.tenant_id {
+        Some(tenant) => Ok(app.store.tenant(tenant).await?),
+        None => Err(Error::not_found("task", &task.id.to_string())),
+    }
 }
 
 /// Reads a task that the caller may read; any other is not found. The work is the same for both.

@@ -4,7 +4,7 @@
 use crate::{
     App, Error,
     body::NoBody,
-    intent::{Intent, Writing},
+    intent::Intent,
     query::{Named, WriteParams},
     vms::answer,
 };
@@ -12,7 +12,8 @@ use axum::{extract::State, response::Response};
 use basalt_model::vms::OperationVerb;
 use basalt_store::{
     Key,
-    vms::{self, PowerVerb},
+    task_dependencies::{self, Ask},
+    vms::PowerVerb,
 };
 use basalt_wire::rest::{Accepted, Vm};
 
@@ -104,23 +105,24 @@ pub async fn redeploy_vm(
     intent: Intent,
     _: NoBody,
 ) -> Result<Response, Error> {
-    let (key, mut w) = begin(&app, &vm, intent).await?;
-    let changed = vms::redeploy(&mut w.tx, &w.change, w.project.id, &key, w.expected).await?;
-    answer(w, changed).await
-}
-
-async fn begin(app: &App, vm: &str, intent: Intent) -> Result<(Key, Writing), Error> {
-    Ok((Key::parse("vm", vm)?, intent.begin(app, b"").await?))
+    ask(&app, &vm, intent, b"", Ask::Redeploy).await
 }
 
 async fn set_power(app: &App, vm: &str, intent: Intent, verb: PowerVerb) -> Result<Response, Error> {
-    let (key, mut w) = begin(app, vm, intent).await?;
-    let changed = vms::set_power(&mut w.tx, &w.change, w.project.id, &key, w.expected, verb).await?;
-    answer(w, changed).await
+    ask(app, vm, intent, b"", Ask::Power(verb)).await
 }
 
 async fn operate(app: &App, vm: &str, intent: Intent, verb: OperationVerb) -> Result<Response, Error> {
-    let (key, mut w) = begin(app, vm, intent).await?;
-    let changed = vms::operate(&mut w.tx, &w.change, w.project.id, &key, w.expected, verb).await?;
+    ask(app, vm, intent, b"", Ask::Operate(verb)).await
+}
+
+/// Asks for a change of a VM: now, or when the tasks that it names have completed.
+pub async fn ask(app: &App, vm: &str, intent: Intent, body: &[u8], ask: Ask) -> Result<Response, Error> {
+    let key = Key::parse("vm", vm)?;
+    let mut w = intent.begin_waiting(app, body).await?;
+    let (project, expected) = (w.project.id, w.expected);
+    let changed =
+        task_dependencies::ask_vm(&mut w.tx, &w.change, project, Some(&key), expected, ask, &w.depends_on)
+            .await?;
     answer(w, changed).await
 }

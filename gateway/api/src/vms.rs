@@ -8,6 +8,7 @@ use crate::{
     intent::{self, Intent},
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
+    vm_verbs::ask,
 };
 use axum::{
     Json as Answer,
@@ -19,6 +20,7 @@ use basalt_plan::conditions::{Placed, VmFacts, vm_phase};
 use basalt_store::{
     Key, New,
     placements::Placement,
+    task_dependencies::{self, Ask},
     vms::{self, VmView},
 };
 use basalt_wire::rest::{Accepted, Create, Page, Phase, Update, Vm, VmPlacement};
@@ -60,6 +62,9 @@ pub async fn create_vm(
 ) -> Result<Response, Error> {
     body::check_create(&value)?;
     explain::refuse_impossible(&app, intent.project, &value)?;
+    if intent.waits() {
+        return create_later(&app, intent, value, &bytes).await;
+    }
     let room = explain::refuse_full_pools(&app, intent.project, &value);
     let new = New { name: value.name, labels: value.labels, spec: value.spec };
     if room.is_ok() && intent.may_be_shared() {
@@ -74,6 +79,22 @@ pub async fn create_vm(
     // Last: who repeats a request, or has something else wrong, is told of that.
     room?;
     writing.accept(view(fresh(made.object)), made.task).await
+}
+
+/// Declares a VM when the tasks that it waits for have completed. What depends on the state of things then (names,
+/// quota, images) is judged then.
+async fn create_later(
+    app: &App,
+    intent: Intent,
+    value: Create<VmSpec>,
+    bytes: &[u8],
+) -> Result<Response, Error> {
+    let mut w = intent.begin_waiting(app, bytes).await?;
+    let ask = Ask::Create { name: value.name, labels: value.labels, spec: Box::new(value.spec) };
+    let (project, expected) = (w.project.id, w.expected);
+    let made =
+        task_dependencies::ask_vm(&mut w.tx, &w.change, project, None, expected, ask, &w.depends_on).await?;
+    w.accept(view(fresh(made.object)), made.task).await
 }
 
 /// A VM of which nothing was seen yet.
@@ -116,11 +137,8 @@ pub async fn update_vm(
     Json { value, bytes }: Json<Update<VmSpec>>,
 ) -> Result<Response, Error> {
     body::check_update(&value)?;
-    let key = Key::parse("vm", &vm)?;
-    let mut writing = intent.begin(&app, &bytes).await?;
-    let update = basalt_store::Update { expected: writing.expected, labels: value.labels, spec: value.spec };
-    let changed = vms::update(&mut writing.tx, &writing.change, writing.project.id, &key, &update).await?;
-    answer(writing, changed).await
+    let update = Ask::Update { labels: value.labels, spec: Box::new(value.spec) };
+    ask(&app, &vm, intent, &bytes, update).await
 }
 
 /// Asks for a VM's deletion; the task ends when nothing of it is left.
@@ -133,11 +151,7 @@ pub async fn delete_vm(
     intent: Intent,
     _: NoBody,
 ) -> Result<Response, Error> {
-    let key = Key::parse("vm", &vm)?;
-    let mut writing = intent.begin(&app, b"").await?;
-    let changed =
-        vms::delete(&mut writing.tx, &writing.change, writing.project.id, &key, writing.expected).await?;
-    answer(writing, changed).await
+    ask(&app, &vm, intent, b"", Ask::Delete).await
 }
 
 /// Answers a change with the VM as it stands, facts included.

@@ -284,6 +284,7 @@ impl Driver {
             holder: options.holder,
             cursor: self.cursor.clone(),
             lease: self.lease.clone(),
+            keep_tasks_days: options.keep_tasks_days,
             now: options.clock.now(),
         }
     }

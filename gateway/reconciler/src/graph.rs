@@ -9,6 +9,7 @@
 //!          groups ───┘
 //! facts ─► status ─┬─► conditions that differ                 ─► handlers/conditions
 //!                  └─► task moves                             ─► handlers/tasks
+//! tasks, how those ended that they wait for ─► starts         ─► handlers/tasks
 //! deletions of which nothing is on a host any more            ─► handlers/finalise
 //! ```
 //!
@@ -24,7 +25,8 @@ mod status;
 
 use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PlacementRow, VmRow};
 use basalt_model::{
-    HostId, ImageId, MigrationId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId, VmId, VolumeId,
+    HostId, ImageId, MigrationId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId, TenantId, VmId,
+    VolumeId,
     hosts::{AgentConflict, HostState},
     tasks::Task,
 };
@@ -149,6 +151,8 @@ pub struct Nodes {
     pub conditions: Collection<Uuid, Conditions>,
     /// Moves of tasks that are not stored yet.
     pub task_moves: Collection<TaskId, basalt_model::tasks::TaskMove>,
+    /// Tasks that waited for others, and start now.
+    pub task_starts: Collection<TaskId, TenantId>,
     /// Live tasks by what they wait for.
     pub dependants: Index<TaskId, Task, TaskId>,
     /// Objects of which nothing is left but their rows.
@@ -184,6 +188,7 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let seen = status::Seen { host_states, vm_status, volume_status, migration_status };
     let conditions = status::conditions(&mut builder, &inputs, &indexes, seen);
     let task_moves = status::task_moves(&mut builder, &inputs, &indexes, seen);
+    let task_starts = status::task_starts(&mut builder, &inputs);
     let dependants = builder.index("dependants", &inputs.tasks, |_, task: &Task| task.depends_on.clone());
     let removals = removals::removals(&mut builder, &inputs, &indexes);
     let nodes = Nodes {
@@ -201,6 +206,7 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
         volume_status,
         conditions,
         task_moves,
+        task_starts,
         dependants,
         removals,
     };

@@ -15,7 +15,7 @@ use crate::{
     OnManifest,
     graph::{Move, Removal},
 };
-use basalt_model::{DateTime, HostId, MigrationId, RouterId, TaskId, VmId, tasks::TaskMove};
+use basalt_model::{DateTime, HostId, MigrationId, RouterId, TaskId, TenantId, VmId, tasks::TaskMove};
 use basalt_plan::manifest::Edit;
 use basalt_store::{Store, conditions::Conditions};
 use krt::Finish;
@@ -36,6 +36,8 @@ pub enum Effect {
     Conditions(Vec<Conditions>),
     /// Move tasks.
     Tasks(Vec<TaskMove>),
+    /// Start tasks that waited for others.
+    Start(Vec<(TaskId, TenantId)>),
     /// Remove the rows of what is gone.
     Finalise(Vec<Removal>),
 }
@@ -50,6 +52,7 @@ impl Effect {
             Effect::Manifests(_) => "manifests",
             Effect::Conditions(_) => "conditions",
             Effect::Tasks(_) => "tasks",
+            Effect::Start(_) => "start",
             Effect::Finalise(_) => "finalise",
         }
     }
@@ -63,6 +66,7 @@ impl Effect {
             Effect::Manifests(rows) => rows.len(),
             Effect::Conditions(rows) => rows.len(),
             Effect::Tasks(rows) => rows.len(),
+            Effect::Start(rows) => rows.len(),
             Effect::Finalise(rows) => rows.len(),
         }
     }
@@ -88,6 +92,7 @@ impl Effect {
                 Outcome::Conditions(rows.iter().map(|r| (r.subject_id, again)).collect())
             }
             Effect::Tasks(rows) => Outcome::Tasks(rows.iter().map(|r| (r.id, again)).collect()),
+            Effect::Start(rows) => Outcome::Started(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Finalise(rows) => Outcome::Finalised(rows.iter().map(|r| (*r, again)).collect()),
         }
     }
@@ -108,6 +113,8 @@ pub enum Outcome {
     Conditions(Vec<(Uuid, Finish)>),
     /// Of [`Effect::Tasks`].
     Tasks(Vec<(TaskId, Finish)>),
+    /// Of [`Effect::Start`].
+    Started(Vec<(TaskId, Finish)>),
     /// Of [`Effect::Finalise`].
     Finalised(Vec<(Removal, Finish)>),
 }
@@ -128,6 +135,7 @@ pub async fn perform(
         Effect::Routers(rows) => routers::perform(store, rows, now).await.map(Outcome::Routers),
         Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
         Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),
+        Effect::Start(rows) => tasks::start(store, rows, now).await.map(Outcome::Started),
         Effect::Finalise(rows) => finalise::perform(store, rows, now).await.map(Outcome::Finalised),
     };
     match done {

@@ -62,6 +62,8 @@ pub struct Options {
     pub on_manifest: Option<OnManifest>,
     /// The oracle.
     pub verify: Verify,
+    /// Days for which finished tasks and their logs are kept.
+    pub keep_tasks_days: u32,
 }
 
 impl Options {
@@ -74,6 +76,7 @@ impl Options {
             on_batch: None,
             on_manifest: None,
             verify: Verify::Every(Duration::from_secs(600)),
+            keep_tasks_days: 30,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     rows::Liveness,
 };
 use basalt_model::{
-    DateTime, HostId, MigrationId, RouterId, TaskId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
+    DateTime, HostId, MigrationId, RouterId, TaskId, TenantId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
 };
 use basalt_store::{conditions::Conditions, feed::Batch};
 use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
@@ -38,6 +38,7 @@ pub struct Stepper {
     manifests: Lane<HostId, graph::Edits>,
     finalise: Lane<Removal, ()>,
     tasks: Lane<TaskId, TaskMove>,
+    starts: Lane<TaskId, TenantId>,
     conditions: Lane<Uuid, Conditions>,
 }
 
@@ -54,6 +55,7 @@ impl Stepper {
             nodes.edits_by_host.id(),
             nodes.removals.id(),
             nodes.task_moves.id(),
+            nodes.task_starts.id(),
             nodes.conditions.id(),
         ];
         let news = graph.subscribe(&Subscribe::only(outputs).with_initial());
@@ -73,6 +75,7 @@ impl Stepper {
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
             // Nobody acts on a stage; a moment later, one move takes several of them.
             tasks: Lane::new(&nodes.task_moves, bounds(256, 1, 10)),
+            starts: Lane::new(&nodes.task_starts, bounds(8, 2, 0)),
             conditions: Lane::new(&nodes.conditions, bounds(256, 1, 100)),
             graph,
             nodes,
@@ -130,6 +133,7 @@ impl Stepper {
             self.manifests.apply(&event, now);
             self.finalise.apply(&event, now);
             self.tasks.apply(&event, now);
+            self.starts.apply(&event, now);
             self.conditions.apply(&event, now);
         }
     }
@@ -159,6 +163,10 @@ impl Stepper {
         let removals = self.finalise.batch(now);
         if !removals.is_empty() {
             return Some(Effect::Finalise(removals.into_iter().map(|j| j.key).collect()));
+        }
+        let starts = self.starts.batch(now);
+        if !starts.is_empty() {
+            return Some(Effect::Start(starts.into_iter().map(|j| (j.key, *j.value)).collect()));
         }
         let moves = self.tasks.batch(now);
         if !moves.is_empty() {
@@ -203,6 +211,7 @@ impl Stepper {
             }
             Outcome::Conditions(rows) => back(&mut self.conditions, rows, now),
             Outcome::Tasks(rows) => back(&mut self.tasks, rows, now),
+            Outcome::Started(rows) => back(&mut self.starts, rows, now),
             Outcome::Finalised(rows) => back(&mut self.finalise, rows, now),
         }
     }
@@ -216,6 +225,7 @@ impl Stepper {
             self.manifests.wake_at(),
             self.finalise.wake_at(),
             self.tasks.wake_at(),
+            self.starts.wake_at(),
             self.conditions.wake_at(),
         ];
         lanes.into_iter().flatten().min()
@@ -247,7 +257,7 @@ impl Stepper {
     }
 
     /// Rows that are due, waiting or running, by lane.
-    pub fn backlog(&self) -> [(&'static str, usize); 7] {
+    pub fn backlog(&self) -> [(&'static str, usize); 8] {
         [
             ("place", self.placement.waiting()),
             ("routers", self.routers.waiting()),
@@ -255,6 +265,7 @@ impl Stepper {
             ("manifests", self.manifests.waiting()),
             ("finalise", self.finalise.waiting()),
             ("tasks", self.tasks.waiting()),
+            ("starts", self.starts.waiting()),
             ("conditions", self.conditions.waiting()),
         ]
     }

@@ -65,6 +65,8 @@ pub struct Context {
     pub cursor: Option<Cursor>,
     /// The lease, while it is held.
     pub lease: Option<Lease>,
+    /// Days for which finished tasks are kept.
+    pub keep_tasks_days: u32,
     /// The time.
     pub now: DateTime,
 }

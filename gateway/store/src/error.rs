@@ -205,6 +205,9 @@ pub enum Error {
         /// How.
         state: TaskState,
     },
+    /// A field of the request line is wrong.
+    #[error("{}: {}", .0.field, .0.reason)]
+    Parameter(FieldError),
     /// A one-time token that is unknown, used or past its end: the three are the same.
     #[error("the token is not valid")]
     TokenInvalid,

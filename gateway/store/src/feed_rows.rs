@@ -49,8 +49,11 @@ macro_rules! tables {
                 match name { $($source => Some(Self::$variant),)+ _ => None }
             }
 
-            /// Reads every row.
+            /// Reads every row that somebody still acts on.
             pub(crate) fn select_all(self) -> &'static str {
+                if self == Self::Task {
+                    return tasks::LIVE_AND_AWAITED;
+                }
                 match self { $(Self::$variant => $select,)+ }
             }
 
@@ -151,8 +154,8 @@ tables! {
     ManifestFact(Fact) = "manifest_facts", Fact::from_row, "SELECT x.* FROM manifest_facts x",
         " JOIN unnest($1::text[]) k ON x.host_id = split_part(k, '/', 1)::uuid AND x.kind = split_part(k, '/', 2)
             AND x.id = split_part(k, '/', 3)::uuid";
-    /// Tasks.
-    Task(Task) = "tasks", tasks::read, concat!("SELECT ", tasks::columns!(), " FROM tasks t"),
+    /// Tasks: the live ones, and how those ended that live ones wait for. By key also those that just ended.
+    Task(Task) = "tasks", tasks::read, concat!("SELECT * FROM (", tasks::all!(tasks::columns!(), ""), ") t"),
         " WHERE t.id = ANY($1::uuid[])";
 }
 

@@ -41,6 +41,8 @@ mod row;
 pub mod security_groups;
 pub mod service_tokens;
 mod store;
+pub mod task_dependencies;
+mod task_retries;
 pub mod tasks;
 mod tenant;
 pub mod tenants;

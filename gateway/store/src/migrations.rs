@@ -115,8 +115,9 @@ pub async fn insert(
     if let Some(other) = live(conn, vm.id()).await? {
         return Err(on_its_way(name, &other.migration));
     }
+    // Whoever places a VM holds its lock.
     let at: Option<(HostId, Name, Epoch)> = sqlx::query_as(
-        "SELECT host_id, host, epoch FROM placements WHERE vm_id = $1 AND host_id IS NOT NULL FOR UPDATE",
+        "SELECT host_id, host, epoch FROM placements WHERE vm_id = $1 AND host_id IS NOT NULL",
     )
     .bind(vm.id())
     .fetch_optional(&mut *conn)

@@ -2,9 +2,14 @@
 //!
 //! Every move is one conditional UPDATE that names the states it may leave, so whichever of two racing
 //! moves commits second finds a terminal state and does nothing.
+//!
+//! ```text
+//! tasks (live) ──trigger, in the transaction that ends it──► tasks_finished, a partition for each day ──dropped
+//! ```
+//! A task that waits for others is in `task_dependencies.rs`, another attempt in `task_retries.rs`.
 
 use crate::{
-    Change, Error, Handle, List, Page, Result, SystemTx,
+    Change, Error, Handle, List, Page, Result, SystemTx, TenantTx,
     audit_events::{self, Entry},
     migrations,
     row::{self, uuids},
@@ -17,6 +22,8 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+pub use crate::task_retries::retry;
+
 /// Log lines kept of one task; the oldest go.
 pub const MAX_LOG_LINES: i64 = 1000;
 /// Bytes kept of one log line.
@@ -26,10 +33,37 @@ macro_rules! columns {
     () => {
         "t.id, t.tenant_id, t.project_id, t.kind, t.subject_kind, t.subject_id, t.subject_name, t.generation, t.state,
          t.progress, t.stage, t.error, t.depends_on, t.deadline, t.attempt, t.actor, t.created_at, t.started_at,
-         t.finished_at"
+         t.finished_at, t.retry_of"
     };
 }
 pub(crate) use columns;
+
+/// Live tasks and finished ones, each found by its own index.
+macro_rules! all {
+    ($columns:expr, $where:expr) => {
+        concat!(
+            "(SELECT ",
+            $columns,
+            " FROM tasks t",
+            $where,
+            ") UNION ALL (SELECT ",
+            $columns,
+            " FROM tasks_finished t",
+            $where,
+            ")"
+        )
+    };
+}
+pub(crate) use all;
+
+/// The live tasks, and how those ended that live ones wait for.
+pub(crate) const LIVE_AND_AWAITED: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM tasks t UNION ALL SELECT ",
+    columns!(),
+    " FROM tasks_finished t WHERE t.id IN (SELECT unnest(w.depends_on) FROM tasks w WHERE w.held IS NOT NULL)"
+);
 
 /// Reads the columns of `columns!`.
 pub(crate) fn read(row: &PgRow) -> sqlx::Result<Task> {
@@ -55,10 +89,11 @@ pub(crate) fn read(row: &PgRow) -> sqlx::Result<Task> {
         created_at: row.try_get("created_at")?,
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,
+        retry_of: row.try_get("retry_of")?,
     })
 }
 
-struct Found(Task);
+pub(crate) struct Found(pub(crate) Task);
 
 impl FromRow<'_, PgRow> for Found {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
@@ -89,6 +124,7 @@ pub(crate) fn new(
         depends_on: Vec::new(),
         deadline: change.now + chrono::TimeDelta::seconds(kind.deadline_seconds()),
         attempt: 1,
+        retry_of: None,
         actor: change.actor.clone(),
         created_at: change.now,
         started_at: None,
@@ -105,7 +141,7 @@ pub(crate) fn completed(mut task: Task) -> Task {
     task
 }
 
-/// Records a task and the audit row of the change that made it.
+/// Records a task and the audit row of the change that made it. One that is done at once is history at once.
 pub(crate) async fn record(
     conn: &mut PgConnection,
     change: &Change,
@@ -119,8 +155,8 @@ pub(crate) async fn record(
                 subject_kind, subject_id, subject_name, request_id)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12))
          INSERT INTO tasks (id, tenant_id, project_id, kind, subject_kind, subject_id, subject_name, generation, state,
-            progress, stage, error, depends_on, deadline, attempt, actor, undo, created_at, started_at, finished_at)
-         VALUES ($13, $3, $4, $14, $9, $10, $11, $15, $16, $17, '', NULL, $18, $19, 1, $20, $21, $2, $22, $23)",
+            progress, stage, error, depends_on, deadline, attempt, actor, undo, created_at, retry_of)
+         VALUES ($13, $3, $4, $14, $9, $10, $11, $15, 'pending', 0, $16, NULL, $17, $18, $19, $20, $21, $2, $22)",
     )
     .bind((change.ids)())
     .bind(change.now)
@@ -137,16 +173,26 @@ pub(crate) async fn record(
     .bind(task.id)
     .bind(row::word(&task.kind)?)
     .bind(task.generation)
-    .bind(task.state.as_str())
-    .bind(task.progress)
+    .bind(&task.stage)
     .bind(uuids(&task.depends_on))
     .bind(task.deadline)
+    .bind(task.attempt)
     .bind(Json(&task.actor))
     .bind(undo.map(Json))
-    .bind(task.started_at)
-    .bind(task.finished_at)
-    .execute(conn)
+    .bind(task.retry_of)
+    .execute(&mut *conn)
     .await?;
+    if task.state.is_terminal() {
+        sqlx::query(
+            "UPDATE tasks SET state = $2, progress = $3, started_at = $4, finished_at = $4 WHERE id = $1",
+        )
+        .bind(task.id)
+        .bind(task.state.as_str())
+        .bind(task.progress)
+        .bind(task.finished_at)
+        .execute(conn)
+        .await?;
+    }
     Ok(())
 }
 
@@ -155,15 +201,14 @@ pub async fn get(tx: &mut impl Handle, id: TaskId) -> Result<Task> {
     find(tx.conn(), id).await?.ok_or_else(|| missing(id))
 }
 
-fn missing(id: TaskId) -> crate::Error {
+pub(crate) fn missing(id: TaskId) -> crate::Error {
     crate::Error::NotFound { kind: "task", name: id.to_string() }
 }
 
-async fn find(conn: &mut PgConnection, id: TaskId) -> Result<Option<Task>> {
-    let task: Option<Found> = sqlx::query_as(concat!("SELECT ", columns!(), " FROM tasks t WHERE t.id = $1"))
-        .bind(id)
-        .fetch_optional(conn)
-        .await?;
+/// A task, live or finished.
+pub(crate) async fn find(conn: &mut PgConnection, id: TaskId) -> Result<Option<Task>> {
+    let task: Option<Found> =
+        sqlx::query_as(all!(columns!(), " WHERE t.id = $1")).bind(id).fetch_optional(conn).await?;
     Ok(task.map(|t| t.0))
 }
 
@@ -172,7 +217,8 @@ pub(crate) async fn live(conn: &mut PgConnection, subject: Uuid, kind: TaskKind)
     let task: Option<Found> = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM tasks t WHERE t.subject_id = $1 AND t.kind = $2 AND t.finished_at IS NULL ORDER BY t.id DESC LIMIT 1"
+        " FROM tasks t WHERE t.subject_id = $1 AND t.kind = $2 AND t.finished_at IS NULL AND t.held IS NULL
+         ORDER BY t.id DESC LIMIT 1"
     ))
     .bind(subject)
     .bind(row::word(&kind)?)
@@ -208,18 +254,30 @@ pub struct Filter {
     pub subject: Option<Uuid>,
 }
 
-/// Tasks, oldest first. The page's selector is not used: tasks have no labels.
+/// Tasks, live and finished, oldest first. The page's selector is not used: tasks have no labels.
 pub async fn list(tx: &mut impl Handle, filter: &Filter, page: &Page) -> Result<List<Task>> {
-    macro_rules! select {
-        ($narrowed:literal) => {
+    macro_rules! one {
+        ($table:literal, $narrowed:literal) => {
             concat!(
-                "SELECT ",
+                "(SELECT ",
                 columns!(),
-                " FROM tasks t WHERE t.id > $1 AND ($3::uuid IS NULL OR t.project_id = $3)
+                " FROM ",
+                $table,
+                " t WHERE t.id > $1 AND ($3::uuid IS NULL OR t.project_id = $3)
                     AND ($4::text IS NULL OR t.state = $4) AND ($5::text IS NULL OR t.kind = $5)
                     AND ($6::uuid IS NULL OR t.subject_id = $6)",
                 $narrowed,
-                " ORDER BY t.id LIMIT $2"
+                " ORDER BY t.id LIMIT $2)"
+            )
+        };
+    }
+    macro_rules! select {
+        ($narrowed:literal) => {
+            concat!(
+                one!("tasks", $narrowed),
+                " UNION ALL ",
+                one!("tasks_finished", $narrowed),
+                " ORDER BY id LIMIT $2"
             )
         };
     }
@@ -372,9 +430,26 @@ pub async fn sweep(tx: &mut SystemTx, now: DateTime, limit: u32) -> Result<Vec<T
     Ok(tasks.into_iter().map(|t| t.0).collect())
 }
 
+/// Days for which partitions are made ahead.
+pub const DAYS_AHEAD: i32 = 3;
+
+/// Makes the partitions of the coming days and drops those of the days that are kept no longer, logs included. Gives how
+/// many it made and dropped. [`crate::Error::Conflict`]: somebody reads them right now, and nothing was done.
+pub async fn keep_partitions(tx: &mut SystemTx, now: DateTime, keep_days: u32) -> Result<i32> {
+    let today = now.date_naive();
+    let from = today.checked_sub_days(chrono::Days::new(keep_days.into())).unwrap_or(chrono::NaiveDate::MIN);
+    Ok(sqlx::query_scalar("SELECT keep_task_partitions($1, $2, $3)")
+        .bind(today)
+        .bind(DAYS_AHEAD)
+        .bind(from)
+        .fetch_one(tx.conn())
+        .await?)
+}
+
 /// Takes a task back, and its intent with it where nothing newer changed the object: a create deletes the
-/// VM, a one-shot verb is cleared, a power verb returns to the power before.
-pub async fn cancel(tx: &mut impl Handle, change: &Change, id: TaskId) -> Result<Task> {
+/// VM, a one-shot verb is cleared, a power verb or a changed spec returns to the one before. Of a task that waits for
+/// others nothing was in the truth. What cannot be turned back (a deletion, a redeploy) is not cancelled: it goes on.
+pub async fn cancel(tx: &mut TenantTx, change: &Change, id: TaskId) -> Result<Task> {
     let conn = tx.conn();
     if migrations::request_cancel(conn, id, change.now).await? {
         // What is under way on two hosts ends when both say so, and the task with it.
@@ -398,8 +473,20 @@ pub async fn cancel(tx: &mut impl Handle, change: &Change, id: TaskId) -> Result
         return Err(crate::Error::TaskEnded { state: task.state });
     };
     let (task, undo) = (read(&row)?, row::json_option(&row, "undo")?);
+    let was_held = task.generation == Generation::default();
+    if !was_held && (task.kind.is_deletion() || task.kind == TaskKind::VmRedeploy) {
+        // The caller rolls back.
+        return Err(crate::Error::Refused(Box::new(CapabilityReason::new(
+            "not_cancellable",
+            format!("{}/{}", task.subject.kind, task.subject.name),
+            "what was destroyed cannot be brought back, so it goes on to its end",
+            "wait for it; a deleted object can be declared anew",
+        ))));
+    }
     let entry = Entry::new("task.cancel", task.tenant_id, task.project_id, "task", id.0, &task.subject.name);
     audit_events::write(conn, change, entry).await?;
-    crate::vm_changes::turn_back(conn, change, &task, undo).await?;
+    if !was_held {
+        crate::vm_changes::turn_back(tx, change, &task, undo).await?;
+    }
     Ok(task)
 }

@@ -16,12 +16,14 @@ use basalt_model::{
     tasks::{Task, TaskKind},
     vms::{NicSpec, Operation, OperationVerb, Power, VmSpec},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, types::Json};
 use std::collections::BTreeSet;
 
 /// The verbs that change the desired power.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PowerVerb {
     /// To running.
     Start,
@@ -42,7 +44,7 @@ impl PowerVerb {
         }
     }
 
-    fn kind(self) -> (TaskKind, &'static str) {
+    pub(crate) fn kind(self) -> (TaskKind, &'static str) {
         match self {
             Self::Start => (TaskKind::VmStart, "vm.start"),
             Self::Stop => (TaskKind::VmStop, "vm.stop"),
@@ -135,11 +137,12 @@ pub async fn update(
     }
     resize(tx, project, &vm, wanted).await?;
     regroup(tx, project, &mut vm, wanted).await?;
+    let before = json!({ "spec": vm.spec, "labels": vm.metadata.labels });
     vm.spec = wanted.clone();
     vm.metadata.labels = labels;
     let task = task(change, &vm, TaskKind::VmUpdate, next(&vm))?;
     let vm = save(tx.conn(), change, &vm).await?;
-    tasks::record(tx.conn(), change, "vm.update", &task, None).await?;
+    tasks::record(tx.conn(), change, "vm.update", &task, Some(before)).await?;
     Ok(Accepted { object: vm, task })
 }
 
@@ -343,12 +346,13 @@ async fn request_deletion(conn: &mut PgConnection, change: &Change, mut vm: Vm) 
 
 /// Turns the intent of a cancelled task back, unless something newer changed the VM.
 pub(crate) async fn turn_back(
-    conn: &mut PgConnection,
+    tx: &mut TenantTx,
     change: &Change,
     task: &Task,
     undo: Option<Value>,
 ) -> Result<()> {
     let Some(project) = task.project_id.filter(|_| task.subject.kind == "vm") else { return Ok(()) };
+    let conn = tx.conn();
     let mut vm = match lock(conn, project, &Key::Id(task.subject.id), None).await {
         Err(Error::NotFound { .. }) => return Ok(()),
         other => other?,
@@ -364,6 +368,16 @@ pub(crate) async fn turn_back(
         TaskKind::VmReboot | TaskKind::VmReset if vm.operation.as_ref().is_some_and(|o| o.id == task.id) => {
             vm.operation = None;
         }
+        TaskKind::VmUpdate if vm.metadata.generation == task.generation => {
+            let Some(mut undo) = undo else { return Ok(()) };
+            let read = |e| Error::from(row::unreadable("undo", e));
+            let spec: VmSpec = serde_json::from_value(undo["spec"].take()).map_err(read)?;
+            let labels = serde_json::from_value(undo["labels"].take()).map_err(read)?;
+            // Claims move back too, so this is a change like any other, with a task of its own.
+            let back = Update { expected: None, labels: Some(labels), spec };
+            update(tx, change, project, &Key::Id(task.subject.id), &back).await?;
+            return Ok(());
+        }
         TaskKind::VmStart | TaskKind::VmStop | TaskKind::VmPause | TaskKind::VmResume
             if vm.metadata.generation == task.generation =>
         {
@@ -373,6 +387,7 @@ pub(crate) async fn turn_back(
         }
         _ => return Ok(()),
     }
+    let conn = tx.conn();
     let vm = save(conn, change, &vm).await?;
     let m = &vm.metadata;
     let tenant: Option<TenantId> = m.tenant_id;

@@ -38,11 +38,28 @@ pub async fn insert(
     project: ProjectId,
     new: &New<VmSpec>,
 ) -> Result<Accepted<Vm>> {
+    insert_as(tx, change, project, new, None).await
+}
+
+/// Declares a VM whose task was given before: with the ids that were promised then.
+pub(crate) async fn insert_as(
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    new: &New<VmSpec>,
+    promised: Option<&Task>,
+) -> Result<Accepted<Vm>> {
     let found = resolve(tx.conn(), project, [&new.spec].into_iter()).await?;
-    let mut draft = [Draft::new(change, tx.tenant(), project, new, &found)?];
+    let mut draft = Draft::new(change, tx.tenant(), project, new, &found)?;
+    if let Some(task) = promised {
+        draft.vm.metadata.id = task.subject.id;
+        draft.task.id = task.id;
+        draft.task.subject = draft.vm.subject();
+    }
+    let mut drafts = [draft];
     tx.take_turn(project).await?;
-    write(tx.conn(), project, &mut draft).await?;
-    let [draft] = draft;
+    write(tx.conn(), project, &mut drafts).await?;
+    let [draft] = drafts;
     Ok(draft.accepted())
 }
 

@@ -121,7 +121,23 @@ impl TaskKind {
             _ => 3600,
         }
     }
+
+    /// Whether it is done when nothing of its subject is left.
+    pub fn is_deletion(self) -> bool {
+        matches!(
+            self,
+            Self::VmDelete
+                | Self::VolumeDelete
+                | Self::ImageDelete
+                | Self::NetworkDelete
+                | Self::SecurityGroupDelete
+                | Self::RouterDelete
+        )
+    }
 }
+
+/// Most tasks that one may wait for.
+pub const MAX_DEPENDENCIES: usize = 32;
 
 /// What a task is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -167,7 +183,8 @@ pub struct Task {
     pub kind: TaskKind,
     /// What it is about.
     pub subject: Subject,
-    /// The subject's generation that this task waits for.
+    /// The subject's generation that this task waits for; 0 while nothing was asked of the subject yet, because the
+    /// task waits for others.
     pub generation: Generation,
     /// Where it is in its life.
     pub state: TaskState,
@@ -178,13 +195,16 @@ pub struct Task {
     /// Why it ended badly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<CapabilityReason>,
-    /// Tasks that must complete first.
+    /// Tasks that must complete first. Until then nothing of what it asks for is in the truth.
     #[serde(default)]
     pub depends_on: Vec<TaskId>,
     /// When the sweep ends it.
     pub deadline: DateTime,
     /// Counts from 1.
     pub attempt: i32,
+    /// The attempt before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<TaskId>,
     /// Who asked.
     pub actor: Actor,
     /// When it was recorded.
@@ -195,6 +215,13 @@ pub struct Task {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<DateTime>,
+}
+
+impl Task {
+    /// Whether it waits for other tasks, and what it asks for is not in the truth yet.
+    pub fn is_held(&self) -> bool {
+        self.state == TaskState::Pending && self.generation == Generation::default()
+    }
 }
 
 /// One line of a task's log.

@@ -59,9 +59,9 @@ pub fn advance(task: &Task, subject: &Subject<'_>, depends_on: &[Dependency]) ->
     if task.state.is_terminal() {
         return None;
     }
-    let step = match waits_for(depends_on) {
-        Some(step) => step,
-        None => step(task, subject),
+    let step = match task.is_held() {
+        true => held(depends_on)?,
+        false => step(task, subject),
     };
     let next = step.into_move(task)?;
     let changed = next.state != task.state || next.progress != task.progress || next.stage != task.stage;
@@ -114,18 +114,21 @@ impl Step {
     }
 }
 
-fn waits_for(depends_on: &[Dependency]) -> Option<Step> {
-    let bad = depends_on.iter().find(|d| d.state.is_terminal() && d.state != TaskState::Completed);
-    if let Some(bad) = bad {
-        let reason = CapabilityReason::new(
-            "dependency_failed",
-            bad.what.clone(),
-            format!("{} was needed first and ended {}", bad.what, bad.state.as_str()),
-            "mend what that task names, then ask again",
-        );
-        return Some(Step::Failed(reason));
-    }
-    depends_on.iter().any(|d| !d.state.is_terminal()).then_some(Step::Wait)
+/// Whether a task that waited for others starts now: every one of them completed.
+pub fn starts(task: &Task, depends_on: &[Dependency]) -> bool {
+    task.is_held() && depends_on.iter().all(|d| d.state == TaskState::Completed)
+}
+
+/// A task that waits for others only ever fails with them; it moves on by being started.
+fn held(depends_on: &[Dependency]) -> Option<Step> {
+    let bad = depends_on.iter().find(|d| d.state.is_terminal() && d.state != TaskState::Completed)?;
+    let reason = CapabilityReason::new(
+        "dependency_failed",
+        bad.what.clone(),
+        format!("{} was needed first and ended {}", bad.what, bad.state.as_str()),
+        "mend what that task names and retry it, then retry this one",
+    );
+    Some(Step::Failed(reason))
 }
 
 fn step(task: &Task, subject: &Subject<'_>) -> Step {

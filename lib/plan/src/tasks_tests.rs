@@ -27,6 +27,7 @@ fn task(kind: TaskKind, generation: i64) -> Task {
         depends_on: vec![],
         deadline: DateTime::UNIX_EPOCH,
         attempt: 1,
+        retry_of: None,
         actor: Actor::system("test"),
         created_at: DateTime::UNIX_EPOCH,
         started_at: None,
@@ -209,16 +210,31 @@ fn t1_uploads_follow_the_image_and_plain_records_complete_at_once() {
 }
 
 #[test]
-fn t1_a_task_waits_for_what_it_depends_on_and_fails_with_it() {
+fn t1_r48_a_task_waits_for_what_it_depends_on_and_fails_with_it() {
     let facts = running();
-    let with = |state: TaskState| {
-        let dependency = Dependency { what: "task vm_create web".into(), state };
-        advance(&task(TaskKind::VmStart, 1), &Subject::Vm(&facts, None), &[dependency])
+    let all = |states: &[TaskState]| -> Vec<Dependency> {
+        states.iter().map(|s| Dependency { what: "task vm_create web".into(), state: *s }).collect()
     };
-    assert_eq!(with(TaskState::Executing), None);
-    assert_eq!(with(TaskState::Completed).unwrap().state, TaskState::Completed);
-    let failed = with(TaskState::TimedOut).unwrap();
-    assert_eq!((failed.state, failed.error.unwrap().code.as_ref()), (TaskState::Failed, "dependency_failed"));
+    let held = task(TaskKind::VmStart, 0);
+    let moves = |states: &[TaskState]| advance(&held, &Subject::Vm(&facts, None), &all(states));
+    use TaskState::*;
+    // What is so already is no reason to be done: nothing was asked for yet.
+    for waiting in [vec![Executing], vec![Pending, Completed], vec![Completed]] {
+        assert_eq!(moves(&waiting), None, "{waiting:?}");
+    }
+    assert!(!starts(&held, &all(&[Completed, Executing])) && starts(&held, &all(&[Completed, Completed])));
+    for bad in [Failed, TimedOut, Cancelled] {
+        let failed = moves(&[Completed, Executing, bad]).unwrap();
+        let error = failed.error.unwrap();
+        assert_eq!((failed.state, error.code.as_ref()), (Failed, "dependency_failed"));
+        assert!(error.message.contains(bad.as_str()) && error.remedy.contains("retry"), "{error}");
+        assert!(!starts(&held, &all(&[bad])));
+    }
+    // Once it started, what it waited for is history.
+    let going = task(TaskKind::VmStart, 1);
+    assert!(!starts(&going, &all(&[Completed])));
+    let done = advance(&going, &Subject::Vm(&facts, None), &all(&[Failed])).unwrap();
+    assert_eq!(done.state, Completed);
 }
 
 const KINDS: [TaskKind; 10] = [

@@ -1,21 +1,21 @@
 //! `cargo xtask bench`: measures the figures of docs/performance.md and prints them as a table.
 //!
 //! `--quick` measures less of everything; `--only <name>` measures one group: feed, manifest, overhead,
-//! agent, fleet, creates, reads, restart, memory, watchers, flows, cluster.
+//! agent, fleet, creates, reads, restart, memory, watchers, flows, cluster, tasks.
 
 use anyhow::{Context, Result, bail};
 use basalt_tests::{
     House,
     figures::{
         Figure, Size, Table, cluster, creates, feed, fleet, flows, http::Target, manifest, memory, reads,
-        restart, surroundings, watchers,
+        restart, surroundings, tasks, watchers,
     },
     truth::Truth,
 };
 
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "feed", "manifest", "overhead", "agent", "fleet", "creates", "reads", "restart", "memory", "watchers",
-    "flows", "cluster",
+    "flows", "cluster", "tasks",
 ];
 
 struct Args {
@@ -67,6 +67,7 @@ async fn main() -> Result<()> {
                 Ok(writes) => latencies(&house, &size).await.map(|l| [writes, l].concat()),
                 Err(e) => Err(e),
             },
+            "tasks" => tasks::measure(&house, &size).await,
             "watchers" => watchers::measure(&house, &target, &size).await,
             // Those that bring hosts have houses of their own: their VMs would go to the others' hosts.
             "flows" => flows::measure(&size).await,

@@ -2,22 +2,25 @@
 //!
 //! `--creates <n>` (10,000), `--kills <n>` (200), `--seed <n>`; `--feed <rows>` instead: so many rows by eight writers
 //! beside a transaction that stays open for `--open <seconds>` (600); `--watch <events>` instead: so many events of
-//! watches, checked against a model.
+//! watches, checked against a model; `--tasks <rows>` instead: whole lives of tasks beside so many finished ones, and then beside a
+//! transaction that stays open for `--open <seconds>` as well.
 
 use anyhow::{Context, Result, bail, ensure};
-use basalt_tests::{House, durable, feed_soak, truth::Truth, watch_soak};
+use basalt_tests::{House, durable, feed_soak, figures::tasks, truth::Truth, watch_soak};
 use std::time::{Duration, Instant};
 
 enum Plan {
     Durable(durable::Plan),
     Feed(feed_soak::Plan),
     Watch(watch_soak::Plan),
+    Tasks(tasks::Plan),
 }
 
 fn plan() -> Result<Plan> {
     let mut plan = durable::Plan { creates: 10_000, clients: 8, kills: 200, seed: 1 };
     let mut feed = feed_soak::Plan { writers: 8, rows: 0, open: Duration::from_secs(600), seed: 1 };
     let mut watch = watch_soak::Plan { events: 0, watchers: 8, writers: 4, seed: 1 };
+    let mut tasks = tasks::Plan { rows: 0, open: Duration::from_secs(600) };
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
         let mut number = || given.next().with_context(|| format!("{arg} needs a number"));
@@ -26,19 +29,21 @@ fn plan() -> Result<Plan> {
             "--kills" => plan.kills = number()?.parse()?,
             "--seed" => plan.seed = number()?.parse()?,
             "--feed" => feed.rows = number()?.parse()?,
+            "--tasks" => tasks.rows = number()?.parse()?,
             "--open" => feed.open = Duration::from_secs(number()?.parse()?),
             "--watch" => watch.events = number()?.parse()?,
             other => bail!(
-                "unknown argument {other:?}; --creates, --kills, --seed, --feed, --open and --watch are understood"
+                "unknown argument {other:?}; --creates, --kills, --seed, --feed, --open, --watch and --tasks are understood"
             ),
         }
     }
-    (feed.seed, watch.seed) = (plan.seed, plan.seed);
-    Ok(match (feed.rows, watch.events) {
-        (0, 0) => Plan::Durable(plan),
-        (_, 0) => Plan::Feed(feed),
-        (0, _) => Plan::Watch(watch),
-        _ => bail!("--feed and --watch are soaks of their own; give one"),
+    (feed.seed, watch.seed, tasks.open) = (plan.seed, plan.seed, feed.open);
+    Ok(match (feed.rows, watch.events, tasks.rows) {
+        (0, 0, 0) => Plan::Durable(plan),
+        (_, 0, 0) => Plan::Feed(feed),
+        (0, _, 0) => Plan::Watch(watch),
+        (0, 0, _) => Plan::Tasks(tasks),
+        _ => bail!("--feed, --watch and --tasks are soaks of their own; give one"),
     })
 }
 
@@ -77,12 +82,38 @@ async fn feed(plan: &feed_soak::Plan) -> Result<()> {
     Ok(())
 }
 
+async fn lives(plan: &tasks::Plan) -> Result<()> {
+    let house = House::over(Truth::durable().await?, 0).await?;
+    println!(
+        "lives of tasks beside {} finished ones, then a transaction open for {:?}",
+        plan.rows, plan.open
+    );
+    let done = tasks::soak(&house, plan).await.with_context(|| house.gateway.log())?;
+    for (what, (rate, starts)) in ["no history", "the history", "and the open transaction"]
+        .iter()
+        .zip(done.rates.iter().zip(&done.starts))
+    {
+        println!("{what}: {rate:.0} lives/s, starts of a batch {}", starts.text());
+    }
+    let [_, free, held] = done.rates;
+    println!(
+        "{} lives beside the open transaction: {:.0} % of the rate, {:.0} bytes of each kept",
+        done.lives,
+        100.0 * held / free,
+        done.grown_per_life
+    );
+    ensure!(done.grown_per_life < 4096.0, "the table of live tasks grows without bound");
+    ensure!(held > free * 0.7, "an open transaction slows tasks");
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     match plan()? {
         Plan::Durable(plan) => durable(&plan).await,
         Plan::Feed(plan) => feed(&plan).await,
         Plan::Watch(plan) => watch(&plan).await,
+        Plan::Tasks(plan) => lives(&plan).await,
     }
 }
 

@@ -55,7 +55,7 @@ pub async fn converge(house: &mut House, target: &http::Target, size: &Size) -> 
     }
     let declared = started.elapsed();
     let url = house.owner_url();
-    let open = "SELECT count(*) FROM tasks WHERE kind = 'vm_create' AND state <> 'completed'";
+    let open = "SELECT count(*) FROM (TABLE tasks UNION ALL TABLE tasks_finished) t WHERE kind = 'vm_create' AND state <> 'completed'";
     wait::within(Duration::from_secs(300), "every VM of the fleet runs", || async {
         tokio::time::sleep(Duration::from_millis(90)).await;
         Ok((oracles::count(url, open)? == 0).then_some(()))

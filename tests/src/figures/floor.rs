@@ -47,8 +47,13 @@ pub fn create_script(owner_url: &str) -> Result<String> {
     for table in tables {
         sql += &format!(
             "CREATE TABLE floor.{table} (LIKE public.{table} INCLUDING DEFAULTS INCLUDING INDEXES);
-             CREATE TABLE floor.{table}_template AS SELECT * FROM public.{table} WHERE {} LIMIT 1;\n",
-            if table == "tasks" { "kind = 'vm_create'" } else { "true" }
+             CREATE TABLE floor.{table}_template AS SELECT * FROM {} LIMIT 1;\n",
+            match table {
+                "tasks" =>
+                    "(TABLE public.tasks UNION ALL TABLE public.tasks_finished) t WHERE kind = 'vm_create'"
+                        .to_owned(),
+                _ => format!("public.{table}"),
+            }
         );
     }
     sql += "CREATE TABLE floor.quotas AS SELECT * FROM public.quotas; ALTER TABLE floor.quotas ADD PRIMARY KEY (project_id);

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod reads;
 pub mod restart;
 pub mod surroundings;
+pub mod tasks;
 pub mod watchers;
 
 use std::{fmt, time::Duration};
@@ -159,6 +160,11 @@ impl Latencies {
     pub fn quantile(&self, share: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);
         self.0.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+    }
+
+    /// All of them, ascending.
+    pub fn all(&self) -> &[Duration] {
+        &self.0
     }
 
     /// Half, 99 of a hundred, and all are at most this.

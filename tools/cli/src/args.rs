@@ -99,7 +99,14 @@ pub enum Verb {
         dry_run: bool,
     },
     /// Deletes objects.
-    Delete(Targets),
+    Delete {
+        /// Kind and names.
+        #[command(flatten)]
+        targets: Targets,
+        /// After which tasks.
+        #[command(flatten)]
+        after: After,
+    },
     /// Takes over a VM or a file that stands on a host and is nobody's.
     Adopt {
         /// What.
@@ -165,6 +172,19 @@ pub enum Verb {
     Cancel {
         /// The task's id.
         task: String,
+    },
+    /// Makes another attempt of a task that failed, timed out or was cancelled.
+    Retry {
+        /// The task's id.
+        task: String,
+    },
+    /// Lets a task that has not started wait for other tasks than before; for none, it starts.
+    Depend {
+        /// The task's id.
+        task: String,
+        /// The tasks that it waits for from now on.
+        #[arg(long, value_name = "TASK")]
+        on: Vec<String>,
     },
     /// Revokes a host's certificates: its agent must enrol anew, its VMs run on.
     Revoke {
@@ -316,6 +336,17 @@ pub struct Vms {
     /// Names or ids; `vm/` before them is allowed.
     #[arg(required = true, value_name = "VM")]
     pub vms: Vec<String>,
+    /// After which tasks.
+    #[command(flatten)]
+    pub after: After,
+}
+
+/// What a change waits for.
+#[derive(Args, Clone, Default)]
+pub struct After {
+    /// Change nothing before this task has completed, and fail with it if it ends otherwise; may be given several times.
+    #[arg(long, value_name = "TASK")]
+    pub after: Vec<String>,
 }
 
 /// Where and how VMs go.
@@ -523,6 +554,9 @@ pub struct CreateVm {
     /// Declare it stopped.
     #[arg(long)]
     pub stopped: bool,
+    /// After which tasks.
+    #[command(flatten)]
+    pub after: After,
 }
 
 /// A security group.

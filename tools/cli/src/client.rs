@@ -116,6 +116,12 @@ impl Client {
         decode(send(request.header("if-match", format!("\"{generation}\""))).await?).await
     }
 
+    /// `PUT` of what has no generation.
+    pub async fn replace<B: Serialize>(&self, path: &str, body: &B) -> Result<Value, Failure> {
+        let request = self.request(Method::PUT, path).json(body).timeout(Duration::from_secs(60));
+        decode(send(request).await?).await
+    }
+
     /// `DELETE`.
     pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
         decode(send(self.request(Method::DELETE, path).timeout(Duration::from_secs(60))).await?).await

@@ -83,7 +83,9 @@ impl World {
         let body = match (rule.method, rule.path) {
             ("GET", _) => None,
             // What the rights are about is looked up by the handler; nothing is deleted that holds something.
-            ("DELETE", "/v1/projects/{project}") | (_, "/v1/tasks/{task}/cancel") => None,
+            ("DELETE", "/v1/projects/{project}")
+            | (_, "/v1/tasks/{task}/cancel" | "/v1/tasks/{task}/retry") => None,
+            (_, "/v1/tasks/{task}/dependencies") => Some(json!({"depends_on": []})),
             (_, "/v1/projects") => Some(json!({"name": "main", "tenant": self.project.0})),
             ("PUT", "/v1/projects/{project}") => Some(
                 json!({"spec": {"max_vms": 0, "max_cpus": 0, "max_memory_bytes": 0, "max_storage_bytes": 0}}),

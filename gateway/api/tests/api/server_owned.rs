@@ -24,6 +24,7 @@ fn sample(method: &str, path: &str) -> Value {
         ("POST", "/v1/projects/{project}/images") => {
             json!({"name": "a", "spec": {"format": "raw", "size_bytes": 1}})
         }
+        ("PUT", "/v1/tasks/{task}/dependencies") => json!({"depends_on": []}),
         ("POST", "/v1/hosts") => json!({"name": "a", "spec": {}}),
         ("PUT", "/v1/hosts/{host}") => json!({"spec": {}}),
         ("POST", "/v1/hosts/{host}/adopt") => {

@@ -3,7 +3,7 @@
 use super::{Indexes, Inputs, bound, migrations, owner, routers};
 use crate::rows::VmRow;
 use basalt_model::{
-    Condition, HostId, ImageId, Metadata, MigrationId, NetworkId, RouterId, TaskId, VmId, VolumeId,
+    Condition, HostId, ImageId, Metadata, MigrationId, NetworkId, RouterId, TaskId, TenantId, VmId, VolumeId,
     hosts::HostState,
     tasks::{Task, TaskKind, TaskMove, TaskState},
     volumes::VolumeState,
@@ -220,8 +220,8 @@ pub fn task_moves(
     let Seen { vm_status, volume_status, migration_status, .. } = seen;
     let (inputs, indexes) = (*inputs, *indexes);
     builder.derive("task_moves", &inputs.tasks, move |ctx, _id, task| {
-        let depends_on: Vec<Dependency> =
-            task.depends_on.iter().map(|id| dependency(ctx, &inputs, *id)).collect();
+        let waits = if task.is_held() { task.depends_on.as_slice() } else { &[] };
+        let depends_on: Vec<Dependency> = waits.iter().map(|id| dependency(ctx, &inputs, *id)).collect();
         let id = task.subject.id;
         match task.subject.kind.as_str() {
             "vm" if task.kind == TaskKind::VmMigrate => {
@@ -263,6 +263,19 @@ pub fn task_moves(
     })
 }
 
+/// Tasks that waited for others, all of which have completed.
+pub fn task_starts(builder: &mut Builder, inputs: &Inputs) -> Collection<TaskId, TenantId> {
+    let inputs = *inputs;
+    builder.derive("task_starts", &inputs.tasks, move |ctx, _id, task| {
+        if !task.is_held() {
+            return None;
+        }
+        let depends_on: Vec<Dependency> =
+            task.depends_on.iter().map(|id| dependency(ctx, &inputs, *id)).collect();
+        task.tenant_id.filter(|_| tasks::starts(task, &depends_on))
+    })
+}
+
 fn on_image(ctx: &Ctx<'_>, inputs: &Inputs, task: &Task, depends_on: &[Dependency]) -> Option<TaskMove> {
     let id = ImageId(task.subject.id);
     let observed = ctx.get(&inputs.image_facts, &id).map(|f| f.observed.clone()).unwrap_or_default();
@@ -278,9 +291,9 @@ fn on_image(ctx: &Ctx<'_>, inputs: &Inputs, task: &Task, depends_on: &[Dependenc
 }
 
 fn dependency(ctx: &Ctx<'_>, inputs: &Inputs, id: TaskId) -> Dependency {
-    let live = ctx.project(&inputs.tasks, &id, |t| (t.state, t.subject.clone(), t.kind));
+    let live = ctx.project(&inputs.tasks, &id, |t| (t.state, t.subject.clone()));
     let what = match &live {
-        Some((_, subject, kind)) => format!("task {kind:?} of {} {}", subject.kind, subject.name),
+        Some((_, subject)) => format!("task {id} of {} {}", subject.kind, subject.name),
         None => format!("task {id}"),
     };
     let ended = ctx.get(&inputs.ended, &id).map(|e| e.0);

@@ -1,7 +1,7 @@
-//! What nobody needs any more: the change log below the slowest reader, and old idempotency keys.
+//! What nobody needs any more: the change log below the slowest reader, old idempotency keys, days of finished tasks.
 
 use super::Context;
-use basalt_store::{Error, idempotency};
+use basalt_store::{Error, idempotency, tasks};
 use chrono::TimeDelta;
 
 /// A gateway that said nothing for so long no longer holds the change log, in seconds. It reloads when it comes back.
@@ -25,5 +25,21 @@ pub async fn prune(context: &Context) -> Result<u64, Error> {
     let mut tx = context.store.system().await?;
     idempotency::prune(&mut tx, context.now - KEEP_KEYS).await?;
     tx.commit().await?;
-    Ok(rows)
+    Ok(rows + keep_tasks(context).await?)
+}
+
+/// Makes and drops partitions of finished tasks. Behind somebody who reads them, it is left for the next time.
+async fn keep_tasks(context: &Context) -> Result<u64, Error> {
+    let mut tx = context.store.system().await?;
+    match tasks::keep_partitions(&mut tx, context.now, context.keep_tasks_days).await {
+        Ok(changed) => {
+            tx.commit().await?;
+            Ok(u64::try_from(changed).unwrap_or_default())
+        }
+        Err(Error::Conflict(error)) => {
+            tracing::debug!(%error, "partitions of tasks are in use; trying again later");
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -5,6 +5,7 @@
 
 mod agent;
 mod conditions;
+mod dependencies;
 mod leases;
 mod lifecycle;
 mod placement;

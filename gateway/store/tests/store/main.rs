@@ -15,5 +15,8 @@ mod plans;
 mod routers;
 mod schema;
 mod security_groups;
+mod task_dependencies;
+mod task_history;
+mod task_retries;
 mod tasks;
 mod vms;

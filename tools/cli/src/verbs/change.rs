@@ -3,9 +3,9 @@
 use super::{Session, bare, security_groups};
 use crate::{
     Failure,
-    args::{Create, CreateVm},
+    args::{After, Create, CreateVm, Vms},
     failure::Tally,
-    kinds::{Can, Kind, named},
+    kinds::{Can, Kind, escape, named},
     output::{Format, note, print_value, sayln},
 };
 use basalt_model::tasks::Task;
@@ -47,7 +47,10 @@ impl Taken {
 impl Session {
     pub(super) async fn create(&self, what: Create) -> Result<(), Failure> {
         match what {
-            Create::Vm(vm) => self.declare("vm", vm_body(vm)?).await,
+            Create::Vm(vm) => {
+                let waits = depends_on(&vm.after);
+                self.declare_at("vm", vm_body(vm)?, &waits).await
+            }
             Create::Network { name, cidr, security_group } => {
                 let spec = json!({"cidr": cidr, "security_groups": security_group});
                 self.declare("network", json!({"name": name, "spec": spec})).await
@@ -119,13 +122,18 @@ impl Session {
     }
 
     async fn declare(&self, kind: &str, body: Value) -> Result<(), Failure> {
+        self.declare_at(kind, body, "").await
+    }
+
+    async fn declare_at(&self, kind: &str, body: Value, query: &str) -> Result<(), Failure> {
         let kind = Kind::find(kind)?;
         let name = body.get("name").and_then(Value::as_str).unwrap_or("-").to_owned();
-        let answer: Value = self.client.post(&kind.collection(&self.project), &body).await?;
+        let path = format!("{}{query}", kind.collection(&self.project));
+        let answer: Value = self.client.post(&path, &body).await?;
         self.conclude(Taken::read(kind, &name, "created", answer)?).await
     }
 
-    pub(super) async fn delete(&self, words: &[String]) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, words: &[String], after: &After) -> Result<(), Failure> {
         let targets = named(words)?;
         for (kind, _) in &targets {
             kind.demand(Can::Delete, "deleted")?;
@@ -133,13 +141,15 @@ impl Session {
         let mut tally = Tally::new(targets.len());
         let mut taken = Vec::new();
         for (kind, name) in targets {
-            taken.extend(tally.keep(&format!("{}/{name}", kind.name), self.delete_one(kind, &name).await));
+            taken.extend(
+                tally.keep(&format!("{}/{name}", kind.name), self.delete_one(kind, &name, after).await),
+            );
         }
         self.conclude_all(taken, &mut tally).await?;
         tally.end()
     }
 
-    async fn delete_one(&self, kind: &'static Kind, name: &str) -> Result<Taken, Failure> {
+    async fn delete_one(&self, kind: &'static Kind, name: &str, after: &After) -> Result<Taken, Failure> {
         let path = match kind.can.contains(&Can::Show) {
             true => kind.object(&self.project, name),
             false => {
@@ -148,16 +158,18 @@ impl Session {
                 kind.object(&self.project, id)
             }
         };
+        let path = format!("{path}{}", depends_on(after));
         Taken::read(kind, name, "deleted", self.client.delete(&path).await?)
     }
 
     /// Asks all of them before it waits for the first, so that they happen side by side.
-    pub(super) async fn power(&self, vms: &[String], verb: &str, done: &'static str) -> Result<(), Failure> {
+    pub(super) async fn power(&self, asked: &Vms, verb: &str, done: &'static str) -> Result<(), Failure> {
+        let vms = &asked.vms;
         let kind = Kind::find("vm")?;
         let mut tally = Tally::new(vms.len());
         let mut taken = Vec::new();
         for vm in vms.iter().map(|vm| bare("vm", vm)) {
-            let path = format!("{}/{verb}", kind.object(&self.project, vm));
+            let path = format!("{}/{verb}{}", kind.object(&self.project, vm), depends_on(&asked.after));
             let asked = match self.client.call::<Value>(&path).await {
                 Ok(answer) => Taken::read(kind, vm, done, answer),
                 Err(e) => Err(e),
@@ -259,6 +271,12 @@ impl Drop for Progress<'_> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The query that has a change wait for tasks.
+fn depends_on(after: &After) -> String {
+    let tasks: Vec<_> = after.after.iter().map(|t| escape(bare("task", t))).collect();
+    if tasks.is_empty() { String::new() } else { format!("?depends_on={}", tasks.join(",")) }
 }
 
 fn vm_body(vm: CreateVm) -> Result<Value, Failure> {

@@ -8,7 +8,7 @@ use crate::{
     output::{Format, note, print, print_value, sayln},
 };
 use basalt_model::tasks::{Task, TaskLog};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Lines that are asked for at once.
@@ -76,6 +76,40 @@ impl Session {
             Format::Json | Format::Yaml => print_value(&cancelled, self.output)?,
             Format::Name => sayln!("{}", Kind::find("task")?.label(&cancelled)),
             Format::Table => sayln!("{} cancelled", Kind::find("task")?.label(&cancelled)),
+        }
+        Ok(())
+    }
+
+    /// Makes another attempt, and waits for its end.
+    pub(super) async fn retry(&self, task: &str) -> Result<(), Failure> {
+        let path = format!("/v1/tasks/{}/retry", escape(bare("task", task)));
+        let again: Value = self.client.call(&path).await?;
+        let attempt: Task = serde_json::from_value(again.clone())?;
+        let ended = match self.wait {
+            true => serde_json::to_value(self.client.follow(attempt.id, self.left(), |_| ()).await?)?,
+            false => again,
+        };
+        let state = ended.get("state").and_then(Value::as_str).unwrap_or_default();
+        match self.output {
+            Format::Json | Format::Yaml => print_value(&ended, self.output)?,
+            Format::Name => sayln!("task/{}", attempt.id),
+            Format::Table => sayln!("task/{} {state}, attempt {}", attempt.id, attempt.attempt),
+        }
+        Ok(())
+    }
+
+    pub(super) async fn depend(&self, task: &str, on: &[String]) -> Result<(), Failure> {
+        let path = format!("/v1/tasks/{}/dependencies", escape(bare("task", task)));
+        let on: Vec<&str> = on.iter().map(|t| bare("task", t)).collect();
+        let waiting: Value = self.client.replace(&path, &json!({ "depends_on": on })).await?;
+        match self.output {
+            Format::Json | Format::Yaml => print_value(&waiting, self.output)?,
+            Format::Name => sayln!("{}", Kind::find("task")?.label(&waiting)),
+            Format::Table if on.is_empty() => sayln!("{} starts", Kind::find("task")?.label(&waiting)),
+            Format::Table => {
+                let stage = waiting.get("stage").and_then(Value::as_str).unwrap_or_default();
+                sayln!("{} {stage}", Kind::find("task")?.label(&waiting));
+            }
         }
         Ok(())
     }
