@@ -47,9 +47,10 @@ async fn in_every_format(cli: &Cli, kind: &Kind) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Result<()> {
-    let house = House::with_hosts(1).await?;
+    let house = House::with_hosts(2).await?;
     let cli = Cli::of(&house)?;
     cli.ok(&format!("create vm web {VM} --label app=web")).await?;
+    cli.ok("migrate web").await?;
     cli.ok("create security-group web --ingress tcp:80").await?;
     let edge = json!({"name": "edge", "spec": {"networks": ["lan"], "nat": false}});
     house.api.post::<Value>(&house.api.path("routers"), &edge).await?;

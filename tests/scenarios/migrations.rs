@@ -160,7 +160,7 @@ async fn troubled(house: &House, vm: &Vm, step: Step, trouble: Trouble) -> Resul
     } else {
         Some(last.migration.source)
     };
-    ensure!(expected.is_some_and(|host| *host == at), "{what}: on {at}, but {outcome:?}");
+    ensure!(expected.is_some_and(|host| host.as_str() == at), "{what}: on {at}, but {outcome:?}");
     Ok(ended.state)
 }
 
