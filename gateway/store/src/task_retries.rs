@@ -68,8 +68,7 @@ pub async fn retry(tx: &mut TenantTx, change: &Change, id: TaskId) -> Result<Tas
             set_power(tx, change, project, &key, None, verb).await?.task
         }
         TaskKind::VmReboot | TaskKind::VmReset => {
-            let reboot = old.kind == TaskKind::VmReboot;
-            let verb = if reboot { OperationVerb::Reboot } else { OperationVerb::Reset };
+            let verb = one_shot(old.kind);
             let (project, key) = about(&old)?;
             operate(tx, change, project, &key, None, verb).await?.task
         }
@@ -94,6 +93,10 @@ pub async fn retry(tx: &mut TenantTx, change: &Change, id: TaskId) -> Result<Tas
     let entry = Entry::new("task.retry", old.tenant_id, old.project_id, "task", id.0, name);
     audit_events::write(tx.conn(), change, entry).await?;
     Ok(task)
+}
+
+fn one_shot(kind: TaskKind) -> OperationVerb {
+    if kind == TaskKind::VmReboot { OperationVerb::Reboot } else { OperationVerb::Reset }
 }
 
 fn about(task: &Task) -> Result<(basalt_model::ProjectId, Key)> {
