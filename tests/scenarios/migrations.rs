@@ -110,17 +110,18 @@ async fn m1_a_vm_goes_to_another_host_and_back_while_it_runs() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m1_a_vm_that_is_off_goes_too_and_stays_off() -> Result<()> {
+async fn m2_a_vm_that_is_off_with_volumes_of_its_hosts_own_is_refused_with_what_helps() -> Result<()> {
     let house = House::with_hosts(2).await?;
-    let vm = house.api.running_vm("web").await?;
-    let first = vm.placement.as_ref().context("placed")?.host.to_string();
+    let cli = Cli::of(&house)?;
+    house.api.running_vm("web").await?;
     house.api.completed(&house.api.verb("web", "stop").await?).await?;
-    house.api.completed(&migrate(&house, "web", json!({})).await?).await?;
-    let now = house.api.vm("web").await?.placement.context("placed")?.host.to_string();
-    ensure!(now != first, "it is on {now} still");
-    ensure!(house.hosts.iter().all(|host| !host.runs(vm_id(&vm))), "it was started");
-    house.api.completed(&house.api.verb("web", "start").await?).await?;
-    ensure!(settled(&house, "web").await? == now);
+    cli.fails(
+        "migrate web",
+        4,
+        &["are not sent yet", "migrate it live, or keep its volumes in a shared pool"],
+    )
+    .await?;
+    cli.fails("migrate web --live", 4, &["meant to be off"]).await?;
     house.clear().await?;
     house.sound()
 }
@@ -246,10 +247,15 @@ async fn m2_r53_what_cannot_go_is_refused_before_anything_moves() -> Result<()> 
         Ok((said.code != 0 && said.err.contains("it is in maintenance")).then_some(()))
     })
     .await?;
-    cli.ok(&format!("apply -f {}", cli.file("h.yaml", &format!("kind: host\nname: {there}\nspec: {{}}\n"))?))
-        .await?;
+    cli.ok(&format!(
+        "apply -f {}",
+        cli.file("h.yaml", &format!("kind: host\nname: {there}\nspec: {{maintenance: false}}\n"))?
+    ))
+    .await?;
     wait::until("it can go", || async {
-        Ok((cli.run("migrate web --dry-run").await?.code == 0).then_some(()))
+        let said = cli.run("migrate web --dry-run").await?;
+        ensure!(said.code == 0, "{said:?}");
+        Ok(Some(()))
     })
     .await?;
     ensure!(migrations(&house).await?.is_empty(), "a dry run left something");

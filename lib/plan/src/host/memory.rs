@@ -179,7 +179,12 @@ impl Memory {
         self.accepted = manifest.items.iter().map(newest).collect();
         let named = |kind: ItemKind, id: uuid::Uuid| self.accepted.contains_key(&ItemKey { kind, id });
         self.realised.retain(|key, _| named(key.kind, key.id));
-        self.made.retain(|id, _| named(ItemKind::Volume, id.0));
+        // One that is to go may come back, made anew: a VM that went to another host returns.
+        let kept = |id: &VolumeId| {
+            let key = ItemKey { kind: ItemKind::Volume, id: id.0 };
+            manifest.get(key.kind, key.id).is_some_and(|item| !item.is_absent())
+        };
+        self.made.retain(|id, _| kept(id));
         self.stops.retain(|id, _| named(ItemKind::Vm, id.0));
         self.operations.retain(|id, _| named(ItemKind::Vm, id.0));
         self.starts.retain(|id, _| named(ItemKind::Vm, id.0));
