@@ -384,7 +384,8 @@ impl World {
                     }
                     let full = reply.as_ref().is_some_and(|r| r.json()["send_full"] == true);
                     live.outbox.told(draft, full);
-                    self.queue.once(self.now + HEARTBEAT, Event::Report(h));
+                    let wait = if live.untold { 5 * MILLI } else { HEARTBEAT };
+                    self.queue.once(self.now + wait, Event::Report(h));
                 } else {
                     live.untold = true;
                     again = Some(Event::Report(h));
@@ -415,16 +416,18 @@ impl World {
         }
         match again {
             Some(event) => self.try_again(h, event, reply.as_ref()),
-            None => {
-                if let Some(live) = &mut self.agents[h].live {
-                    live.failures = 0;
-                }
-                let home = self.agents[h].home;
-                self.wake_polls(home);
-            }
+            None => self.went_well(h),
         }
         self.follow(h);
         Ok(())
+    }
+
+    fn went_well(&mut self, h: usize) {
+        if let Some(live) = &mut self.agents[h].live {
+            live.failures = 0;
+        }
+        let home = self.agents[h].home;
+        self.wake_polls(home);
     }
 
     fn take_manifest(&mut self, h: usize, reply: &Reply) -> Result<()> {
