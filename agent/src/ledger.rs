@@ -3,7 +3,8 @@
 //! Three files, each written beside itself, fsynced, renamed, and the directory fsynced: the manifest
 //! that is acted on, the records (what was accepted and realised, shutdowns asked for, one-shot
 //! verbs and migrations begun), and the directory of ports on other hosts. A fourth keeps VMs that were handed over to
-//! other hosts, in the midst of the action that did it. The first line of each is the SHA-256 of the rest. A file that cannot be read is set
+//! other hosts, in the midst of the action that did it, and a fifth the name of the agent's last start. The first line of
+//! each is the SHA-256 of the rest. A file that cannot be read is set
 //! aside; the host and the gateway then say everything again, except what became of one-shot verbs.
 
 use crate::{Error, host::Journal};
@@ -19,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+use uuid::Uuid;
 
 /// What was in a ledger.
 #[derive(Debug, Default)]
@@ -64,6 +66,7 @@ pub trait Ledger: Send + 'static {
 const MANIFEST: &str = "manifest.ledger";
 const RECORDS: &str = "records.ledger";
 const DIRECTORY: &str = "directory.ledger";
+const START: &str = "start.ledger";
 const HANDED: &str = "handed-over.ledger";
 /// VMs that were handed over and whose end is not in the records yet; more than this at once no host sends.
 const HANDED_KEPT: usize = 64;
@@ -171,6 +174,22 @@ impl FileLedger {
         self.save_records(&Memory::default())
     }
 
+    /// Names this start of the agent: `fresh`, or what is later than the last start's name. Of two starts the one with the
+    /// later name counts and the other is fenced; without this, an agent that once started while its clock was ahead would
+    /// be fenced until time has caught up.
+    ///
+    /// # Errors
+    /// [`Error::State`]: it is not kept, so the agent must not start under it.
+    pub fn start(&mut self, fresh: Uuid) -> Result<Uuid, Error> {
+        let last = match self.read(START)? {
+            Read::Whole(last) => last,
+            Read::Missing | Read::Broken => Uuid::nil(),
+        };
+        let boot = later(fresh, last);
+        self.write(START, &boot)?;
+        Ok(boot)
+    }
+
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Read<T>, Error> {
         let path = self.dir.join(name);
         let text = match std::fs::read(&path) {
@@ -193,6 +212,16 @@ impl FileLedger {
         let path = self.dir.join(name);
         replace(&path, &encode(value).map_err(|e| Error::state(&path, e))?).map_err(|e| Error::state(path, e))
     }
+}
+
+/// The fresh name, or, when its clock is behind, the millisecond after the last one's with the fresh one's random part.
+fn later(fresh: Uuid, last: Uuid) -> Uuid {
+    const TIME: u32 = 80;
+    if fresh > last {
+        return fresh;
+    }
+    let millis = (last.as_u128() >> TIME) + 1;
+    Uuid::from_u128(millis << TIME | fresh.as_u128() & ((1 << TIME) - 1))
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
@@ -263,17 +292,25 @@ impl Ledger for FileLedger {
 
 /// A ledger in memory, for simulated hosts; clones share it, so that it outlives an agent.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryLedger(std::sync::Arc<std::sync::Mutex<(Option<Manifest>, Memory)>>);
+pub struct MemoryLedger(std::sync::Arc<std::sync::Mutex<(Option<Manifest>, Memory, Uuid)>>);
 
 impl MemoryLedger {
-    fn with<T>(&self, f: impl FnOnce(&mut (Option<Manifest>, Memory)) -> T) -> T {
+    /// As [`FileLedger::start`].
+    pub fn start(&mut self, fresh: Uuid) -> Uuid {
+        self.with(|kept| {
+            kept.2 = later(fresh, kept.2);
+            kept.2
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut (Option<Manifest>, Memory, Uuid)) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 
 impl Ledger for MemoryLedger {
     fn load(&mut self) -> Result<Loaded, Error> {
-        let (manifest, memory) = self.with(|kept| kept.clone());
+        let (manifest, memory, _) = self.with(|kept| kept.clone());
         Ok(Loaded { manifest, memory, lost: false })
     }
 

@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
     tracing::info!(host_id = %identity.host_id, name = %config.host.name, "enrolled");
     let Some(host) = drain.or(open(&config, &clock)).await else { return Ok(()) };
     let host_id = identity.host_id;
-    let boot = clock.new_id();
+    let boot = ledger.start(clock.new_id())?;
     let link = Arc::new(Link::new(&config, identity, clock.clone(), boot)?);
     let (agent, _) = Agent::new(Options {
         host,

@@ -23,5 +23,7 @@ mod oracles;
 mod pending;
 mod restarts;
 mod security_groups;
+mod simulated_checks;
+mod simulation;
 mod steps;
 mod twins;

@@ -262,7 +262,7 @@ impl House {
 }
 
 /// Which transfer a token is for; only the image service checks the signature.
-fn transfer(token: &str) -> Result<TransferId> {
+pub(crate) fn transfer(token: &str) -> Result<TransferId> {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let payload = token.split('.').next().unwrap_or_default();
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?;

@@ -11,6 +11,7 @@ pub mod house;
 pub mod images;
 pub mod machine;
 pub mod oracles;
+pub mod sim;
 pub mod truth;
 pub mod wait;
 pub mod watch;

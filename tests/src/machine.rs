@@ -232,7 +232,7 @@ async fn run(config: Config, host: Arc<SimHost>, pace: Pace) -> Result<()> {
         }
     };
     let host_id = identity.host_id;
-    let boot = clock.new_id();
+    let boot = ledger.start(clock.new_id())?;
     let link = Arc::new(Link::new(&config, identity, clock.clone(), boot)?);
     let tuning = Tuning { act_limit: Some(ACT_LIMIT), ..Tuning::default() };
     let options =

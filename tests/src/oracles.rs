@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 /// Each query names what must not be; a row is a finding.
-const QUERIES: &[(&str, &str)] = &[
+pub(crate) const QUERIES: &[(&str, &str)] = &[
     (
         "a VM without its create task",
         "SELECT name FROM vms v WHERE NOT EXISTS (SELECT FROM (SELECT * FROM tasks UNION ALL SELECT * FROM tasks_finished) t WHERE t.subject_id = v.id

@@ -162,3 +162,19 @@ fn the_manifest_on_the_wire_is_the_golden_one() {
     crate::golden::check("manifest.json", &written);
     assert_eq!(Manifest::read(written.as_bytes(), HOST).unwrap(), m);
 }
+
+#[test]
+fn r40_a_start_is_later_than_every_start_before_it_whatever_the_clock_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |hours: i64| basalt_daemon::ManualClock::new(at(hours * 3600), 7);
+    let started =
+        |hours| FileLedger::new(dir.path()).start(basalt_daemon::Clock::new_id(&at(hours))).unwrap();
+    let ahead = started(1);
+    let (back, again) = (started(0), started(0));
+    assert!(back > ahead && again > back, "the clock was set back by an hour");
+    let right = started(2);
+    assert_eq!(right, basalt_daemon::Clock::new_id(&at(2)), "a clock that is not behind names the start");
+    assert!(right > again);
+    fs::write(dir.path().join("start.ledger"), "torn").unwrap();
+    started(0);
+}

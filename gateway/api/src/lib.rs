@@ -183,9 +183,14 @@ impl App {
     /// Writes heartbeats down, all hosts in one statement, until the drain begins.
     pub async fn run(self, drain: Drain) {
         while drain.or(tokio::time::sleep(links::FLUSH)).await.is_some() {
-            self.links.flush(&self).await;
+            self.step().await;
         }
-        self.links.flush(&self).await;
+        self.step().await;
+    }
+
+    /// One step of [`Self::run`]: writes down the heartbeats since the last one.
+    pub async fn step(&self) {
+        self.links.flush(self).await;
     }
 
     fn serve(&self, router: utoipa_axum::router::OpenApiRouter<App>) -> Router {

@@ -76,8 +76,8 @@ impl Effect {
         self.len() == 0
     }
 
-    /// What it comes to when its transaction failed: every row is tried again.
-    fn failed(&self) -> Outcome {
+    /// What it comes to when its transaction failed, or when nobody knows whether it did: every row is tried again.
+    pub fn failed(&self) -> Outcome {
         let again = Finish::Retry;
         match self {
             Effect::Place(rows) => {

@@ -131,7 +131,8 @@ pub async fn apply(
 }
 
 /// Decides whether the report is news: of one start they count up, and a start that was followed by another
-/// says nothing any more.
+/// says nothing any more. Starts are named in their order, so one that was never heard of is known as the older one, too:
+/// its report was late, and taking it would fence the agent that runs.
 async fn link(conn: &mut PgConnection, host: HostId, report: &Report) -> Result<Applied> {
     let row = sqlx::query(
         "SELECT agent_boot, sequence, send_full, $2 = ANY(former_boots) AS former FROM host_links
@@ -143,9 +144,11 @@ async fn link(conn: &mut PgConnection, host: HostId, report: &Report) -> Result<
     .await?;
     let mut send_full = report.sequence != 1;
     if let Some(row) = row {
-        let same = row.try_get::<Uuid, _>("agent_boot")? == report.agent_boot;
+        let counts: Uuid = row.try_get("agent_boot")?;
+        let same = counts == report.agent_boot;
         let late = same && report.sequence <= row.try_get::<i64, _>("sequence")?;
-        let followed = !same && row.try_get::<bool, _>("former")?;
+        let older = report.agent_boot < counts || row.try_get::<bool, _>("former")?;
+        let followed = !same && older;
         if late || followed {
             return Ok(Applied { accepted: false, followed, send_full: false });
         }

@@ -3,10 +3,11 @@
 //! `--creates <n>` (10,000), `--kills <n>` (200), `--seed <n>`; `--feed <rows>` instead: so many rows by eight writers
 //! beside a transaction that stays open for `--open <seconds>` (600); `--watch <events>` instead: so many events of
 //! watches, checked against a model; `--tasks <rows>` instead: whole lives of tasks beside so many finished ones, and then beside a
-//! transaction that stays open for `--open <seconds>` as well.
+//! transaction that stays open for `--open <seconds>` as well; `--sim <seeds>` instead: so many seeds of the simulator, beginning
+//! with `--seed`, with `--faults <n>` (50) each; `--sweep <n>` instead: its crash sweep, each n-th injection.
 
 use anyhow::{Context, Result, bail, ensure};
-use basalt_tests::{House, durable, feed_soak, figures::tasks, truth::Truth, watch_soak};
+use basalt_tests::{House, durable, feed_soak, figures::tasks, sim, truth::Truth, watch_soak};
 use std::time::{Duration, Instant};
 
 enum Plan {
@@ -14,12 +15,14 @@ enum Plan {
     Feed(feed_soak::Plan),
     Watch(watch_soak::Plan),
     Tasks(tasks::Plan),
+    Simulated(sim::soak::Plan),
 }
 
 fn plan() -> Result<Plan> {
     let mut plan = durable::Plan { creates: 10_000, clients: 8, kills: 200, seed: 1 };
     let mut feed = feed_soak::Plan { writers: 8, rows: 0, open: Duration::from_secs(600), seed: 1 };
     let mut watch = watch_soak::Plan { events: 0, watchers: 8, writers: 4, seed: 1 };
+    let mut simulated = sim::soak::Plan { seed: 1, seeds: 0, faults: 50, every: 0 };
     let mut tasks = tasks::Plan { rows: 0, open: Duration::from_secs(600) };
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
@@ -32,12 +35,19 @@ fn plan() -> Result<Plan> {
             "--tasks" => tasks.rows = number()?.parse()?,
             "--open" => feed.open = Duration::from_secs(number()?.parse()?),
             "--watch" => watch.events = number()?.parse()?,
+            "--sim" => simulated.seeds = number()?.parse()?,
+            "--faults" => simulated.faults = number()?.parse()?,
+            "--sweep" => simulated.every = number()?.parse()?,
             other => bail!(
-                "unknown argument {other:?}; --creates, --kills, --seed, --feed, --open, --watch and --tasks are understood"
+                "unknown argument {other:?}; --creates, --kills, --seed, --feed, --open, --watch, --tasks, --sim, --faults and --sweep are understood"
             ),
         }
     }
     (feed.seed, watch.seed, tasks.open) = (plan.seed, plan.seed, feed.open);
+    simulated.seed = plan.seed;
+    if simulated.seeds > 0 || simulated.every > 0 {
+        return Ok(Plan::Simulated(simulated));
+    }
     Ok(match (feed.rows, watch.events, tasks.rows) {
         (0, 0, 0) => Plan::Durable(plan),
         (_, 0, 0) => Plan::Feed(feed),
@@ -114,6 +124,7 @@ async fn main() -> Result<()> {
         Plan::Feed(plan) => feed(&plan).await,
         Plan::Watch(plan) => watch(&plan).await,
         Plan::Tasks(plan) => lives(&plan).await,
+        Plan::Simulated(plan) => tokio::task::spawn_blocking(move || sim::soak::soak(&plan)).await?,
     }
 }
 

@@ -75,6 +75,46 @@ impl Database {
         sqlx::query_as(query).fetch_one(self.store.pool()).await.expect("an idle connection answers")
     }
 
+    /// A copy of a database as it stands, and none of its connections: nobody may have it open. A simulator makes one for
+    /// each of its worlds.
+    pub async fn copy_of(&self, options: Options) -> Self {
+        let name = format!("t{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let mut admin = self.admin().await;
+        let create = format!("CREATE DATABASE {name} TEMPLATE {}", self.name);
+        admin.execute(sqlx::AssertSqlSafe(create)).await.expect("the database is copied");
+        let store = Store::connect(&self.cluster().url(&name, "basalt_gateway"), options).await;
+        Self { store: store.expect("the gateway's login connects"), name }
+    }
+
+    /// Another gateway's way to it.
+    pub async fn connect(&self, options: Options) -> Store {
+        Store::connect(&self.url(), options).await.expect("the gateway's login connects")
+    }
+
+    /// Removes it, whoever has it open.
+    pub async fn remove(self) {
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        self.admin().await.execute(sqlx::AssertSqlSafe(drop)).await.expect("the database is dropped");
+    }
+
+    async fn admin(&self) -> PgConnection {
+        let url = self.cluster().url("postgres", "postgres");
+        PgConnection::connect(&url).await.expect("the cluster answers")
+    }
+
+    /// Each row of each query as JSON, as the superuser sees it: for oracles that must not share the store's mistakes.
+    pub async fn ask(&self, queries: &[&str]) -> Vec<Vec<String>> {
+        let mut connection = self.superuser().await;
+        let mut answers = Vec::new();
+        for query in queries {
+            let text = format!("SELECT row_to_json(q)::text FROM ({query}) q");
+            let rows = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut connection).await;
+            answers.push(rows.unwrap_or_else(|e| panic!("{query}: {e}")));
+        }
+        let _ = connection.close().await;
+        answers
+    }
+
     /// A connection as the cluster's superuser, whom no policy binds.
     pub async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.owner_url()).await.expect("the cluster answers")

@@ -190,9 +190,14 @@ async fn late_reports_are_dropped_and_an_unknown_start_is_asked_for_everything()
     assert!(!late.accepted);
     assert_eq!(p.view().await.facts.unwrap().observed.power, ObservedPower::Running);
     assert_eq!(
-        p.report(4, 7, 1, vec![]).await,
+        p.report(4, 1, 1, vec![]).await,
+        Applied { accepted: false, followed: true, send_full: false },
+        "R40, R44: an older start whose first report was late must not fence the one that runs"
+    );
+    assert_eq!(
+        p.report(6, 7, 1, vec![]).await,
         Applied { accepted: true, followed: false, send_full: true },
-        "a start we know nothing of"
+        "a newer start we know nothing of"
     );
     assert!(
         !p.report(5, 9, 1, p.seen(1, 1, power(ObservedPower::Stopped))).await.accepted,

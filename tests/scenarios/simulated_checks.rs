@@ -1,0 +1,224 @@
+//! Checks that need an old write repeated, two gateways, a poisoned row or a power cut at an exact step: on the simulator,
+//! see docs/testing.md.
+
+use anyhow::Result;
+use basalt_daemon::Clock;
+use basalt_plan::host::effect::Mishap;
+use basalt_reconciler::handlers::Effect;
+use basalt_tests::sim::{
+    Base, Plan, World,
+    faults::{ActionFault, EffectFault, Script},
+    oracles,
+    queue::{Event, MILLI, SECOND},
+    run::begin,
+    sweep::{done, rested},
+    users::{changed_vm, named_vm, without_vm},
+};
+use serde_json::json;
+use std::sync::Arc;
+
+/// A world in which hosts are there and nothing was asked for yet.
+async fn world(base: &Arc<Base>, seed: u64, gateways: usize) -> World {
+    let mut world = World::new(Arc::clone(base), seed, gateways).await;
+    begin(&mut world, &Plan::script(seed, &[])).await.unwrap();
+    world.user.pace = 2 * MILLI;
+    world
+}
+
+async fn base() -> Arc<Base> {
+    Arc::new(Base::new().await.unwrap())
+}
+
+/// Runs it, and tells the story when it fails.
+async fn told(world: &mut World, what: impl AsyncFnOnce(&mut World) -> Result<()>) {
+    if let Err(why) = what(world).await {
+        panic!("{}\n{why:#}", world.story.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn r6_what_was_meant_for_a_deleted_object_does_not_hit_the_new_one_of_its_name() {
+    let base = base().await;
+    let mut world = world(&base, 6, 2).await;
+    told(&mut world, async |world| {
+        world.log = Some(Default::default());
+        world.want("create", named_vm("twin", json!({})));
+        rested(world).await?;
+        done(world, &["stop vm", "start vm", "redeploy vm"]).await?;
+        world.want("delete", without_vm("twin"));
+        rested(world).await?;
+        let log = world.log.take().unwrap_or_default();
+        world.want("create", named_vm("twin", json!({})));
+        rested(world).await?;
+        let (picture, changes) = (oracles::picture(world).await?, oracles::changes(world));
+        assert!(log.effects.len() > 10 && log.actions.len() > 10, "there is something to repeat");
+        for (effect, at) in &log.effects {
+            for gateway in 0..2 {
+                world.carry_out(gateway, effect, *at).await?;
+            }
+        }
+        rested(world).await?;
+        assert_eq!(oracles::picture(world).await?, picture, "old effects changed something");
+        assert_eq!(oracles::changes(world), changes, "old effects reached a host");
+        oracles::at_rest(world).await?;
+        for (host, action) in log.actions {
+            if let Some(live) = &world.agents[host].live {
+                // Most of them fail: what they are about is gone.
+                let _ = live.gate.carry_out(&action).await;
+                oracles::runs_once(world)?;
+            }
+        }
+        let twin = oracles::picture(world).await?;
+        assert!(twin.iter().any(|line| line.contains("Running")), "{twin:?}");
+        Ok(())
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn r12_a_leader_that_wakes_up_after_sixty_seconds_changes_nothing_that_went_on_without_it() {
+    let base = base().await;
+    let mut met = 0;
+    for step in 0..14 {
+        let mut world = world(&base, 12, 2).await;
+        told(&mut world, async |world| {
+            let at = world.faults.seen.effects + step;
+            world.faults.script = Some(Script::Effect(at, EffectFault::HangPaused(60 * SECOND)));
+            world.want("create", named_vm("handed", json!({})));
+            world.until(20, |world| world.user.is_done() && world.faults.script.is_none()).await?;
+            if world.faults.script.is_some() {
+                return Ok(());
+            }
+            met += 1;
+            let slept = world.now;
+            world.user.home = (0..2).find(|g| world.gateways[*g].paused_until <= slept);
+            // The other one takes over and goes on, while the first still sleeps over its effect.
+            world.until(20, |world| world.now > slept + 15 * SECOND).await?;
+            let mut spec = world.user.model.vms["handed"].clone();
+            spec["power"] = json!("stopped");
+            world.want("change", changed_vm("handed", spec));
+            world.until(30, |world| world.now > slept + 40 * SECOND).await?;
+            let (picture, rows) = (oracles::picture(world).await?, manifest(world).await);
+            assert!(picture.iter().any(|line| line.contains("Stopped")), "step {step}: {picture:?}");
+            world.until(60, |world| world.now > slept + 61 * SECOND).await?;
+            assert_eq!(manifest(world).await, rows, "step {step}: the old leader wrote to a manifest");
+            assert_eq!(oracles::picture(world).await?, picture, "step {step}");
+            rested(world).await?;
+            oracles::at_rest(world).await
+        })
+        .await;
+        world.end().await;
+    }
+    assert!(met >= 6, "{met} effects were slept over");
+}
+
+async fn manifest(world: &World) -> Vec<String> {
+    let query =
+        "SELECT host_id, kind, id, generation, epoch, present, body FROM manifest_items ORDER BY 1, 2, 3";
+    world.database.ask(&[query]).await.remove(0)
+}
+
+/// How many virtual milliseconds after the first of so many creates the last of them was given to a host.
+async fn last_placed(base: &Arc<Base>, vms: u64, poison: bool) -> i64 {
+    let mut world = world(base, 13, 1).await;
+    let mut millis = 0;
+    told(&mut world, async |world| {
+        world.user.pace = 20 * MILLI;
+        world.log = Some(Default::default());
+        if poison {
+            world.faults.poison_first = true;
+            world.want("poison", named_vm("poison", json!({})));
+        }
+        for n in 0..vms {
+            world.want("create", named_vm(&format!("healthy-{n}"), json!({})));
+        }
+        let began = world.clock.now();
+        let placed = |world: &World| {
+            let log = world.log.as_ref().map(|log| log.effects.as_slice()).unwrap_or_default();
+            let rows = log.iter().filter_map(|(effect, at)| match effect {
+                Effect::Place(rows) => Some((rows.len(), *at)),
+                _ => None,
+            });
+            rows.fold((0, began), |(sum, _), (rows, at)| (sum + rows, at))
+        };
+        let all = usize::try_from(vms)?;
+        assert!(world.until(600, |world| placed(world).0 >= all).await?, "the others are placed");
+        millis = (placed(world).1 - began).num_milliseconds();
+        assert_eq!(world.faults.poisoned > 0, poison, "the poison was tried {} times", world.faults.poisoned);
+        Ok(())
+    })
+    .await;
+    world.end().await;
+    millis
+}
+
+/// The reconciler's share: a placement whose transaction always fails. 10,000 of them differ from these in nothing but
+/// time: what fails is tried again alone, and ever more seldom.
+#[tokio::test]
+async fn r13_an_object_that_always_fails_does_not_delay_the_others() {
+    let base = base().await;
+    let (alone, beside) = (last_placed(&base, 40, false).await, last_placed(&base, 40, true).await);
+    println!("the last of 40 was placed after {alone} ms, beside a poisoned one after {beside} ms");
+    assert!(beside <= alone * 11 / 10 + 100);
+}
+
+#[tokio::test]
+async fn r14_a_vm_that_dies_at_every_start_is_tried_ever_more_seldom() {
+    let base = base().await;
+    let mut world = world(&base, 14, 1).await;
+    told(&mut world, async |world| {
+        world.want("create", named_vm("flapping", json!({})));
+        rested(world).await?;
+        let (began, deeds) = (world.now, world.deeds);
+        let starts = |world: &World| world.agents.iter().map(|a| a.sim.count("starting")).sum::<u32>();
+        let before = starts(world);
+        while world.now < began + 3600 * SECOND {
+            for h in 0..world.agents.len() {
+                let running = world.agents[h].sim.look(|w| {
+                    let mut running = w.observed.vms.items.iter().filter(|(_, vm)| vm.running.is_some());
+                    running.next().map(|(id, _)| *id)
+                });
+                if let Some(id) = running {
+                    world.agents[h].sim.suffer(&Mishap::Kill(id));
+                    world.queue.once(world.now + MILLI, Event::Look(h));
+                }
+            }
+            world.step().await?;
+        }
+        let (starts, deeds) = (starts(world) - before, world.deeds.effects - deeds.effects);
+        println!("{starts} starts and {deeds} transactions in an hour");
+        assert!(starts <= 200 && deeds <= 2000, "{starts} starts, {deeds} transactions");
+        world.heal();
+        rested(world).await?;
+        oracles::at_rest(world).await
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn r33_a_host_that_reboots_at_any_step_of_a_create_ends_with_the_vm_running_once() {
+    let base = base().await;
+    let mut world = world(&base, 33, 1).await;
+    told(&mut world, async |world| {
+        for step in 0.. {
+            let at = world.faults.seen.actions + step;
+            world.faults.script = Some(Script::Action(at, ActionFault::PowerCut(20 * SECOND)));
+            world.want("create", named_vm("rebooted", json!({})));
+            rested(world).await?;
+            let met = world.faults.script.take().is_none();
+            oracles::at_rest(world).await?;
+            world.want("delete", without_vm("rebooted"));
+            rested(world).await?;
+            if !met {
+                println!("the host rebooted at each of {step} steps");
+                assert!(step >= 5, "{step} steps");
+                break;
+            }
+        }
+        Ok(())
+    })
+    .await;
+    world.end().await;
+}
