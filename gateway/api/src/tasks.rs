@@ -227,7 +227,7 @@ pub async fn put_task_dependencies(
 async fn begin(app: &App, task: &Task) -> Result<TenantTx, Error> {
     match task.tenant_id {
         Some(tenant) => Ok(app.store.tenant(tenant).await?),
-        None => Err(Error::not_found("task", &task.id.to_string())),
+        None => Err(Error::not_found("task", task.id.to_string())),
     }
 }
 

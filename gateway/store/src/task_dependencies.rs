@@ -313,7 +313,7 @@ pub async fn start(tx: &mut TenantTx, change: &Change, id: TaskId) -> Result<Sta
     let Some(row) = row else { return Ok(Started::NotHeld) };
     let (task, held): (Task, Held) = (read(&row)?, row::json(&row, "held")?);
     let project = task.project_id.ok_or_else(|| tasks::missing(id))?;
-    let key = (task.kind != TaskKind::VmCreate).then(|| Key::Id(task.subject.id));
+    let key = (task.kind != TaskKind::VmCreate).then_some(Key::Id(task.subject.id));
     let change = Change { actor: task.actor.clone(), request_id: None, ..change.clone() };
     carry_out(tx, &change, project, key.as_ref(), held.expected, &held.ask, Some(&task)).await?;
     let restored = sqlx::query(
@@ -378,7 +378,7 @@ pub(crate) async fn again(
     if !waits.is_empty() {
         return hold(tx, change, project, before.subject.clone(), held, &waits, Some(before)).await;
     }
-    let key = (before.kind != TaskKind::VmCreate).then(|| Key::Id(before.subject.id));
+    let key = (before.kind != TaskKind::VmCreate).then_some(Key::Id(before.subject.id));
     Ok(carry_out(tx, change, project, key.as_ref(), held.expected, &held.ask, None).await?.task)
 }
 
