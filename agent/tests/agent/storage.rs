@@ -61,6 +61,7 @@ fn with(bytes: Vec<u8>, breaks: Vec<usize>) -> (With, Arc<Service>) {
         progress: Arc::new(|_| {}),
         downloads: service.clone(),
         moved: Arc::new(|_, _| {}),
+        last: Arc::new(|_| None),
         journal: Arc::new(MemoryLedger::default()),
         life: std::sync::Weak::new(),
     };
