@@ -251,7 +251,11 @@ impl Arrivals for Parts {
             }
         }
         self.libvirt.resume(door.id).await?;
-        Ok(self.libvirt.job(door.id, true).await.ok().flatten().and_then(|job| job.downtime))
+        // The source counts until it is answered, and from here on the guest executes.
+        let resumed = Instant::now();
+        let downtime = self.libvirt.job(door.id, true).await.ok().flatten().and_then(|job| job.downtime);
+        let after = u64::try_from(resumed.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(downtime.map(|ms| ms.saturating_sub(after)))
     }
 }
 

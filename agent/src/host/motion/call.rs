@@ -1,6 +1,6 @@
 //! The source's end: calls the target's agent, and carries connections of this host's libvirt and QEMU to it.
 
-use super::{Answer, Gate, HELLO_LIMIT, Hello, Stream, host_uri, read_line, write_line};
+use super::{Answer, Gate, HELLO_LIMIT, Hello, PIECE_BYTES, Stream, host_uri, read_line, write_line};
 use crate::Error;
 use basalt_daemon::peers::Shown;
 use basalt_model::{HostId, MigrationId, VmId};
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::copy_bidirectional,
+    io::copy_bidirectional_with_sizes,
     net::{TcpStream, UnixListener, UnixStream},
     task::JoinSet,
 };
@@ -160,7 +160,7 @@ impl Call {
         stream: Stream,
     ) -> std::io::Result<()> {
         let mut remote = self.open(config, stream).await?;
-        copy_bidirectional(&mut local, &mut remote).await.map(drop)
+        copy_bidirectional_with_sizes(&mut local, &mut remote, PIECE_BYTES, PIECE_BYTES).await.map(drop)
     }
 }
 

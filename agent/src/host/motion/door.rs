@@ -1,12 +1,14 @@
 //! The target's end: lets the source of a migration in, and connects it to the sockets of this host.
 
-use super::{Answer, CONNECTIONS, Door, Gate, HELLO_LIMIT, Hello, Stream, read_line, write_line};
+use super::{
+    Answer, CONNECTIONS, Door, Gate, HELLO_LIMIT, Hello, PIECE_BYTES, Stream, read_line, write_line,
+};
 use crate::Error;
 use basalt_daemon::peers::{self, Shown};
 use basalt_plan::host::DoorDefinition;
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    io::copy_bidirectional,
+    io::copy_bidirectional_with_sizes,
     net::{TcpListener, TcpStream, UnixStream},
     sync::Semaphore,
     task::JoinSet,
@@ -114,7 +116,7 @@ async fn carry<A: Arrivals>(
         }
     };
     write_line(&mut remote, &ok).await?;
-    copy_bidirectional(&mut remote, &mut local).await.map(drop)
+    copy_bidirectional_with_sizes(&mut remote, &mut local, PIECE_BYTES, PIECE_BYTES).await.map(drop)
 }
 
 /// QEMU may be about to make its socket.

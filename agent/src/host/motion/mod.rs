@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 pub const CONNECTIONS: usize = 64;
 /// Longest that a peer may take to say who it is and what it wants.
 pub const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// What is read at once from each end of a stream.
+const PIECE_BYTES: usize = 256 * 1024;
 /// Longest first line.
 const LINE_BYTES: usize = 512;
 /// The account that Debian and its kin give to QEMU, and that of others.
