@@ -4,7 +4,7 @@ use crate::Error;
 use basalt_model::{Name, pools::PoolKind};
 use serde::Deserialize;
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +27,17 @@ pub struct Config {
     /// libvirt.
     #[serde(default)]
     pub libvirt: LibvirtConfig,
+    /// VMs that come from other hosts and go there. Without it none does.
+    #[serde(default)]
+    pub migration: Option<MigrationConfig>,
+}
+
+/// `[migration]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationConfig {
+    /// This host's own address, as other hosts reach it, and the port that its agent takes VMs in on: usually 9446.
+    pub listen: SocketAddr,
 }
 
 /// `[gateway]`.
@@ -161,6 +172,21 @@ impl Config {
                 self.network.bridge
             ));
         }
+        if let Some(listen) = self.migration.as_ref().map(|m| m.listen)
+            && (listen.ip().is_unspecified() || listen.port() == 0)
+        {
+            return Err(format!(
+                "migration.listen is {listen}; other hosts are told this address, so name this host's own one, with a port: \
+                 \"10.77.0.2:9446\""
+            ));
+        }
+        if let Some(pool) = self.pools.first().filter(|p| p.kind == PoolKind::SharedDirectory) {
+            return Err(format!(
+                "pool {}: the first pool keeps the image cache and the seeds, which are this host's alone; write a pool of \
+                 kind \"directory\" before it",
+                pool.name
+            ));
+        }
         for (i, pool) in self.pools.iter().enumerate() {
             if !pool.path.is_absolute() {
                 return Err(format!("pool {}: path {} is not absolute", pool.name, pool.path.display()));
@@ -214,6 +240,8 @@ datapath = "netdev"
                 "[[pool]]\nname = \"default\"\nkind = \"directory\"\npath = \"/b\"\n[network]",
                 "another pool",
             ),
+            ("\"directory\"", "\"shared_directory\"", "the first pool"),
+            ("[network]", "[migration]\nlisten = \"0.0.0.0:9446\"\n[network]", "host's own"),
         ] {
             let e = Config::parse(&GOOD.replace(from, to)).unwrap_err();
             assert!(e.contains(want), "{want}: {e}");

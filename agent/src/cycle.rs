@@ -346,6 +346,12 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
                     let stages = stages.clone();
                     Arc::new(move |stage: String| stages.update(resource, stage))
                 };
+                let last = {
+                    let motions = motions.clone();
+                    Arc::new(move |id: VmId| {
+                        motions.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+                    })
+                };
                 let moved = {
                     let stages = stages.clone();
                     Arc::new(move |id: VmId, seen: MotionProgress| {
@@ -353,7 +359,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
                         stages.wake();
                     })
                 };
-                let with = With { progress, downloads, moved, journal, life };
+                let with = With { progress, downloads, moved, last, journal, life };
                 let mut outcomes = Vec::new();
                 for action in actions {
                     stages.update(resource, action.stage().into());

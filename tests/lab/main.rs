@@ -12,6 +12,7 @@ mod drill;
 mod firmware;
 mod guest;
 mod guests;
+mod migration;
 mod networks;
 mod partition;
 mod readme;

@@ -8,6 +8,7 @@ mod counters;
 mod deeds;
 mod definitions;
 mod look;
+mod motion;
 mod probe;
 mod serial;
 mod watch;
@@ -16,6 +17,7 @@ use super::{
     Host, With,
     console::{Console, Ports},
     libvirt::{Accelerator, Connection},
+    motion::{self as link, Gate},
     ovs::{Networks, Switch},
     router::Routers,
     storage::Pools,
@@ -61,6 +63,7 @@ struct Parts {
     pools: Pools,
     definitions: Definitions,
     ports: Ports,
+    gate: Arc<Gate>,
     datapath: Datapath,
     tunnel_address: Option<Ipv4Addr>,
     state: PathBuf,
@@ -104,6 +107,12 @@ impl Machine {
             pools: Pools::new(&config.pools, &state),
             definitions: Definitions::new(&run.join("definitions")),
             ports: Ports::default(),
+            gate: Arc::new(Gate::new(
+                config.migration.as_ref().map(|m| m.listen),
+                &state,
+                run,
+                motion::socket_of(&config.libvirt.uri),
+            )),
             datapath: network.datapath,
             tunnel_address: network.tunnel_address,
             state,
@@ -112,6 +121,7 @@ impl Machine {
         });
         let mut watchers = JoinSet::new();
         let news = watch::start(Arc::clone(&parts), &mut watchers);
+        watchers.spawn(link::serve(Arc::clone(&parts.gate), Arc::clone(&parts)));
         Ok(Self { parts, news, _watchers: watchers })
     }
 }

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod images;
 pub mod libvirt;
 pub mod machine;
+pub mod motion;
 pub mod netns;
 pub mod ovs;
 pub mod process;
@@ -80,6 +81,8 @@ pub struct With {
     pub downloads: Arc<dyn Downloads>,
     /// Says how far the sending of a VM is. Call it at most once a second.
     pub moved: Arc<dyn Fn(VmId, MotionProgress) + Send + Sync>,
+    /// What was last said by that.
+    pub last: Arc<dyn Fn(VmId) -> Option<MotionProgress> + Send + Sync>,
     /// Keeps what must be durable in the midst of an action.
     pub journal: Arc<dyn Journal>,
     /// Ends with the agent: what an action leaves behind in this process is good as long as it.

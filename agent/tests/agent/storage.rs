@@ -11,7 +11,7 @@ use basalt_agent::{
     ledger::MemoryLedger,
 };
 use basalt_daemon::SystemClock;
-use basalt_model::{GIB, ImageId, MIB, VolumeId, images::ImageFormat};
+use basalt_model::{GIB, ImageId, MIB, VolumeId, images::ImageFormat, pools::PoolKind};
 use basalt_plan::host::{AdoptionDefinition, ImageDefinition, VolumeDefinition, VolumeKey};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
@@ -61,6 +61,7 @@ fn with(bytes: Vec<u8>, breaks: Vec<usize>) -> (With, Arc<Service>) {
         progress: Arc::new(|_| {}),
         downloads: service.clone(),
         moved: Arc::new(|_, _| {}),
+        last: Arc::new(|_| None),
         journal: Arc::new(MemoryLedger::default()),
         life: std::sync::Weak::new(),
     };
@@ -289,4 +290,35 @@ fn a_pool_that_went_away_is_unknown_and_is_not_filled_anew() {
     assert_eq!((facts.len(), problems[0].code.as_ref()), (0, "pool_away"));
     assert_eq!(list(&pools).problems.len(), 1);
     assert_eq!(std::fs::read_dir(dir.path().join("pool")).unwrap().count(), 0);
+}
+
+#[test]
+fn st1_two_hosts_know_by_its_id_that_a_shared_pool_is_the_same_whoever_came_first() {
+    let share = tempfile::tempdir().unwrap();
+    let config = |name: &str, kind, path: &std::path::Path| basalt_agent::config::PoolConfig {
+        name: name.parse().unwrap(),
+        kind,
+        path: path.join("pool"),
+    };
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let host = || {
+            let state = tempfile::tempdir().unwrap();
+            let shared = config("shared", PoolKind::SharedDirectory, share.path());
+            let (facts, problems) = Pools::new(&[shared], state.path()).facts();
+            assert!(!problems.iter().any(|p| p.code == "pool_away"), "{problems:?}");
+            assert!(!facts[0].lacks.iter().any(|l| l.code == "shared"), "{facts:?}");
+            (facts[0].kind, facts[0].shared_id.unwrap())
+        };
+        let hosts: Vec<_> = (0..8).map(|_| scope.spawn(host)).collect();
+        hosts.into_iter().map(|h| h.join().unwrap()).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let (own, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let local = config("default", PoolKind::Directory, own.path());
+    let (facts, _) = Pools::new(&[local], state.path()).facts();
+    assert!(facts[0].shared_id.is_none() && facts[0].lacks.iter().any(|l| l.code == "shared"));
+    // What was one host's own is not taken for a shared one.
+    let shared = config("default", PoolKind::SharedDirectory, own.path());
+    let (facts, problems) = Pools::new(&[shared], state.path()).facts();
+    assert!(facts.is_empty() && problems[0].evidence.contains("holds no id"), "{problems:?}");
 }

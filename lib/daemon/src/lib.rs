@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod listen;
+pub mod peers;
 pub mod pki;
 pub mod tls;
 

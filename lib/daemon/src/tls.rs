@@ -140,7 +140,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for PeerAcceptor {
     }
 }
 
-fn identify(cert: &CertificateDer<'_>) -> Peer {
+pub(crate) fn identify(cert: &CertificateDer<'_>) -> Peer {
     use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
     let Ok((_, cert)) = X509Certificate::from_der(cert) else {
         return Peer::default();

@@ -195,6 +195,11 @@ struct Pool {
 }
 
 #[derive(Serialize)]
+struct Migration {
+    listen: SocketAddr,
+}
+
+#[derive(Serialize)]
 struct Network {
     bridge: String,
     datapath: String,
@@ -209,22 +214,26 @@ pub struct Agent {
     host: AgentHost,
     network: Network,
     libvirt: Libvirt,
+    migration: Migration,
     #[serde(rename = "pool")]
     pools: Vec<Pool>,
 }
 
+/// Where agents take VMs in.
+const MIGRATION_PORT: u16 = 9446;
 /// Where the agent finds the CA certificate, seen from inside the host.
 pub const AGENT_CA_FILE: &str = "/etc/basalt/ca.pem";
 const JOIN_TOKEN_FILE: &str = "/etc/basalt/join-token";
 
 impl Agent {
-    pub fn new(endpoints: &Endpoints, host: &str, tunnel_address: Ipv4Addr) -> Self {
+    pub fn new(endpoints: &Endpoints, host: &str, address: Ipv4Addr, tunnel_address: Ipv4Addr) -> Self {
         Self {
             gateway: AgentGateway { url: format!("https://{}", endpoints.agents), ca: AGENT_CA_FILE.into() },
             state: Dir { dir: "/var/lib/basalt".into() },
             host: AgentHost { name: host.to_owned(), join_token_file: JOIN_TOKEN_FILE.into() },
             network: Network { bridge: "br-int".to_owned(), datapath: "netdev".to_owned(), tunnel_address },
             libvirt: Libvirt { uri: "qemu:///system".to_owned() },
+            migration: Migration { listen: SocketAddr::from((address, MIGRATION_PORT)) },
             pools: vec![Pool {
                 name: "default".to_owned(),
                 kind: "directory".to_owned(),
@@ -301,7 +310,9 @@ mod tests {
         let table = parsed(&ImageService::new(&endpoints(), &state));
         assert_eq!(table["gateway"]["url"].as_str(), Some("https://10.77.0.254:9444"));
         assert_eq!(table["tokens"]["key_file"].as_str(), key_file);
-        let table = parsed(&Agent::new(&endpoints(), "h1", Ipv4Addr::new(10, 78, 0, 1)));
+        let table =
+            parsed(&Agent::new(&endpoints(), "h1", Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 78, 0, 1)));
+        assert_eq!(table["migration"]["listen"].as_str(), Some("10.77.0.1:9446"));
         assert_eq!(table["network"]["tunnel_address"].as_str(), Some("10.78.0.1"));
         assert_eq!(table["pool"][0]["kind"].as_str(), Some("directory"));
         assert_eq!(table["gateway"]["url"].as_str(), Some("https://10.77.0.254:9444"));

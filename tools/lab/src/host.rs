@@ -110,7 +110,7 @@ impl Host {
         let etc = self.dir().join("etc-basalt");
         config::write_toml(
             &etc.join("agent.toml"),
-            &Agent::new(endpoints, self.name(), self.tunnel_address()),
+            &Agent::new(endpoints, self.name(), self.address(), self.tunnel_address()),
         )?;
         fs::write(etc.join("ca.pem"), ca_pem)?;
         if let Some(token) = join_token {

@@ -5,11 +5,13 @@
 
 use super::{
     connection::{Connection, LibvirtError},
+    motion,
     shape::{self, Shape},
     stamp::{self, Marks},
     xml::Element,
 };
 use basalt_model::VmId;
+use basalt_plan::host::Transit;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeSet, path::PathBuf};
 use uuid::Uuid;
@@ -54,6 +56,8 @@ pub struct Domain {
     pub name: String,
     /// What it does.
     pub state: DomainState,
+    /// Whether it is on its way to or from another host.
+    pub transit: Transit,
     /// Whether a definition outlives the run; a domain undefined by hand while running has none.
     pub persistent: bool,
     /// Whether libvirt would start it by itself.
@@ -214,6 +218,7 @@ fn gone_is_fine(result: Result<(), LibvirtError>) -> Result<(), LibvirtError> {
 
 fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
     let (state, reason) = handle.get_state()?;
+    let transit = motion::transit(state, reason, || motion::has_job(handle));
     let state = judge_state(state, reason);
     let active = handle.is_active()?;
     let persistent = handle.is_persistent()?;
@@ -234,6 +239,7 @@ fn read(handle: &Handle) -> Result<Domain, virt::error::Error> {
         uuid: handle.get_uuid()?,
         name: handle.get_name()?,
         state,
+        transit,
         persistent,
         autostart: handle.get_autostart().unwrap_or(false),
         live: live.and_then(stamp::read),

@@ -44,11 +44,14 @@ impl Parts {
             Action::RemovePort(id) => self.switch.remove_port(*id).await,
             Action::EnsureRouter(router) => self.routers.ensure(router).await,
             Action::RemoveRouter(id) => self.routers.remove(*id).await,
-            Action::SendVm(_)
-            | Action::AbortSend { .. }
-            | Action::OpenDoor(_)
-            | Action::ShutDoor { .. }
-            | Action::DiscardVm(_) => Err(Error::host(action.stage(), "migrations need a listener")),
+            Action::SendVm(send) => self.send(send, with).await,
+            Action::AbortSend { id, .. } => self.abort(*id).await,
+            Action::OpenDoor(door) => self.gate.open(door),
+            Action::ShutDoor { id, migration_id } => {
+                self.gate.shut(*id, *migration_id);
+                Ok(())
+            }
+            Action::DiscardVm(id) => self.discard(*id).await,
         }
     }
 
@@ -128,7 +131,7 @@ impl Parts {
         crate::host::storage::files::remove(&log)
     }
 
-    async fn attach(&self, port: &PortDefinition) -> Result<(), Error> {
+    pub(super) async fn attach(&self, port: &PortDefinition) -> Result<(), Error> {
         let domain = self.libvirt.domain(port.vm_id).await?;
         let nics = domain.map(|d| d.nics).unwrap_or_default();
         let wanted = port.port_id.to_string();

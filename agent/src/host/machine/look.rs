@@ -18,8 +18,8 @@ use basalt_model::{
     vms::ObservedPower,
 };
 use basalt_plan::host::{
-    Capabilities, DiskPlace, DiskShape, Observed, PortSeen, PortState, Section, Stamp, SwitchSeen, VmSeen,
-    VmShape,
+    Capabilities, DiskPlace, DiskShape, Observed, PortSeen, PortState, Section, Stamp, SwitchSeen, Transit,
+    VmSeen, VmShape,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -85,7 +85,7 @@ impl Parts {
             ),
             switch,
             strays,
-            doors: BTreeMap::new(),
+            doors: self.gate.open_doors(),
             capabilities: Capabilities::from(&facts),
         }
     }
@@ -141,7 +141,7 @@ impl Parts {
             uefi: facts::has_uefi(),
             pools,
             bridges,
-            migration_address: None,
+            migration_address: self.gate.listen,
             tunnel_mtu: match self.tunnel_address {
                 Some(address) => facts::device_of(address).await.and_then(|device| facts::mtu(&device)),
                 None => None,
@@ -180,6 +180,9 @@ fn vm(domain: &Domain, pools: &Pools, definitions: &Definitions) -> VmSeen {
     VmSeen {
         name: domain.name.clone(),
         power: match domain.state {
+            // What is here may be a part of it.
+            _ if matches!(domain.transit, Transit::Held | Transit::PartThere) => ObservedPower::Unknown,
+            _ if domain.transit == Transit::Torn => ObservedPower::Paused,
             DomainState::Running => ObservedPower::Running,
             DomainState::Paused => ObservedPower::Paused,
             DomainState::Stopping => ObservedPower::Stopping,
@@ -202,7 +205,7 @@ fn vm(domain: &Domain, pools: &Pools, definitions: &Definitions) -> VmSeen {
         networks: marks().flat_map(|m| m.networks.iter().copied()).collect::<BTreeSet<_>>(),
         isos: marks().flat_map(|m| m.isos.iter().copied()).collect::<BTreeSet<_>>(),
         shape: shape(domain, pools).map(Arc::new),
-        transit: basalt_plan::host::Transit::Still,
+        transit: domain.transit,
     }
 }
 
@@ -355,6 +358,7 @@ mod tests {
             uuid: Uuid::from_u128(1),
             name: "basalt-x".into(),
             state: DomainState::Running,
+            transit: Transit::Still,
             persistent: false,
             autostart: false,
             definition: None,

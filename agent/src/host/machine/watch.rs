@@ -23,6 +23,7 @@ pub(super) fn start(parts: Arc<Parts>, watchers: &mut JoinSet<()>) -> watch::Rec
     let news = Arc::new(Notify::new());
     watchers.spawn(ovs::news::watch(parts.switch.clone(), Arc::clone(&news)));
     watchers.spawn(states(Arc::clone(&parts), Arc::clone(&news)));
+    watchers.spawn(gate(Arc::clone(&parts), Arc::clone(&news)));
     watchers.spawn(switch(parts, Arc::clone(&news)));
     watchers.spawn(async move {
         loop {
@@ -32,6 +33,14 @@ pub(super) fn start(parts: Arc<Parts>, watchers: &mut JoinSet<()>) -> watch::Rec
         }
     });
     receiver
+}
+
+/// What comes in is looked at at once: its ports and flows are to stand before it executes.
+async fn gate(parts: Arc<Parts>, news: Arc<Notify>) {
+    loop {
+        parts.gate.news.notified().await;
+        news.notify_one();
+    }
 }
 
 async fn states(parts: Arc<Parts>, news: Arc<Notify>) {

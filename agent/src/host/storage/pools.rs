@@ -2,6 +2,9 @@
 //!
 //! A pool that was once here carries a mark. When the mark is missing, its file system is away: the empty
 //! mount point under it is not filled, and its volumes count as unknown rather than as gone (ST1).
+//!
+//! A shared pool's mark holds an id besides, made once by the host that came first: hosts that report the same id see the
+//! same files.
 
 use super::files;
 use crate::{Error, config::PoolConfig};
@@ -12,9 +15,11 @@ use basalt_model::{
 use rustix::fs::{Mode, OFlags, open, statvfs};
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
+use uuid::Uuid;
 
 /// The mark in a pool.
 const MARK: &str = ".basalt-pool";
@@ -28,6 +33,8 @@ pub struct Pool {
     pub name: Name,
     /// Its directory.
     pub path: PathBuf,
+    /// What keeps its volumes.
+    pub kind: PoolKind,
 }
 
 /// The pools that are declared for this host.
@@ -83,17 +90,50 @@ impl Pool {
         open(probe, OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).is_ok()
     }
 
+    /// What names the storage itself, read from its mark.
+    fn shared_id(&self) -> Result<Uuid, Error> {
+        let mark = self.path.join(MARK);
+        let text = fs::read_to_string(&mark).map_err(|e| Error::state(&mark, e))?;
+        let id = text.lines().nth(1).and_then(|line| line.parse().ok());
+        id.ok_or_else(|| {
+            let why = format!("{} holds no id: the pool was made as one host's own", mark.display());
+            Error::host(format!("pool {}", self.name), why)
+        })
+    }
+
+    /// Makes the mark of a shared pool, unless another host was quicker: whoever links it first made it.
+    fn share(&self, mark: &Path) -> Result<(), Error> {
+        // The kernel's own: no two hosts make the same, whatever else they have in common.
+        let random = Path::new("/proc/sys/kernel/random/uuid");
+        let id = fs::read_to_string(random).map_err(|e| Error::state(random, e))?;
+        let id = id.trim();
+        let own = self.path.join(format!("{MARK}.{id}"));
+        files::write(&own, format!("{}\n{id}\n", self.name).as_bytes(), 0o644)?;
+        let linked = fs::hard_link(&own, mark);
+        files::remove(&own)?;
+        match linked {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::state(mark, e)),
+            _ => files::sync_dir(mark).map_err(|e| Error::state(mark, e)),
+        }
+    }
+
     fn facts(&self) -> Result<PoolFacts, Error> {
         let (capacity_bytes, free) = self.room()?;
         let pool = format!("pool/{}", self.name);
         let lacks = |code: &'static str, message: &str, remedy: &str| {
             CapabilityReason::new(code, pool.clone(), message, remedy)
         };
-        let mut lacks = vec![lacks(
-            "shared",
-            "the directory belongs to this host alone",
-            "use a pool that several hosts mount",
-        )];
+        let (mut lacks, shared_id) = match self.kind {
+            PoolKind::Directory => (
+                vec![lacks(
+                    "shared",
+                    "the directory belongs to this host alone",
+                    "use a pool that several hosts mount",
+                )],
+                None,
+            ),
+            PoolKind::SharedDirectory => (Vec::new(), Some(self.shared_id()?)),
+        };
         if !self.direct_io() {
             lacks.push(CapabilityReason::new(
                 "direct_io",
@@ -104,8 +144,8 @@ impl Pool {
         }
         Ok(PoolFacts {
             name: self.name.clone(),
-            kind: PoolKind::Directory,
-            shared_id: None,
+            kind: self.kind,
+            shared_id,
             path: self.path.display().to_string(),
             capacity_bytes,
             available_bytes: free / ROUNDING * ROUNDING,
@@ -117,7 +157,7 @@ impl Pool {
 impl Pools {
     /// The pools of a configuration; `state` keeps which of them were once here.
     pub fn new(configs: &[PoolConfig], state: &Path) -> Self {
-        let pool = |c: &PoolConfig| Pool { name: c.name.clone(), path: c.path.clone() };
+        let pool = |c: &PoolConfig| Pool { name: c.name.clone(), path: c.path.clone(), kind: c.kind };
         Self { pools: configs.iter().map(pool).collect(), known: state.join("known-pools") }
     }
 
@@ -171,7 +211,10 @@ impl Pools {
         for dir in [&pool.path, &pool.volumes(), &pool.images(), &pool.seeds()] {
             files::ensure_dir(dir)?;
         }
-        files::write(&mark, format!("{}\n", pool.name).as_bytes(), 0o644)?;
+        match pool.kind {
+            PoolKind::Directory => files::write(&mark, format!("{}\n", pool.name).as_bytes(), 0o644)?,
+            PoolKind::SharedDirectory => pool.share(&mark)?,
+        }
         self.remember(&known)
     }
 
