@@ -239,17 +239,17 @@ async fn m2_r53_what_cannot_go_is_refused_before_anything_moves() -> Result<()> 
     cli.fails("migrate web --max-pause 0", 1, &["max_pause_milliseconds"]).await?;
     cli.ok(&format!(
         "apply -f {}",
-        cli.file("h.yaml", &format!("kind: host\nname: {there}\nspec: {{maintenance: true}}\n"))?
+        cli.file("h.yaml", format!("kind: host\nname: {there}\nspec: {{maintenance: true}}\n"))?
     ))
     .await?;
     wait::until("maintenance is known", || async {
-        let said = cli.run(&format!("migrate web --dry-run")).await?;
+        let said = cli.run("migrate web --dry-run").await?;
         Ok((said.code != 0 && said.err.contains("it is in maintenance")).then_some(()))
     })
     .await?;
     cli.ok(&format!(
         "apply -f {}",
-        cli.file("h.yaml", &format!("kind: host\nname: {there}\nspec: {{maintenance: false}}\n"))?
+        cli.file("h.yaml", format!("kind: host\nname: {there}\nspec: {{maintenance: false}}\n"))?
     ))
     .await?;
     wait::until("it can go", || async {

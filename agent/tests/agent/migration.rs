@@ -154,12 +154,12 @@ impl Pair {
         }))
     }
 
-    fn to_source(&mut self, epoch: i64, motion: Option<MotionBody>) {
+    fn tell_source(&mut self, epoch: i64, motion: Option<MotionBody>) {
         self.revision += 1;
         self.source.send(with(one(self.revision, |_| {}), epoch, motion));
     }
 
-    fn to_target(&mut self, epoch: i64, motion: Option<MotionBody>) {
+    fn tell_target(&mut self, epoch: i64, motion: Option<MotionBody>) {
         self.revision += 1;
         self.target.send(with(one(self.revision, |_| {}), epoch, motion));
     }
@@ -205,8 +205,8 @@ impl Pair {
     }
 
     async fn ready(&mut self) {
-        self.to_source(1, self.out(false, false));
-        self.to_target(2, Self::coming(false));
+        self.tell_source(1, self.out(false, false));
+        self.tell_target(2, Self::coming(false));
         self.until("both are ready", |p| {
             p.target.state() == Some(MotionState::Ready) && p.source.state() == Some(MotionState::Preparing)
         })
@@ -215,7 +215,7 @@ impl Pair {
 
     async fn begin(&mut self) {
         self.ready().await;
-        self.to_source(1, self.out(true, false));
+        self.tell_source(1, self.out(true, false));
     }
 
     /// Plays the gateway: decides by the same function as it does, until somebody owns it.
@@ -230,9 +230,9 @@ impl Pair {
             let (source, target) = (word(source.as_ref()), word(target.as_ref()));
             match decide(truth, at_source(truth, &source), at_target(Some(&target))) {
                 Decision::Wait(_) | Decision::Begin => {}
-                Decision::Close => self.to_target(2, Self::coming(true)),
+                Decision::Close => self.tell_target(2, Self::coming(true)),
                 Decision::SourceOwns { from_disk, .. } => {
-                    self.to_source(3, None);
+                    self.tell_source(3, None);
                     self.revision += 1;
                     self.target.send(nothing(self.revision, &with(one(1, |_| {}), 3, None)));
                     self.until("it runs at the source", |p| p.source.executes() && p.target.vm().is_none())
@@ -241,7 +241,7 @@ impl Pair {
                     return Owner { target: false, from_disk };
                 }
                 Decision::TargetOwns { from_disk, .. } => {
-                    self.to_target(2, None);
+                    self.tell_target(2, None);
                     let gone = nothing(self.revision + 1, &with(one(1, |_| {}), 2, None));
                     self.revision += 1;
                     self.source.send(gone);
@@ -347,7 +347,7 @@ async fn r32_each_write_of_a_ledger_may_be_the_last_of_its_agent() {
             } else {
                 KillWrite::After(from + number / 2)
             });
-            pair.to_source(1, pair.out(true, false));
+            pair.tell_source(1, pair.out(true, false));
             let owner = pair.decided().await;
             assert_eq!(
                 (pair.doubles, pair.starts(), owner.from_disk),
@@ -371,7 +371,7 @@ async fn r54_cancel_at_each_moment_leaves_one_owner() {
         pair.fabric.trouble(step, Trouble::Hold);
         pair.begin().await;
         pair.until("it is held", |p| p.fabric.steps().iter().any(|(_, s)| *s == step)).await;
-        pair.to_source(1, pair.out(true, true));
+        pair.tell_source(1, pair.out(true, true));
         for _ in 0..5 {
             pair.turn().await;
         }

@@ -9,7 +9,7 @@ use crate::{
     host::{
         With,
         libvirt::{DomainState, Sending},
-        motion::{Arrivals, Call, Stream},
+        motion::{Arrivals, Call, Stream, instant},
         ovs::sink,
     },
 };
@@ -22,7 +22,7 @@ use basalt_plan::host::{
     stall::{Stall, Verdict},
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// How often figures are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ impl Parts {
             self.settled(send.id).await;
             ended = self.attempt(send, with, true).await;
         }
-        let returned = Instant::now();
+        let returned = instant();
         self.gone(send, ended).await?;
         with.journal.handed_over(send.id, send.migration_id)?;
         // Too late to matter for who owns it: where this is lost the placement lets it go on.
@@ -115,7 +115,7 @@ impl Parts {
         tokio::pin!(migrate);
         let mut stall = Stall::new(send.on_stall);
         let (mut limited, mut switched, mut verdict) = (false, false, None);
-        let mut next = Instant::now() + SAMPLE_EVERY / 4;
+        let mut next = instant() + SAMPLE_EVERY / 4;
         loop {
             tokio::select! {
                 ended = &mut migrate => {
@@ -127,7 +127,7 @@ impl Parts {
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
-            next = Instant::now() + SAMPLE_EVERY;
+            next = instant() + SAMPLE_EVERY;
             let Ok(Some(job)) = self.libvirt.job(send.id, false).await else { continue };
             if !limited {
                 limited = self.libvirt.set_max_downtime(send.id, downtime).await.is_ok();
@@ -186,7 +186,7 @@ impl Parts {
 
     /// What a domain is once libvirt has put back what broke off.
     async fn settled(&self, id: VmId) -> (Option<DomainState>, Transit) {
-        let end = Instant::now() + BACK_LIMIT;
+        let end = instant() + BACK_LIMIT;
         loop {
             let seen = match self.libvirt.domain(id).await {
                 Ok(None) => return (None, Transit::Away),
@@ -194,7 +194,7 @@ impl Parts {
                 Err(_) => (Some(DomainState::Unclear), Transit::Held),
             };
             let busy = matches!(seen.1, Transit::Sending | Transit::Held);
-            if !busy || Instant::now() > end {
+            if !busy || instant() > end {
                 return seen;
             }
             sleep(SOON).await;
@@ -203,7 +203,7 @@ impl Parts {
 
     /// Nothing is being sent any more when this returns.
     pub(super) async fn abort(&self, id: VmId) -> Result<(), Error> {
-        let end = Instant::now() + BACK_LIMIT;
+        let end = instant() + BACK_LIMIT;
         loop {
             match self.libvirt.domain(id).await? {
                 Some(domain) if matches!(domain.transit, Transit::Sending | Transit::Held) => {}
@@ -212,7 +212,7 @@ impl Parts {
             if let Err(error) = self.libvirt.abort_job(id).await {
                 tracing::debug!(%error, "taking a migration back");
             }
-            if Instant::now() > end {
+            if instant() > end {
                 return Err(Error::host("taking a migration back", "libvirt does not end it"));
             }
             sleep(SAMPLE_EVERY / 5).await;
@@ -252,7 +252,7 @@ impl Arrivals for Parts {
         }
         self.libvirt.resume(door.id).await?;
         // The source counts until it is answered, and from here on the guest executes.
-        let resumed = Instant::now();
+        let resumed = instant();
         let downtime = self.libvirt.job(door.id, true).await.ok().flatten().and_then(|job| job.downtime);
         let after = u64::try_from(resumed.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(downtime.map(|ms| ms.saturating_sub(after)))

@@ -121,10 +121,10 @@ async fn carry<A: Arrivals>(
 
 /// QEMU may be about to make its socket.
 async fn socket(path: &PathBuf) -> std::io::Result<UnixStream> {
-    let end = tokio::time::Instant::now() + SOCKET_LIMIT;
+    let end = super::instant() + SOCKET_LIMIT;
     loop {
         match UnixStream::connect(path).await {
-            Err(_) if tokio::time::Instant::now() < end => tokio::time::sleep(SOCKET_EVERY).await,
+            Err(_) if super::instant() < end => tokio::time::sleep(SOCKET_EVERY).await,
             other => return other,
         }
     }

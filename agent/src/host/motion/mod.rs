@@ -249,3 +249,10 @@ async fn write_line(
     stream.write_all(&line).await?;
     stream.flush().await
 }
+
+/// Where waiting for a hypervisor, and a pause, are counted from. A clock that is set must shorten neither, so this is not the
+/// clock that is handed in; it is never written down.
+#[expect(clippy::disallowed_methods)]
+pub(super) fn instant() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
