@@ -169,6 +169,14 @@ pub fn transit(state: sys::virDomainState, reason: i32, has_job: impl FnOnce() -
                 Transit::Stranded
             }
         }
+        // Seen for a moment of one that comes in, and of one that is started here, which has no such job.
+        (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_STARTING_UP) => {
+            if has_job() {
+                Transit::Held
+            } else {
+                Transit::Still
+            }
+        }
         // Stopped by hand while it is sent it is on its way all the same.
         (sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED | sys::VIR_DOMAIN_PAUSED, _) => {
             if has_job() {
@@ -202,6 +210,8 @@ mod tests {
         assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_USER, false), Transit::Still);
         assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_MIGRATION, true), Transit::Held);
         assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_MIGRATION, false), Transit::Stranded);
+        assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_STARTING_UP, true), Transit::Held);
+        assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_STARTING_UP, false), Transit::Still);
         assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_POSTCOPY, true), Transit::PartThere);
         assert_eq!(of(paused, sys::VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, true), Transit::Torn);
         let running = sys::VIR_DOMAIN_RUNNING;

@@ -15,7 +15,7 @@ use crate::{
 };
 use basalt_model::{
     CapabilityReason, VmId,
-    migrations::{MigrationMode, MotionProgress, StallPolicy},
+    migrations::{MotionProgress, StallPolicy},
 };
 use basalt_plan::host::{
     DoorDefinition, PortDefinition, SendDefinition, Transit,
@@ -42,7 +42,7 @@ enum Ended {
 
 impl Parts {
     pub(super) async fn send(&self, send: &SendDefinition, with: &With) -> Result<(), Error> {
-        if let Some(reason) = self.cannot_send(send) {
+        if let Some(reason) = self.cannot_send() {
             return Err(Error::refused(reason));
         }
         let call =
@@ -76,21 +76,13 @@ impl Parts {
         Ok(())
     }
 
-    fn cannot_send(&self, send: &SendDefinition) -> Option<CapabilityReason> {
-        if self.gate.listen.is_none() {
-            return Some(CapabilityReason::new(
+    fn cannot_send(&self) -> Option<CapabilityReason> {
+        self.gate.listen.is_none().then(|| {
+            CapabilityReason::new(
                 "migration_not_configured",
                 "host",
                 "this host has no address for migrations",
                 "set [migration] listen in agent.toml and restart the agent",
-            ));
-        }
-        (send.mode == MigrationMode::Cold && send.copy_storage).then(|| {
-            CapabilityReason::new(
-                "cold_copy_unsupported",
-                "migration",
-                "volumes of a guest that is off are not sent between hosts",
-                "migrate it while it runs, or keep its volumes in a pool that both hosts share",
             )
         })
     }

@@ -117,6 +117,17 @@ fn live_not_begun(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) ->
 
 /// The guest is brought down, and stays so until it is at the target or the migration failed.
 fn cold_not_begun(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) -> Judgement {
+    if body.copy_storage {
+        // Before the guest is brought down for nothing.
+        let reason = reason(
+            case,
+            "cold_copy_unsupported",
+            "volumes of a guest that is off are not sent between hosts",
+            "migrate it while it runs, or keep its volumes in a pool that both hosts share",
+        );
+        let judgement = failed(case, case.usual(judgement), body, reason);
+        return source(case, judgement, body, MotionState::Preparing, None);
+    }
     let down = basalt_wire::agent::manifest::VmBody { power: Power::Stopped, ..case.body.clone() };
     let stopping = Case { body: &down, ..*case };
     let is_down = !live(case.seen);
@@ -124,16 +135,9 @@ fn cold_not_begun(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) ->
     let state = if is_down { MotionState::Ready } else { MotionState::Preparing };
     if is_down && body.begin {
         // Its disks are closed, and it is not started while this stands: with shared volumes that is all.
-        judgement = match body.copy_storage {
-            false => judgement.wait("handing it over"),
-            true => judgement,
-        };
+        judgement = judgement.wait("handing it over");
         judgement.actions.clear();
-        if body.copy_storage {
-            judgement.actions.push(send(case, body));
-        } else {
-            judgement.notes.push(Note::Motion(case.id, MotionRecord::new(body.id, MotionStep::Left)));
-        }
+        judgement.notes.push(Note::Motion(case.id, MotionRecord::new(body.id, MotionStep::Left)));
     }
     source(case, judgement, body, state, None)
 }

@@ -242,6 +242,18 @@ fn m1_cold_with_shared_volumes_is_down_first_and_then_handed_over_without_a_byte
 }
 
 #[test]
+fn m1_cold_with_volumes_to_send_is_refused_before_the_guest_is_brought_down() {
+    let (mut d, m) = source(out(|b| (b.mode, b.begin, b.copy_storage) = (MigrationMode::Cold, false, true)));
+    let plan = d.settle(&m);
+    let motion = vm_report(&plan, 1).0.motion.unwrap();
+    assert_eq!(
+        (motion.state, motion.reason.unwrap().code.as_ref()),
+        (MotionState::Failed, "cold_copy_unsupported")
+    );
+    assert_eq!((d.vm(1).unwrap().power, d.count("shutting down")), (ObservedPower::Running, 0));
+}
+
+#[test]
 fn m1_a_target_gets_everything_ready_opens_its_door_and_defines_nothing() {
     let (mut d, m) = (Driver::new(), to_come(inward(false), |_| {}));
     assert_eq!(says(&d.pass(&m)), MotionState::Preparing);
