@@ -6,7 +6,10 @@ use basalt_model::{
     hosts::{HostFacts, HostState},
     migrations::MigrationMode,
 };
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 use uuid::Uuid;
 
 /// Most missing CPU features that evidence names.
@@ -27,6 +30,8 @@ pub struct Departure {
     qemu: String,
     /// Where overlays find the images under them; none when it has no overlay.
     images_at: Option<String>,
+    /// Where the pools of its volumes are there, and which storage they are: a guest's definition is not rewritten on the way.
+    pools: BTreeMap<Name, (String, Option<Uuid>)>,
     /// Storage that the target must see too: each volume's, in disk order. Empty when bytes are sent.
     shared: Vec<Uuid>,
 }
@@ -82,6 +87,7 @@ impl Leaving {
             accelerator: facts.accelerator().map(|a| a.kind.clone()).unwrap_or_default(),
             cpu_features: facts.cpu_features.iter().cloned().collect(),
             qemu: facts.versions.qemu.clone(),
+            pools: pools_of(&request.volumes, facts),
             images_at: facts.pools.first().map(|p| p.path.clone()).filter(|_| overlays),
             shared,
         };
@@ -95,6 +101,11 @@ impl Leaving {
         let same = shared.filter_map(|id| target.pools.iter().find(|p| p.shared_id == Some(*id)));
         if self.copies_storage { chosen.to_vec() } else { same.map(|p| p.name.clone()).collect() }
     }
+}
+
+fn pools_of(volumes: &[VolumeRequest], facts: &HostFacts) -> BTreeMap<Name, (String, Option<Uuid>)> {
+    let pools = volumes.iter().filter_map(|v| facts.pool(&v.bound.as_ref()?.1));
+    pools.map(|p| (p.name.clone(), (p.path.clone(), p.shared_id))).collect()
 }
 
 fn moved(volume: &VolumeRequest) -> VolumeRequest {
@@ -157,6 +168,21 @@ pub(super) fn rejections(departure: &Departure, host: &HostView, facts: &HostFac
             "give the first pool of both hosts the same path",
         );
         out.push(reason.with_evidence(format!("{at} on {}, {here} here", departure.host)));
+    }
+    for (name, (at, shared)) in &departure.pools {
+        let same = match shared {
+            Some(_) => facts.pools.iter().find(|p| p.shared_id == *shared),
+            None => facts.pool(name),
+        };
+        if let Some(pool) = same.filter(|pool| pool.path != *at) {
+            let reason = CapabilityReason::new(
+                "pool_path_differs",
+                subject(),
+                format!("its pool {} is at another path than the VM's is where it runs", pool.name),
+                "give pools of the same name the same path on all hosts",
+            );
+            out.push(reason.with_evidence(format!("{at} on {}, {} here", departure.host, pool.path)));
+        }
     }
     let sees = |id: &&Uuid| !facts.pools.iter().any(|p| p.shared_id == Some(**id));
     if departure.shared.iter().any(|id| sees(&id)) {

@@ -57,11 +57,15 @@ fn m2_r53_a_target_that_lacks_what_the_vm_needs_is_rejected_with_every_reason() 
     let kvm = |f: &mut HostFacts| f.accelerators[0].kind = "kvm".into();
     assert_eq!(codes(&live, &ready(2, kvm)), Vec::<String>::new());
     type Change = fn(&mut HostFacts);
-    let cases: [(&str, Change); 5] = [
+    let moved = ready(2, |f| {
+        kvm(f);
+        f.pools[0].path = "/elsewhere".into();
+    });
+    assert_eq!(codes(&live, &moved), ["image_path_differs", "pool_path_differs"]);
+    let cases: [(&str, Change); 4] = [
         ("cpu_features_missing", |f| f.cpu_features = vec!["sse".into()]),
         ("qemu_older", |f| f.versions.qemu = "6.0".into()),
         ("migration_unavailable", |f| f.migration_address = None),
-        ("image_path_differs", |f| f.pools[0].path = "/elsewhere".into()),
         ("pool_missing", |f| f.pools[0].name = name("other")),
     ];
     for (code, change) in cases {
