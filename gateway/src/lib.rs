@@ -66,7 +66,7 @@ impl Gateway {
         let agents = inherited.sockets("agents", std::slice::from_ref(&config.listen.agents))?;
         let authority = Arc::new(pki::Authority::open(&config.pki.dir, clock.now())?);
         let keys = read_keys(&config.image.token_key_file)?;
-        let Some(store) = drain.or(connect(&config)).await else {
+        let Some(store) = drain.or(connect(&config, clock.as_ref())).await else {
             anyhow::bail!("stopped before the database answered")
         };
         let store = store?;
@@ -160,7 +160,7 @@ impl Running {
 }
 
 /// Connects, and migrates when the owner's address is known. A database that is away is waited for.
-async fn connect(config: &Config) -> anyhow::Result<Store> {
+async fn connect(config: &Config, clock: &dyn Clock) -> anyhow::Result<Store> {
     let options =
         basalt_store::Options { max_connections: config.database.max_connections, ..Default::default() };
     let mut told = false;
@@ -172,7 +172,10 @@ async fn connect(config: &Config) -> anyhow::Result<Store> {
             Store::connect(&config.database.url, options.clone()).await
         };
         match attempt.await {
-            Ok(store) => return Ok(store),
+            Ok(store) => {
+                keep_days_of_tasks(&store, clock, config.tasks.keep_days.get().into()).await;
+                return Ok(store);
+            }
             Err(e @ StoreError::Unavailable(_)) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(error = %e, "waiting for the database");
@@ -181,6 +184,21 @@ async fn connect(config: &Config) -> anyhow::Result<Store> {
             }
             Err(e) => return Err(e).context("connecting to the database"),
         }
+    }
+}
+
+/// Makes partitions of finished tasks for the days that come. Where that cannot be now, the sweep does it.
+///
+/// A row that is moved into a partition which is made for it is missed by who began to read before. So these are there
+/// before the first task ends; later ones are made days ahead, while they are empty.
+async fn keep_days_of_tasks(store: &Store, clock: &dyn Clock, keep_days: u32) {
+    let kept = async {
+        let mut tx = store.system().await?;
+        basalt_store::tasks::keep_partitions(&mut tx, clock.now(), keep_days).await?;
+        tx.commit().await
+    };
+    if let Err(error) = kept.await {
+        tracing::info!(%error, "partitions of tasks are made later");
     }
 }
 

@@ -11,7 +11,7 @@ async fn r43_a_corrupted_ledger_is_rebuilt_from_reality_and_touches_no_vm() -> R
     let machine = house.machine_of(&vm)?.clone();
     let before = machine.sim.mutations();
     let files = machine.ledger_files()?;
-    ensure!(files.len() == 2, "{files:?}");
+    ensure!(files.len() == 3, "{files:?}");
     for damage in ["torn", "garbage", "gone"] {
         machine.kill().await;
         for file in &files {

@@ -43,6 +43,11 @@ async fn placed() -> OnHost {
     OnHost { h, host, vm: made.id() }
 }
 
+/// Starts of an agent, in order, and all after that by which the host of the tests was made known.
+fn start(n: u128) -> Uuid {
+    Uuid::from_u128((0xf << 124) + n)
+}
+
 fn item(vm: VmId, generation: i64, epoch: i64, present: bool) -> Item {
     Item {
         kind: "vm".into(),
@@ -65,7 +70,7 @@ impl OnHost {
 
     async fn report(&self, boot: u128, sequence: i64, revision: i64, items: Vec<ItemFact>) -> Applied {
         let report = Report {
-            agent_boot: Uuid::from_u128(boot),
+            agent_boot: start(boot),
             sequence,
             manifest_revision: Some(revision),
             manifest_refused: None,
@@ -213,8 +218,7 @@ async fn h1_r44_a_conflict_of_agents_keeps_who_is_in_it_and_since_when_and_ends_
     let at = |seconds| now() + TimeDelta::seconds(seconds);
     let record = async |boot: u128, seconds| {
         let mut tx = p.h.db.store.system().await.unwrap();
-        let written =
-            agent_conflicts::record(&mut tx, p.host, Uuid::from_u128(boot), at(seconds)).await.unwrap();
+        let written = agent_conflicts::record(&mut tx, p.host, start(boot), at(seconds)).await.unwrap();
         tx.commit().await.unwrap();
         written
     };
@@ -230,8 +234,8 @@ async fn h1_r44_a_conflict_of_agents_keeps_who_is_in_it_and_since_when_and_ends_
     }
     let kept = read().await.unwrap();
     assert_eq!((kept.conflict.since, kept.tried_at), (at(0), at(60)));
-    assert_eq!(kept.conflict.agent_boot, Uuid::from_u128(7));
-    assert_eq!(kept.conflict.fenced_boots, [6, 5].map(Uuid::from_u128));
+    assert_eq!(kept.conflict.agent_boot, start(7));
+    assert_eq!(kept.conflict.fenced_boots, [6, 5].map(start));
     for boot in 10..30 {
         record(boot, 60).await;
     }

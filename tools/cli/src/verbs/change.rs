@@ -39,6 +39,11 @@ impl Taken {
         Ok(Self { kind, label, done, answer, task })
     }
 
+    /// The same, told of under another label: what was changed is not what was asked for.
+    pub(super) fn labelled(self, label: String) -> Self {
+        Self { label, ..self }
+    }
+
     fn object(&self) -> &Value {
         self.answer.get("object").or(self.answer.get(self.kind.name)).unwrap_or(&self.answer)
     }

@@ -14,7 +14,9 @@ impl Session {
         for vm in what.vms.iter().map(|vm| bare("vm", vm)) {
             let path = format!("{}/migrate{query}", kind.object(&self.project, vm));
             let asked = match self.client.post::<_, Value>(&path, &body).await {
-                Ok(answer) => Taken::read(kind, vm, done, answer),
+                // What comes back is the migration; what people moved is the VM.
+                Ok(answer) => Taken::read(Kind::find("migration")?, vm, done, answer)
+                    .map(|taken| taken.labelled(format!("vm/{vm}"))),
                 Err(e) => Err(e),
             };
             taken.extend(tally.keep(&format!("vm/{vm}"), asked));
