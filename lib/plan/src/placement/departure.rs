@@ -69,7 +69,7 @@ impl Leaving {
         let (shared, copies_storage) = storage(&request.volumes, facts, &subject)?;
         if copies_storage && mode == MigrationMode::Cold {
             return Err(CapabilityReason::new(
-                "cold_storage_copy",
+                "cold_copy_unsupported",
                 subject,
                 "the volumes of a guest that is off are not sent yet: only what both hosts see can stay where it is",
                 "start the VM and migrate it live, or keep its volumes in a shared pool",
