@@ -1,11 +1,13 @@
-//! The running agent: six loops around one cycle. Polling brings manifests and the directory, the cycle acts, reporting
-//! tells, renewal keeps the identity alive, consoles are opened for users. The gateway may be away for as long as it likes: what is in
+//! The running agent: seven loops around one cycle. Polling brings manifests and the directory, the cycle acts, reporting
+//! tells, renewal keeps the identity alive, a lease is held for VMs that need one, consoles are opened for users. The gateway may be away for as long as it likes: what is in
 //! the ledger goes on.
 
 use crate::{
     Error, consoles,
     cycle::{Cycle, Parts, Stepped, Tuning},
+    holder::Holder,
     host::{Downloads, Host},
+    lease::Lease,
     ledger::Ledger,
     link::{Fetched, Gateway, Listed},
     outbox::Outbox,
@@ -60,6 +62,8 @@ pub struct Options<H, L, G> {
     pub ledger: L,
     /// The gateway.
     pub gateway: Arc<G>,
+    /// The lease that some VMs need.
+    pub lease: Lease,
     /// Where images come from.
     pub downloads: Arc<dyn Downloads>,
     /// Time, ids, jitter.
@@ -82,6 +86,7 @@ pub struct Agent<H, L, G> {
     clock: Arc<dyn Clock>,
     outbox: Outbox,
     pace: Pace,
+    holder: Holder,
     status: watch::Sender<Status>,
 }
 
@@ -130,11 +135,12 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
     /// # Errors
     /// [`Error::State`] when the ledger's place cannot be used.
     pub fn new(options: Options<H, L, G>) -> Result<(Self, Handle), Error> {
-        let Options { host, ledger, gateway, downloads, clock, host_id, boot, tuning, pace } = options;
+        let Options { host, ledger, gateway, lease, downloads, clock, host_id, boot, tuning, pace } = options;
         let outbox = Outbox::new(boot);
         let parts = Parts {
             host: host.clone(),
             ledger,
+            lease: lease.clone(),
             clock: clock.clone(),
             downloads,
             outbox: outbox.clone(),
@@ -143,7 +149,9 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
         };
         let cycle = Cycle::new(parts)?;
         let (status, handle) = watch::channel(Status { revision: cycle.revision(), ..Status::default() });
-        Ok((Self { cycle, host, gateway, clock, outbox, pace, status }, Handle { status: handle }))
+        let holder = Holder { lease, boot };
+        let agent = Self { cycle, host, gateway, clock, outbox, pace, holder, status };
+        Ok((agent, Handle { status: handle }))
     }
 
     /// Runs until the drain begins; actions that have begun get 5 s to end.
@@ -151,7 +159,7 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
     /// # Errors
     /// None today; what fails is tried again and reported.
     pub async fn run(self, drain: Drain) -> Result<(), Error> {
-        let Self { cycle, host, gateway, clock, outbox, pace, status } = self;
+        let Self { cycle, host, gateway, clock, outbox, pace, holder, status } = self;
         let (offers, offered) = mpsc::channel(1);
         let status = Arc::new(status);
         let wait = Wait { clock: clock.clone(), pace };
@@ -162,10 +170,12 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
                 look_up(&*gateway, &wait, offers),
                 report(&*gateway, &wait, &outbox, &status),
                 renew(&*gateway, &wait),
+                holder.hold(&*gateway, &wait, &status),
                 consoles::serve(&served, &gateway, &wait)
             )
         };
-        let mut drive = Drive { cycle, host, clock, pace, status: status.clone(), offered };
+        let leases = holder.lease.changes();
+        let mut drive = Drive { cycle, host, clock, pace, leases, status: status.clone(), offered };
         tokio::select! {
             () = drive.run(&drain) => {}
             _ = others => {}
@@ -334,6 +344,7 @@ struct Drive<H, L> {
     host: Arc<H>,
     clock: Arc<dyn Clock>,
     pace: Pace,
+    leases: watch::Receiver<u64>,
     status: Arc<watch::Sender<Status>>,
     offered: mpsc::Receiver<Offer>,
 }
@@ -357,6 +368,7 @@ impl<H: Host, L: Ledger> Drive<H, L> {
                         break;
                     }
                     Ok(()) = news.changed() => break,
+                    Ok(()) = self.leases.changed() => break,
                     Some((told, reply)) = self.offered.recv() => {
                         let taken = match told {
                             Told::Manifest(bytes) => self.cycle.offer(&bytes),

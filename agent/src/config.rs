@@ -30,6 +30,18 @@ pub struct Config {
     /// VMs that come from other hosts and go there. Without it none does.
     #[serde(default)]
     pub migration: Option<MigrationConfig>,
+    /// What stops VMs that need a lease when it has run out.
+    #[serde(default)]
+    pub fencer: FencerConfig,
+}
+
+/// `[fencer]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FencerConfig {
+    /// A watchdog device that resets the machine when the fencer fails: `/dev/watchdog`. Without it there is none.
+    #[serde(default)]
+    pub watchdog: Option<PathBuf>,
 }
 
 /// `[migration]`.

@@ -9,6 +9,7 @@
 use crate::{
     Error,
     host::{Downloads, Host, Limits, With},
+    lease::Lease,
     ledger::Ledger,
     outbox::Outbox,
 };
@@ -23,11 +24,13 @@ use basalt_plan::host::{
     Action, Memory, MotionRecord, MotionStep, Note, Observed, OperationRecord, Outcome, Plan, Resource, Work,
     diff,
 };
-use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory, manifest::MotionBody};
+use basalt_wire::agent::{
+    Desired, Item, ItemKey, ItemKind, Manifest, directory::Directory, manifest::MotionBody,
+};
 use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -59,6 +62,8 @@ pub struct Parts<H, L> {
     pub host: Arc<H>,
     /// The ledger.
     pub ledger: L,
+    /// The lease that some VMs need.
+    pub lease: Lease,
     /// Time and jitter.
     pub clock: Arc<dyn Clock>,
     /// Where images come from.
@@ -280,6 +285,9 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             return Ok(Stepped { wake_at, settled: false });
         };
         let now = self.parts.clock.now();
+        self.memory.listed = self.enlist(manifest);
+        self.memory.leased = self.parts.lease.holds();
+        self.memory.fenced = self.parts.lease.fenced();
         self.memory.in_flight = self.in_flight();
         self.memory.progress = self.moved();
         let plan = diff(manifest, &observed, &self.memory, now);
@@ -302,6 +310,18 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         self.parts.outbox.items(revision, plan.items);
         begun.into_iter().for_each(|work| self.begin(work));
         Ok(Stepped { wake_at: plan.wake_at, settled })
+    }
+
+    /// Tells the fencer which VMs need the lease, before any of them is started; those of which it knows are given back. One
+    /// that no longer needs it is taken off while the lease holds and the gateway knows: it counts on what it was told.
+    fn enlist(&self, manifest: &Manifest) -> BTreeSet<VmId> {
+        let needs = |item: &Item| matches!(&item.desired, Desired::Vm(body) if body.needs_lease);
+        let wanted: BTreeSet<VmId> = manifest.items.iter().filter(|i| needs(i)).map(|i| VmId(i.id)).collect();
+        let (holds, outbox) = (self.parts.lease.holds(), &self.parts.outbox);
+        if let Err(e) = self.parts.lease.list(&wanted, |id| holds && outbox.told_unleased(*id)) {
+            tracing::error!(error = %e, "the fencer cannot be told; VMs that need the lease are not started");
+        }
+        self.parts.lease.listed().intersection(&wanted).copied().collect()
     }
 
     fn moved(&self) -> BTreeMap<VmId, MotionProgress> {
@@ -332,8 +352,25 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
         chosen
     }
 
+    /// Actions on a VM that needs the lease: it is started paused and let go on after another look at the lease, for a start
+    /// may take longer than the lease holds. What is started late the fencer ends before anybody lets it go on.
+    fn guarded(&self, resource: Resource, actions: Vec<Action>) -> (Vec<Action>, Option<Lease>) {
+        let needs = matches!(resource, Resource::Vm(id) if self.memory.listed.contains(&id));
+        if !needs {
+            return (actions, None);
+        }
+        let split = |action| match action {
+            Action::StartVm { id, paused: false } => {
+                vec![Action::StartVm { id, paused: true }, Action::ResumeVm(id)]
+            }
+            other => vec![other],
+        };
+        (actions.into_iter().flat_map(split).collect(), Some(self.parts.lease.clone()))
+    }
+
     fn begin(&mut self, work: Work) {
         let Work { resource, actions } = work;
+        let (actions, guard) = self.guarded(resource, actions);
         self.stages.set(resource, actions.first().map_or("", |a| a.stage()).into());
         let (host, stages, downloads) =
             (self.parts.host.clone(), self.stages.clone(), self.parts.downloads.clone());
@@ -367,7 +404,15 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
                         Action::SendVm(_) => Limits::of(&action),
                         _ => limit.unwrap_or_else(|| Limits::of(&action)),
                     };
-                    let outcome = match tokio::time::timeout(limit, host.act(&action, &with)).await {
+                    let lapsed = guard.as_ref().is_some_and(|lease| !lease.holds()) && executes(&action);
+                    let act = async {
+                        if lapsed {
+                            Err(Error::host(action.stage(), "the lease ran out"))
+                        } else {
+                            host.act(&action, &with).await
+                        }
+                    };
+                    let outcome = match tokio::time::timeout(limit, act).await {
                         Ok(Ok(())) => Outcome::Done,
                         Ok(Err(Error::Refused(reason))) => Outcome::Refused(*reason),
                         Ok(Err(e)) => Outcome::Failed(failed(&action, &e.to_string())),
@@ -458,7 +503,8 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
 
     fn show_facts(&self) {
         if let Some(facts) = &self.facts {
-            self.parts.outbox.facts(HostFacts { foreign: self.foreign.clone(), ..facts.clone() });
+            let (foreign, fencer) = (self.foreign.clone(), self.parts.lease.fencer());
+            self.parts.outbox.facts(HostFacts { foreign, fencer, ..facts.clone() });
         }
     }
 
@@ -470,6 +516,11 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             self.show_facts();
         }
     }
+}
+
+/// Whether an action makes a guest execute.
+fn executes(action: &Action) -> bool {
+    matches!(action, Action::StartVm { .. } | Action::ResumeVm(_))
 }
 
 fn failed(action: &Action, why: &str) -> CapabilityReason {

@@ -13,7 +13,14 @@ use crate::{
 use basalt_daemon::Clock;
 use basalt_model::{CapabilityReason, DateTime, ImageId};
 use basalt_wire::{
-    agent::{Report, ReportAnswer, console::Tickets, counters::Reply, directory::Directory, enrol},
+    agent::{
+        Report, ReportAnswer,
+        console::Tickets,
+        counters::Reply,
+        directory::Directory,
+        enrol,
+        lease::{LeaseAnswer, LeaseRequest},
+    },
     rest::{Problem, TransferGrant},
 };
 use bytes::Bytes;
@@ -30,6 +37,8 @@ use uuid::Uuid;
 /// Longer than the gateway holds a poll (55 s).
 const POLL_LIMIT: Duration = Duration::from_secs(70);
 const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// A lease that comes later is worth little: asked again, it holds for longer.
+const LEASE_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A download in which nothing arrives for so long is broken off; it resumes.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
@@ -68,6 +77,11 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Sends a report; also the sign of life.
     fn report(&self, report: &Report) -> impl Future<Output = Result<ReportAnswer, Error>> + Send;
+
+    /// Asks for the lease under which VMs execute that would be started elsewhere. A gateway without leases never answers.
+    fn lease(&self, _request: &LeaseRequest) -> impl Future<Output = Result<LeaseAnswer, Error>> + Send {
+        std::future::pending()
+    }
 
     /// Renews the identity if it is time; answers when to ask again.
     fn renew(&self) -> impl Future<Output = Result<Option<DateTime>, Error>> + Send;
@@ -234,6 +248,12 @@ impl Gateway for Link {
         let what = "reporting";
         let call = self.current().0.post(format!("{}/agent/v1/report", self.url)).timeout(CALL_LIMIT);
         body(what, answer(what, call.json(report).send().await).await?).await
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseAnswer, Error> {
+        let what = "asking for the lease";
+        let call = self.current().0.post(format!("{}/agent/v1/lease", self.url)).timeout(LEASE_LIMIT);
+        body(what, answer(what, call.json(request).send().await).await?).await
     }
 
     async fn renew(&self) -> Result<Option<DateTime>, Error> {

@@ -2,11 +2,17 @@
 
 use anyhow::Context;
 use basalt_agent::{
-    Agent, Config, Error, Options, Pace, cycle::Tuning, host::machine::Machine, identity::Identity,
-    ledger::FileLedger, link::Link,
+    Agent, Config, Error, Options, Pace,
+    cycle::Tuning,
+    fencer::{Fencer, Processes},
+    host::machine::Machine,
+    identity::Identity,
+    lease::Lease,
+    ledger::FileLedger,
+    link::Link,
 };
 use basalt_daemon::{Clock, Drain, SystemClock};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 /// Runs virtual machines on this host as the gateway says.
@@ -14,8 +20,16 @@ use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration}
 #[command(name = "basalt-agent", version)]
 struct Args {
     /// Configuration file.
-    #[arg(long, default_value = "/etc/basalt/agent.toml")]
+    #[arg(long, global = true, default_value = "/etc/basalt/agent.toml")]
     config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs this host's fencer instead: it stops VMs that need the host's lease when that has run out.
+    Fence,
 }
 
 #[tokio::main]
@@ -31,6 +45,12 @@ async fn main() -> anyhow::Result<()> {
         .mode(0o700)
         .create(dir)
         .with_context(|| dir.display().to_string())?;
+    if let Some(Command::Fence) = args.command {
+        let fencer = Fencer::new(dir, Processes, clock, config.fencer.watchdog.as_ref())?;
+        basalt_daemon::boot::ready();
+        fencer.run(drain).await;
+        return Ok(());
+    }
 
     let mut ledger = FileLedger::new(dir);
     let identity = match Identity::load(dir)? {
@@ -50,6 +70,7 @@ async fn main() -> anyhow::Result<()> {
     let (agent, _) = Agent::new(Options {
         host,
         ledger,
+        lease: Lease::in_dir(dir),
         gateway: link.clone(),
         downloads: link,
         clock,

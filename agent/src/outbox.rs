@@ -100,6 +100,19 @@ impl Outbox {
         self.change(|now| now.refused = reason);
     }
 
+    /// Whether the gateway knows that a VM needs no lease here, or that it is no VM of this host any more.
+    pub fn told_unleased(&self, id: VmId) -> bool {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = ItemKey { kind: ItemKind::Vm, id: id.0 };
+        match (state.told.items.get(&key).map(|item| &item.observed), state.now.items.get(&key)) {
+            (Some(ItemObserved::Vm(vm)), _) => !vm.leased,
+            (Some(_), _) => true,
+            (None, now) => {
+                now.is_none() && state.told.revision.is_some() && state.told.revision == state.now.revision
+            }
+        }
+    }
+
     /// Waits until there may be something new to tell.
     pub async fn news(&self) {
         self.0.news.notified().await;

@@ -49,6 +49,21 @@ LOGGED TABLE conditions (
     project_id uuid,
     conditions json NOT NULL
 );
+LOGGED TABLE drains (
+    id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    host text NOT NULL,
+    task_id uuid NOT NULL,
+    actor jsonb NOT NULL,
+    spec jsonb NOT NULL,
+    moves jsonb NOT NULL,
+    requested_at timestamp with time zone NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    stuck_since timestamp with time zone,
+    cancel_requested_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    outcome jsonb
+);
 LOGGED TABLE feed_cursors (
     holder uuid NOT NULL,
     horizon xid8 NOT NULL,
@@ -79,6 +94,15 @@ LOGGED TABLE host_claims (
     claimed_cpus bigint NOT NULL DEFAULT 0,
     claimed_memory_bytes bigint NOT NULL DEFAULT 0
 );
+LOGGED TABLE host_deaths (
+    id uuid NOT NULL,
+    host_id uuid NOT NULL,
+    kind text NOT NULL,
+    evidence text NOT NULL,
+    boot_id text,
+    at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone
+);
 LOGGED TABLE host_facts (
     host_id uuid NOT NULL,
     facts jsonb NOT NULL,
@@ -87,6 +111,14 @@ LOGGED TABLE host_facts (
 UNLOGGED TABLE host_heartbeats (
     host_id uuid NOT NULL,
     seen_at timestamp with time zone NOT NULL
+);
+LOGGED TABLE host_leases (
+    host_id uuid NOT NULL,
+    grants bigint NOT NULL,
+    agent_boot uuid,
+    boot_id text,
+    fencer jsonb,
+    granted_at timestamp with time zone NOT NULL
 );
 LOGGED TABLE host_links (
     host_id uuid NOT NULL,
@@ -205,7 +237,8 @@ LOGGED TABLE migrations (
     requested_at timestamp with time zone NOT NULL,
     deadline timestamp with time zone NOT NULL,
     ended_at timestamp with time zone,
-    outcome jsonb
+    outcome jsonb,
+    drain_id uuid
 );
 LOGGED TABLE networks (
     id uuid NOT NULL,
@@ -536,6 +569,8 @@ CONSTRAINT agent_conflicts_host ON agent_conflicts FOREIGN KEY (host_id) REFEREN
 CONSTRAINT agent_conflicts_id ON agent_conflicts PRIMARY KEY (host_id);
 CONSTRAINT audit_events_id ON audit_events PRIMARY KEY (id);
 CONSTRAINT conditions_id ON conditions PRIMARY KEY (subject_id);
+CONSTRAINT drains_ended ON drains CHECK (((ended_at IS NULL) = (outcome IS NULL)));
+CONSTRAINT drains_id ON drains PRIMARY KEY (id);
 CONSTRAINT feed_cursors_id ON feed_cursors PRIMARY KEY (holder);
 CONSTRAINT feed_retention_id ON feed_retention PRIMARY KEY (singleton);
 CONSTRAINT feed_retention_one ON feed_retention CHECK (singleton);
@@ -547,9 +582,14 @@ CONSTRAINT host_claims_id ON host_claims PRIMARY KEY (host_id);
 CONSTRAINT host_cpus ON host_claims CHECK ((claimed_cpus >= 0));
 CONSTRAINT host_memory ON host_claims CHECK ((claimed_memory_bytes >= 0));
 CONSTRAINT host_vms ON host_claims CHECK ((claimed_vms >= 0));
+CONSTRAINT host_deaths_host ON host_deaths FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_deaths_id ON host_deaths PRIMARY KEY (id);
+CONSTRAINT host_deaths_kind ON host_deaths CHECK ((kind = ANY (ARRAY['lease_expired'::text, 'power_off_confirmed'::text])));
 CONSTRAINT host_facts_host ON host_facts FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT host_facts_id ON host_facts PRIMARY KEY (host_id);
 CONSTRAINT host_heartbeats_id ON host_heartbeats PRIMARY KEY (host_id);
+CONSTRAINT host_leases_host ON host_leases FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_leases_id ON host_leases PRIMARY KEY (host_id);
 CONSTRAINT host_links_host ON host_links FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT host_links_id ON host_links PRIMARY KEY (host_id);
 CONSTRAINT hosts_id ON hosts PRIMARY KEY (id);
@@ -687,11 +727,17 @@ CONSTRAINT volumes_vm ON volumes FOREIGN KEY (vm_id) REFERENCES vms(id);
 CREATE INDEX audit_events_project ON public.audit_events USING btree (project_id, id);
 CREATE INDEX audit_events_subject ON public.audit_events USING btree (subject_id, id);
 CREATE INDEX change_log_xid ON public.change_log USING btree (xid);
+CREATE INDEX drains_host_id ON public.drains USING btree (host_id, id);
+CREATE UNIQUE INDEX drains_live ON public.drains USING btree (host_id) WHERE (ended_at IS NULL);
+CREATE INDEX drains_task_id ON public.drains USING btree (task_id) WHERE (ended_at IS NULL);
 CREATE INDEX host_certificates_host_id ON public.host_certificates USING btree (host_id);
+CREATE INDEX host_deaths_host_id ON public.host_deaths USING btree (host_id);
+CREATE UNIQUE INDEX host_deaths_standing ON public.host_deaths USING btree (host_id) WHERE (ended_at IS NULL);
 CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
 CREATE INDEX images_shared ON public.images USING btree (tenant_id, name) WHERE shared;
 CREATE INDEX manifest_facts_object ON public.manifest_facts USING btree (id);
 CREATE INDEX manifest_items_object ON public.manifest_items USING btree (id);
+CREATE INDEX migrations_drain_id ON public.migrations USING btree (drain_id) WHERE (ended_at IS NULL);
 CREATE INDEX migrations_hosts ON public.migrations USING btree (target_host_id) WHERE (ended_at IS NULL);
 CREATE UNIQUE INDEX migrations_live ON public.migrations USING btree (vm_id) WHERE (ended_at IS NULL);
 CREATE INDEX migrations_project_id ON public.migrations USING btree (project_id, id);
@@ -898,6 +944,36 @@ AS $function$
                 SELECT pg_catalog.pg_current_xact_id(), 'conditions', r.subject_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
                 RETURN NULL;
             END $function$;
+CREATE OR REPLACE FUNCTION public.feed_drains_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'drains', r.id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_drains_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'drains', r.id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_drains_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'drains', r.id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_host_certificates_delete()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -956,6 +1032,36 @@ AS $function$
             BEGIN
                 INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
                 SELECT pg_catalog.pg_current_xact_id(), 'host_claims', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_deaths_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_deaths', r.id, 'delete', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_deaths_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_deaths', r.id, 'insert', NULL::uuid, NULL::uuid FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_host_deaths_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'host_deaths', r.id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
                 RETURN NULL;
             END $function$;
 CREATE OR REPLACE FUNCTION public.feed_host_facts_delete()
@@ -1766,6 +1872,10 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.conditions REFERENCING OLD TAB
 CREATE TRIGGER feed_insert AFTER INSERT ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.conditions FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.drains REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_drains_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.drains REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_drains_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.drains FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.drains REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_drains_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.host_certificates REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_certificates_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.host_certificates REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_certificates_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_certificates FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1774,6 +1884,10 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.host_claims REFERENCING OLD TA
 CREATE TRIGGER feed_insert AFTER INSERT ON public.host_claims REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_claims_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_claims FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.host_claims REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_claims_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.host_deaths REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_deaths_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.host_deaths REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_deaths_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_deaths FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.host_deaths REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_deaths_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.host_facts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_facts_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.host_facts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_host_facts_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.host_facts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -1871,13 +1985,16 @@ POLICY system_rows ON change_log FOR ALL TO {basalt_system} USING (true) WITH CH
 POLICY triggers_write ON change_log FOR INSERT TO {basalt_owner} USING () WITH CHECK (true);
 POLICY system_rows ON conditions FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON conditions FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON drains FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON feed_cursors FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON feed_retention FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON first_boot_tokens FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_certificates FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_claims FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_deaths FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_facts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_heartbeats FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_leases FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_links FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON hosts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON idempotency_keys FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -1957,13 +2074,16 @@ GRANT INSERT, SELECT ON audit_events TO basalt_tenant;
 GRANT DELETE, SELECT ON change_log TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON conditions TO basalt_system;
 GRANT SELECT ON conditions TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON drains TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON feed_cursors TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON feed_retention TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON first_boot_tokens TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_certificates TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_claims TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_deaths TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_facts TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_heartbeats TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_leases TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_links TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON hosts TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON idempotency_keys TO basalt_system;

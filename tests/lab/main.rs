@@ -12,6 +12,7 @@ mod drill;
 mod firmware;
 mod guest;
 mod guests;
+mod host_loss;
 mod migration;
 mod networks;
 mod partition;

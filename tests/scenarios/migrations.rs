@@ -9,54 +9,10 @@ use basalt_model::{
     vms::ObservedPower,
 };
 use basalt_plan::host::Resource;
-use basalt_tests::{House, api::vm_id, cli::Cli, machine::Machine, oracles, wait};
+use basalt_tests::{House, api::vm_id, cli::Cli, oracles, wait, watchman::Watchman};
 use basalt_wire::rest::{Migration, Page, Vm};
 use serde_json::{Value, json};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-    time::Duration,
-};
-
-/// Looks at every host, again and again, for as long as it lives: how often two executed the guest at the same time.
-struct Watchman {
-    doubles: Arc<AtomicU32>,
-    looks: Arc<AtomicU32>,
-    end: Arc<AtomicBool>,
-}
-
-impl Watchman {
-    fn over(hosts: &[Arc<Machine>], vm: &Vm) -> Self {
-        let (doubles, looks, end) =
-            (Arc::<AtomicU32>::default(), Arc::default(), Arc::<AtomicBool>::default());
-        let (hosts, id) = (hosts.to_vec(), vm_id(vm));
-        let (d, l, e) = (doubles.clone(), Arc::<AtomicU32>::clone(&looks), end.clone());
-        tokio::spawn(async move {
-            while !e.load(Ordering::Relaxed) {
-                let executing = hosts.iter().filter(|host| host.runs(id)).count();
-                d.fetch_add(u32::from(executing > 1), Ordering::Relaxed);
-                l.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
-        Self { doubles, looks, end }
-    }
-
-    fn report(&self) -> Result<()> {
-        let (doubles, looks) = (self.doubles.load(Ordering::Relaxed), self.looks.load(Ordering::Relaxed));
-        ensure!(looks > 0, "nobody looked");
-        ensure!(doubles == 0, "two hosts executed the guest in {doubles} of {looks} looks");
-        Ok(())
-    }
-}
-
-impl Drop for Watchman {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-    }
-}
+use std::time::Duration;
 
 async fn migrate(house: &House, vm: &str, body: Value) -> Result<Task> {
     let asked: Value = house.api.post(&house.api.path(&format!("vms/{vm}/migrate")), &body).await?;
@@ -90,7 +46,7 @@ async fn m1_a_vm_goes_to_another_host_and_back_while_it_runs() -> Result<()> {
     let house = House::with_hosts(2).await?;
     let vm = house.api.running_vm("web").await?;
     let first = vm.placement.as_ref().context("placed")?.host.to_string();
-    let watchman = Watchman::over(&house.hosts, &vm);
+    let watchman = Watchman::over(&house.hosts, [vm_id(&vm)]);
     for round in 1..=2_i64 {
         let task = migrate(&house, "web", json!({})).await?;
         house.api.completed(&task).await?;
@@ -128,7 +84,7 @@ async fn m2_a_vm_that_is_off_with_volumes_of_its_hosts_own_is_refused_with_what_
 
 /// Carries one migration through a trouble at a step, and says how it ended.
 async fn troubled(house: &House, vm: &Vm, step: Step, trouble: Trouble) -> Result<TaskState> {
-    let watchman = Watchman::over(&house.hosts, vm);
+    let watchman = Watchman::over(&house.hosts, [vm_id(vm)]);
     let what = format!("{trouble:?} at {step:?}");
     house.fabric.trouble(step, trouble);
     let task = migrate(house, "web", json!({})).await.with_context(|| what.clone())?;
@@ -187,7 +143,7 @@ async fn r54_a_migration_that_is_taken_back_at_any_step_has_one_owner() -> Resul
     let house = House::with_hosts(2).await?;
     let vm = house.api.running_vm("web").await?;
     for step in Step::ALL {
-        let watchman = Watchman::over(&house.hosts, &vm);
+        let watchman = Watchman::over(&house.hosts, [vm_id(&vm)]);
         house.fabric.trouble(step, Trouble::Hold);
         let task = migrate(&house, "web", json!({})).await?;
         if step != Step::Split {

@@ -1,6 +1,6 @@
 //! The simulator's own tests, and the seeds that each run of CI takes. See docs/testing.md.
 
-use basalt_tests::sim::{Base, Plan, run::run};
+use basalt_tests::sim::{Base, Plan, run::run, sweep};
 use std::sync::Arc;
 
 /// A test runs in one thread: one operation at a time.
@@ -59,4 +59,24 @@ async fn simulated_seeds_3_of_4_end_as_promised_under_fifty_faults_each() {
 #[tokio::test]
 async fn simulated_seeds_4_of_4_end_as_promised_under_fifty_faults_each() {
     share(4, 3).await;
+}
+
+/// CI takes some injections; `cargo xtask soak --sweep 1` takes all.
+async fn swept(workflows: &[sweep::Workflow]) {
+    let base = Arc::new(Base::new().await.unwrap());
+    let begun = std::time::Instant::now();
+    let every = usize::try_from(number("BASALT_SIM_EVERY", 37)).unwrap();
+    let swept = sweep::sweep(&base, 1, workflows, every).await.unwrap_or_else(|failure| panic!("{failure}"));
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{} injections in {seconds:.1} s: {:?}", swept.total(), swept.injections);
+}
+
+#[tokio::test]
+async fn crash_sweep_of_vms_that_come_and_go() {
+    swept(sweep::LIVES).await;
+}
+
+#[tokio::test]
+async fn crash_sweep_of_vms_on_their_way() {
+    swept(sweep::WAYS).await;
 }

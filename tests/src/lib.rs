@@ -16,5 +16,6 @@ pub mod truth;
 pub mod wait;
 pub mod watch;
 pub mod watch_soak;
+pub mod watchman;
 
 pub use house::House;

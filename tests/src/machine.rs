@@ -3,12 +3,18 @@
 use crate::wait;
 use anyhow::{Context, Result, bail};
 use basalt_agent::{
-    Agent, Config, Error, Options, Pace, cycle::Tuning, host::sim::SimHost, identity::Identity,
-    ledger::FileLedger, link::Link,
+    Agent, Config, Error, Options, Pace,
+    cycle::Tuning,
+    fencer::{Fencer, Killer},
+    host::sim::SimHost,
+    identity::Identity,
+    lease::Lease,
+    ledger::FileLedger,
+    link::Link,
 };
 use basalt_daemon::{Clock, Drain, SystemClock};
 use basalt_model::{HostId, VmId, vms::ObservedPower};
-use basalt_plan::host::{Resource, VmSeen};
+use basalt_plan::host::{Resource, VmSeen, effect::Mishap};
 use futures::FutureExt;
 use std::{
     fs,
@@ -42,6 +48,21 @@ pub struct Machine {
     dir: PathBuf,
     pace: Pace,
     running: Mutex<Option<JoinHandle<()>>>,
+    fencer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Stops guests of a host in memory, as a signal would stop QEMU.
+struct SimKiller(Arc<SimHost>);
+
+impl Killer for SimKiller {
+    fn kill(&mut self, id: VmId) -> usize {
+        let power = self.0.look(|w| w.observed.vms.items.get(&id).map(|vm| vm.power));
+        let in_memory = matches!(power, Some(ObservedPower::Running | ObservedPower::Paused));
+        if in_memory {
+            self.0.suffer(&Mishap::Kill(id));
+        }
+        usize::from(in_memory)
+    }
 }
 
 impl Machine {
@@ -75,7 +96,34 @@ impl Machine {
             dir: dir.into(),
             pace: QUICK,
             running: Mutex::new(None),
+            fencer: Mutex::new(None),
         })
+    }
+
+    /// Starts the host's fencer: the real one, over the files of the agent.
+    pub fn fence(&self) -> Result<()> {
+        let state = self.state_dir();
+        fs::create_dir_all(&state)?;
+        let fencer = Fencer::new(&state, SimKiller(self.sim.clone()), Arc::new(SystemClock), None)?;
+        let task = tokio::spawn(fencer.run(Drain::new()));
+        if let Some(before) = self.fencer.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {
+            before.abort();
+        }
+        Ok(())
+    }
+
+    /// Kills the fencer.
+    pub fn unfence(&self) {
+        if let Some(task) = self.fencer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+    }
+
+    /// The power fails: nothing executes there any more, neither guests nor agent nor fencer.
+    pub async fn cut_power(&self) {
+        self.kill().await;
+        self.unfence();
+        self.sim.suffer(&Mishap::PowerCut);
     }
 
     /// The same host with an agent that looks and reports at another pace.
@@ -207,6 +255,7 @@ impl Drop for Machine {
         if let Some(task) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
             task.abort();
         }
+        self.unfence();
     }
 }
 
@@ -235,8 +284,18 @@ async fn run(config: Config, host: Arc<SimHost>, pace: Pace) -> Result<()> {
     let boot = ledger.start(clock.new_id())?;
     let link = Arc::new(Link::new(&config, identity, clock.clone(), boot)?);
     let tuning = Tuning { act_limit: Some(ACT_LIMIT), ..Tuning::default() };
-    let options =
-        Options { host, ledger, gateway: link.clone(), downloads: link, clock, host_id, boot, tuning, pace };
+    let options = Options {
+        host,
+        ledger,
+        lease: Lease::in_dir(&dir),
+        gateway: link.clone(),
+        downloads: link,
+        clock,
+        host_id,
+        boot,
+        tuning,
+        pace,
+    };
     Agent::new(options)?.0.run(Drain::new()).await?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use basalt_model::{
     pools::{PoolFacts, PoolKind},
 };
 use basalt_plan::host::{
-    Action, Capabilities, DoorDefinition, Observed, Resource, Section,
+    Action, Capabilities, DoorDefinition, Observed, Resource, Section, VolumeKey, VolumeSeen,
     effect::{Mishap, World},
 };
 use basalt_wire::agent::console::Mode;
@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
+use uuid::Uuid;
 
 /// What goes wrong with one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,53 @@ struct State {
     place: Option<(HostId, fabric::Fabric)>,
     /// Doors, each with the life of the agent that opened it.
     doors: BTreeMap<VmId, (DoorDefinition, Weak<()>)>,
+    /// Pools that other hosts see too.
+    shares: Vec<(Name, SharedStorage)>,
+}
+
+/// Storage that several hosts mount. Clones are the same.
+#[derive(Clone)]
+pub struct SharedStorage {
+    id: Uuid,
+    volumes: Arc<Mutex<BTreeMap<VolumeKey, VolumeSeen>>>,
+}
+
+impl SharedStorage {
+    /// Empty storage under this id.
+    pub fn new(id: Uuid) -> Self {
+        Self { id, volumes: Arc::default() }
+    }
+
+    fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeKey, VolumeSeen>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Shows what other hosts made in shared pools. Who uses a volume is this host's own matter.
+    fn see_shares(&mut self) {
+        let items = &mut self.world.observed.volumes.items;
+        for (pool, storage) in &self.shares {
+            let mut there = storage.volumes().clone();
+            for (key, volume) in &mut there {
+                volume.users = items.get(key).map(|v| v.users.clone()).unwrap_or_default();
+            }
+            items.retain(|key, _| key.pool != *pool);
+            items.append(&mut there);
+        }
+    }
+
+    /// Lets other hosts see what was made in shared pools.
+    fn show_shares(&self) {
+        for (pool, storage) in &self.shares {
+            let mine = self.world.observed.volumes.items.iter().filter(|(key, _)| key.pool == *pool);
+            *storage.volumes() = mine
+                .map(|(key, volume)| {
+                    (key.clone(), VolumeSeen { users: Default::default(), ..volume.clone() })
+                })
+                .collect();
+        }
+    }
 }
 
 impl SimHost {
@@ -121,6 +169,7 @@ impl SimHost {
             delay: Duration::ZERO,
             place: None,
             doors: BTreeMap::new(),
+            shares: Vec::new(),
         };
         Self {
             state: Mutex::new(state),
@@ -150,6 +199,15 @@ impl SimHost {
     /// Reads the world; no news.
     pub fn look<T>(&self, f: impl FnOnce(&World) -> T) -> T {
         f(&self.state().world)
+    }
+
+    /// Mounts shared storage as a pool.
+    pub fn mount(&self, pool: &Name, storage: &SharedStorage) {
+        let mut state = self.state();
+        state.shares.push((pool.clone(), storage.clone()));
+        state.world.observed.capabilities.pools.insert(pool.clone());
+        drop(state);
+        self.bump();
     }
 
     /// Something happens to the host.
@@ -269,7 +327,11 @@ impl SimHost {
 
     fn apply(&self, action: &Action) -> Result<(), Error> {
         let mut state = self.state();
+        state.see_shares();
         let changed = state.world.act(action, self.clock.now());
+        if changed.is_ok() {
+            state.show_shares();
+        }
         let changed = changed.map_err(|why| Error::host(action.stage(), why))?;
         if changed {
             *state.mutations.entry((action.resource(), action.stage())).or_default() += 1;
@@ -285,7 +347,8 @@ impl SimHost {
 impl Host for SimHost {
     async fn observe(&self) -> Observed {
         self.drop_dead_doors();
-        let state = self.state();
+        let mut state = self.state();
+        state.see_shares();
         let mut observed = state.world.observed.clone();
         let why = "this listing fails";
         for listing in &state.blind {
@@ -304,10 +367,11 @@ impl Host for SimHost {
     async fn facts(&self) -> HostFacts {
         let state = self.state();
         let can = &state.world.observed.capabilities;
+        let shared = |pool: &Name| state.shares.iter().find(|(name, _)| name == pool).map(|(_, s)| s.id);
         let pools = can.pools.iter().map(|name| PoolFacts {
             name: name.clone(),
-            kind: PoolKind::Directory,
-            shared_id: None,
+            kind: if shared(name).is_some() { PoolKind::SharedDirectory } else { PoolKind::Directory },
+            shared_id: shared(name),
             path: format!("/sim/{name}"),
             capacity_bytes: 100_000 * GIB,
             available_bytes: 100_000 * GIB,
@@ -345,6 +409,7 @@ impl Host for SimHost {
                 .as_ref()
                 .map(|_| SocketAddr::from((tunnel_address(&state.name), 9446))),
             routers: can.routers,
+            fencer: None,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },
             foreign: Vec::new(),
             problems: Vec::new(),

@@ -151,6 +151,7 @@ impl Agent {
     ) -> Cycle<Fickle, MemoryLedger> {
         let parts = Parts {
             host: host.clone(),
+            lease: basalt_agent::lease::Lease::none(),
             ledger: ledger.clone(),
             clock: clock.clone(),
             downloads: Arc::new(NoDownloads),

@@ -130,6 +130,7 @@ pub fn vm_item(n: u8, generation: i64, wish: &Wish) -> Item {
         }],
         seed: SeedBody { user_data: wish.user_data.clone(), ssh_authorized_keys: vec![] },
         stop_grace_seconds: wish.grace_seconds,
+        needs_lease: false,
         operation: wish.operation.clone(),
     };
     item(ItemKind::Vm, vm_id(n).0, generation, Desired::Vm(Box::new(body)))
@@ -325,6 +326,7 @@ impl<L: Ledger + Clone> Rig<L> {
             self.outbox = Outbox::new(self.clock.new_id());
             let parts = Parts {
                 host: self.host.clone(),
+                lease: basalt_agent::lease::Lease::none(),
                 ledger: self.ledger.clone(),
                 clock: self.clock.clone(),
                 downloads: Arc::new(NoDownloads),

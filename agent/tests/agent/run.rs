@@ -129,6 +129,7 @@ fn start_on<H: Host>(host: Arc<H>, gateway: Arc<Memory>, sim: Arc<SimHost>, ledg
     };
     let (agent, handle) = Agent::new(Options {
         host,
+        lease: basalt_agent::lease::Lease::none(),
         ledger: ledger.clone(),
         gateway: gateway.clone(),
         downloads: Arc::new(NoDownloads),

@@ -92,8 +92,7 @@ pub async fn read_manifest(
         let mut revision = app.hub.revision(host);
         let other = async { revision.wait_for(|now| *now != have).await.is_ok() };
         let news = tokio::time::timeout(Duration::from_secs(wait_seconds.into()), app.drain.or(other)).await;
-        // A poll that is held is a sign of life for all of its time.
-        app.links.beat(host, app.clock.now());
+        // Its end is no sign of life: the host may have been cut off long before it, and nothing here would know.
         if !matches!(news, Ok(Some(true))) {
             return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(have)?)]).into_response());
         }

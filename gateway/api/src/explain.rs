@@ -141,6 +141,7 @@ fn field(reason: &CapabilityReason) -> Option<&'static str> {
         "host_too_small_memory" | "insufficient_memory" => "spec.memory_bytes",
         "host_too_small_cpus" | "insufficient_cpus" => "spec.cpus",
         "uefi_missing" => "spec.firmware",
+        "ha_local_storage" => "spec.ha.policy",
         "pinned_host_unknown" => "spec.placement.host",
         "pool_missing" | "pool_too_small" | "insufficient_storage" | "no_pool" | "volume_elsewhere" => {
             "spec.disks"
@@ -167,6 +168,7 @@ fn request(app: &App, project: ProjectRef, body: &Create<VmSpec>) -> (Request, V
             firmware: spec.firmware,
             rules: spec.placement.clone(),
             labels: body.labels.clone(),
+            shared_storage: spec.ha.restarts(),
             ..Default::default()
         };
         for (index, disk) in spec.disks.iter().enumerate() {

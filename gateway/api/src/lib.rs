@@ -19,10 +19,12 @@ mod counters;
 mod debug;
 mod directory;
 mod door;
+mod drains;
 mod enrolment;
 mod error;
 mod explain;
 mod health;
+mod host_loss;
 mod hosts;
 pub mod hub;
 mod image_events;
@@ -49,9 +51,11 @@ mod routes;
 pub mod rows;
 mod security_groups;
 mod service_tokens;
+mod sim;
 mod store_problem;
 mod tasks;
 mod tenants;
+mod unstick;
 mod users;
 mod vm_verbs;
 mod vms;
@@ -70,7 +74,10 @@ use axum::Router;
 use basalt_daemon::{Clock, Drain, pki::Authority};
 use basalt_store::{Ids, Store};
 use basalt_wire::upload_token::Keyring;
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 /// Where the image service is, and the keys that sign its tokens.
 #[derive(Clone, Debug)]
@@ -131,6 +138,12 @@ pub struct Parts {
     pub(crate) ask: Option<Ask>,
 }
 
+/// Routes without their document, which takes longer to write than all else of a door and is the same for each: a process
+/// with many doors, as a simulator is, puts them together once.
+fn bare(routes: fn(utoipa::openapi::OpenApi) -> utoipa_axum::router::OpenApiRouter<App>) -> Router<App> {
+    routes(Default::default()).split_for_parts().0
+}
+
 impl Deref for App {
     type Target = Parts;
     fn deref(&self) -> &Parts {
@@ -172,12 +185,14 @@ impl App {
 
     /// The users' door.
     pub fn users(&self) -> Router {
-        self.serve(routes::users(Default::default()))
+        static ROUTES: OnceLock<Router<App>> = OnceLock::new();
+        self.serve(ROUTES.get_or_init(|| bare(routes::users)))
     }
 
     /// The door of agents and image service.
     pub fn agents(&self) -> Router {
-        self.serve(routes::agents(Default::default()))
+        static ROUTES: OnceLock<Router<App>> = OnceLock::new();
+        self.serve(ROUTES.get_or_init(|| bare(routes::agents)))
     }
 
     /// Writes heartbeats down, all hosts in one statement, until the drain begins.
@@ -193,8 +208,8 @@ impl App {
         self.links.flush(self).await;
     }
 
-    fn serve(&self, router: utoipa_axum::router::OpenApiRouter<App>) -> Router {
-        let (router, _) = router.split_for_parts();
+    fn serve(&self, routes: &Router<App>) -> Router {
+        let router = routes.clone();
         router
             .fallback(door::no_route)
             .method_not_allowed_fallback(door::no_method)

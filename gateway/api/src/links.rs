@@ -49,6 +49,8 @@ struct Link {
     acts_on: Option<i64>,
     seen: Option<DateTime>,
     written: Option<DateTime>,
+    /// The last sign of life that any gateway wrote down.
+    anywhere: Option<DateTime>,
 }
 
 /// The links to all hosts.
@@ -130,13 +132,34 @@ impl Links {
         self.links().entry(host).or_default().seen = Some(now);
     }
 
-    /// The last sign of life that this gateway had.
+    /// The last sign of life that this gateway had, or read of another.
     pub fn seen(&self, host: HostId) -> Option<DateTime> {
-        self.links().get(&host)?.seen
+        self.links().get(&host).and_then(|link| link.seen.max(link.anywhere))
     }
 
-    /// Writes down the signs of life since the last time, all in one statement.
+    /// Writes down the signs of life since the last time, all in one statement, and reads those of hosts whose agents speak
+    /// with other gateways.
     pub async fn flush(&self, app: &App) {
+        self.write_down(app).await;
+        let read = async {
+            let mut tx = app.store.system_read().await?;
+            basalt_store::hosts::heartbeats(&mut tx).await
+        };
+        match read.await {
+            Ok(beats) => self.hear(&beats),
+            // They are read the next time.
+            Err(e) => tracing::warn!(error = %e, "signs of life could not be read"),
+        }
+    }
+
+    fn hear(&self, beats: &[(HostId, DateTime)]) {
+        let mut links = self.links();
+        for (host, at) in beats {
+            links.entry(*host).or_default().anywhere = Some(*at);
+        }
+    }
+
+    async fn write_down(&self, app: &App) {
         let beats: Vec<(HostId, DateTime)> = self
             .links()
             .iter()
@@ -191,6 +214,19 @@ mod tests {
         let due: Vec<i64> = (0..25).filter(|s| links.conflict_due(host, at(*s))).collect();
         assert_eq!(due, [0, 10, 20]);
         assert!(links.conflict_due(host, at(5)), "a clock that was set back stops nothing");
+    }
+
+    #[test]
+    fn a_host_whose_agent_speaks_with_another_gateway_is_heard_of() {
+        let (links, host) = (Links::default(), HostId(Uuid::from_u128(1)));
+        let at = |seconds| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(seconds);
+        assert_eq!(links.seen(host), None);
+        links.hear(&[(host, at(5))]);
+        assert_eq!(links.seen(host), Some(at(5)));
+        links.beat(host, at(9));
+        links.hear(&[(host, at(7))]);
+        assert_eq!(links.seen(host), Some(at(9)));
+        assert_eq!(links.order(host, Uuid::from_u128(10), 1), Order::NewStart);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, adoption, agent, audit, consoles, counters, debug, directory, enrolment, explain, health, hosts,
-    image_events, images, login, metrics, migrations, networks, pools, ports, projects, role_bindings,
-    routers, security_groups, service_tokens, tasks, tenants, users, vm_verbs, vms, volumes, watch,
+    App, adoption, agent, audit, consoles, counters, debug, directory, drains, enrolment, explain, health,
+    host_loss, hosts, image_events, images, login, metrics, migrations, networks, pools, ports, projects,
+    role_bindings, routers, security_groups, service_tokens, sim, tasks, tenants, unstick, users, vm_verbs,
+    vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -86,10 +87,16 @@ fn storage() -> OpenApiRouter<App> {
 
 fn infrastructure() -> OpenApiRouter<App> {
     OpenApiRouter::default()
+        .routes(routes!(sim::ask_sim))
+        .routes(routes!(unstick::get_unstick, unstick::take_way_out))
         .routes(routes!(hosts::list_hosts, hosts::create_host))
         .routes(routes!(hosts::get_host, hosts::update_host, hosts::delete_host))
         .routes(routes!(hosts::create_join_token))
         .routes(routes!(hosts::revoke_host))
+        .routes(routes!(drains::drain_host))
+        .routes(routes!(drains::list_drains))
+        .routes(routes!(drains::get_drain))
+        .routes(routes!(host_loss::confirm_power_off))
         .routes(routes!(adoption::adopt))
         .routes(routes!(pools::list_pools))
         .routes(routes!(pools::get_pool))
@@ -103,6 +110,7 @@ pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(agent::read_manifest))
         .routes(routes!(directory::read_directory))
         .routes(routes!(agent::report))
+        .routes(routes!(host_loss::renew_lease))
         .routes(routes!(agent::begin_download))
         .routes(routes!(consoles::list_console_tickets))
         .routes(routes!(consoles::redeem_console_ticket))

@@ -5,9 +5,13 @@ use basalt_model::{
     DateTime, Generation, HostId, ImageId, Name, NetworkId, PortId, ProjectId, TenantId, VmId, hosts,
     quotas::Demand, roles::Scope, routers::RouterUplink, tasks::Task,
 };
-use basalt_plan::placement::{
-    self,
-    affinity::{Neighbours, Peer},
+use basalt_plan::{
+    drains::{Leaver, Placed},
+    placement::{
+        self,
+        affinity::{Neighbours, Peer},
+    },
+    what_if::Guest,
 };
 use basalt_store::{
     conditions::Conditions,
@@ -261,7 +265,7 @@ impl Rows {
             Table::Certificate => keep!(self.certificates, change.key.clone(), row, Row::Certificate),
             Table::ManifestItem => self.manifest_item(&change.key, row),
             Table::RouterPlacement => self.router_placement(change, touched),
-            Table::Manifest | Table::ManifestFact | Table::Migration => {}
+            Table::Manifest | Table::ManifestFact | Table::Migration | Table::Drain => {}
             _ => {
                 let Ok(id) = Uuid::parse_str(&change.key) else { return };
                 if matches!(change.table, Table::Vm | Table::Router) {
@@ -568,6 +572,7 @@ impl Rows {
             segments: networks.map(|n| n.spec.segment.clone()).collect(),
             rules: vm.spec.placement.clone(),
             labels: vm.metadata.labels.clone(),
+            shared_storage: vm.spec.ha.restarts(),
             ..Default::default()
         };
         for volume in volumes {
@@ -605,6 +610,48 @@ impl Rows {
             });
         let placed: Vec<_> = placed.collect();
         Neighbours::of(request, placed.iter().map(|(host, peer)| (*host, peer)))
+    }
+
+    /// The VMs that are on a host, but for those that are being deleted.
+    pub fn leavers(&self, host: HostId) -> Vec<Leaver> {
+        self.guests().into_iter().filter(|g| g.host_id == host).map(|g| g.leaver).collect()
+    }
+
+    /// All placed VMs, as a question about what would happen sees them.
+    pub fn guests(&self) -> Vec<Guest> {
+        let network = |id: NetworkId| {
+            let found = self.networks.get(&id.0);
+            found.map_or_else(|| id.to_string(), |n| n.metadata.name.to_string())
+        };
+        let guest = |vm: &Arc<Vm>| {
+            Some(Guest {
+                host_id: self.placements.get(&vm.metadata.id)?.host_id?,
+                leaver: Leaver {
+                    vm_id: VmId(vm.metadata.id),
+                    vm: vm.metadata.name.clone(),
+                    project_id: vm.metadata.project_id?,
+                    power: vm.spec.power,
+                    request: self.request_of(vm),
+                },
+                restarts: vm.spec.ha.restarts(),
+                networks: vm.nics.iter().map(|n| network(n.network_id)).collect(),
+            })
+        };
+        let stays = |vm: &&Arc<Vm>| vm.metadata.deletion_requested_at.is_none();
+        self.vms.values().filter(stays).filter_map(guest).collect()
+    }
+
+    /// All placed VMs that rules of others may mean.
+    pub fn placed_vms(&self) -> Vec<Placed> {
+        let placed = |vm: &Arc<Vm>| {
+            Some(Placed {
+                vm_id: VmId(vm.metadata.id),
+                project_id: vm.metadata.project_id?,
+                host_id: self.placements.get(&vm.metadata.id)?.host_id?,
+                peer: Peer::of(&vm.metadata.name, &vm.metadata.labels, &vm.spec.placement)?,
+            })
+        };
+        self.vms.values().filter_map(placed).collect()
     }
 
     /// Hosts as placement sees them. `seen` is the last sign of life that this gateway had.

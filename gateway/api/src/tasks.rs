@@ -14,11 +14,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use basalt_model::{
-    FieldError, TaskId,
+    CapabilityReason, FieldError, TaskId,
     roles::{Role, Scope, allows},
-    tasks::{Task, TaskLog, TaskState},
+    tasks::{Task, TaskKind, TaskLog, TaskState},
 };
-use basalt_store::{Error as StoreError, TenantTx, task_dependencies, tasks};
+use basalt_store::{Error as StoreError, TenantTx, drains, task_dependencies, tasks};
 use basalt_wire::rest::Page;
 use serde::Deserialize;
 use std::time::Duration;
@@ -168,6 +168,12 @@ pub async fn cancel_task(
     let found = find(&app, &permit, id, &task).await?;
     permit.require(&scope(&found))?;
     let change = permit.change(&app);
+    if found.kind == TaskKind::HostDrain {
+        let mut tx = app.store.system().await?;
+        let cancelled = drains::cancel(&mut tx, &change, &found).await?;
+        tx.commit().await?;
+        return Ok(Answer(cancelled));
+    }
     let mut tx = begin(&app, &found).await?;
     let cancelled = tasks::cancel(&mut tx, &change, id).await?;
     tx.commit().await?;
@@ -223,12 +229,24 @@ pub async fn put_task_dependencies(
     Ok(Answer(waiting))
 }
 
-/// Begins to change a task. Those of the system itself are nobody's to change.
+/// Begins to change a task of a tenant. What the system itself has to do is asked for at the object.
 async fn begin(app: &App, task: &Task) -> Result<TenantTx, Error> {
-    match task.tenant_id {
-        Some(tenant) => Ok(app.store.tenant(tenant).await?),
-        None => Err(Error::not_found("task", task.id.to_string())),
-    }
+    let Some(tenant) = task.tenant_id else {
+        let subject = format!("{}/{}", task.subject.kind, task.subject.name);
+        let remedy = match task.kind {
+            TaskKind::HostDrain => format!("drain {subject} anew, with a plan of now"),
+            _ => format!("ask for it anew at {subject}"),
+        };
+        let reason = CapabilityReason::new(
+            "not_repeatable",
+            subject,
+            "a task of the system is done from what stands now, and takes no other attempt and no dependencies",
+            remedy,
+        );
+        let detail = reason.to_string();
+        return Err(Error::Conflict { code: "refused", detail, reasons: vec![reason] });
+    };
+    Ok(app.store.tenant(tenant).await?)
 }
 
 /// Reads a task that the caller may read; any other is not found. The work is the same for both.

@@ -4,7 +4,7 @@ use crate::{
     Error, Reconciler, Shared, Verify, debug,
     handlers::{self, Outcome},
     step::Stepper,
-    sweeps::{self, Context, Sweep, Swept},
+    sweeps::{self, Context, Sweep, Swept, lease::Rival},
 };
 use basalt_daemon::Drain;
 use basalt_model::DateTime;
@@ -51,6 +51,7 @@ pub struct Driver {
     origin: Instant,
     cursor: Option<Cursor>,
     lease: Option<Lease>,
+    rival: Rival,
     /// The pull that is under way, and when it began.
     pull: Option<(Duration, BoxFuture<'static, Pulled>)>,
     pull_due: Duration,
@@ -98,6 +99,7 @@ impl Driver {
             origin: begin(),
             cursor: None,
             lease: None,
+            rival: Rival::default(),
             pull: None,
             pull_due: Duration::ZERO,
             fresh_at: Duration::ZERO,
@@ -278,14 +280,16 @@ impl Driver {
 
     fn context(&self) -> Context {
         let options = &self.reconciler.options;
+        let now = options.clock.now();
         Context {
             store: options.store.clone(),
             feed: Arc::clone(&self.feed),
             holder: options.holder,
             cursor: self.cursor.clone(),
             lease: self.lease.clone(),
+            silent: self.rival.silent(now),
             keep_tasks_days: options.keep_tasks_days,
-            now: options.clock.now(),
+            now,
         }
     }
 
@@ -312,13 +316,15 @@ impl Driver {
         let jitter = 0.9 + 0.2 * self.reconciler.options.clock.jitter();
         self.due.insert(sweep, now + sweep.interval().mul_f64(jitter));
         match result {
-            Ok(Swept::Lease(lease)) => {
+            Ok(Swept::Lease(claim)) => {
+                let lease = self.rival.take_in(claim, at);
                 if lease.is_some() != self.lease.is_some() {
                     tracing::info!(acting = lease.is_some(), "the reconciler's lease changed hands");
                 }
                 self.lease = lease;
             }
-            Ok(Swept::Liveness(beats)) => {
+            Ok(Swept::Liveness(beats, leases)) => {
+                self.stepper.watch(&leases, now);
                 self.stepper.hear(&beats, at, now);
                 self.verify_always()?;
                 let bytes: usize = self.stepper.graph().counters().iter().map(|(_, c)| c.bytes).sum();

@@ -59,6 +59,10 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
         Row::HostFacts(r) => tx.put(&inputs.host_facts, r.host_id, Arc::clone(r)),
         Row::HostClaim(r) => tx.put(&inputs.claims, r.host_id, **r),
         Row::AgentConflict(r) => tx.put(&inputs.agent_conflicts, r.host_id, r.conflict.clone()),
+        Row::HostDeath(r) => match r.0.ended_at {
+            None => tx.put(&inputs.deaths, r.0.id, r.0.clone()),
+            Some(_) => tx.delete(&inputs.deaths, &r.0.id),
+        },
         Row::Pool(r) => tx.put(&inputs.pools, r.id, Arc::clone(r)),
         Row::Router(r) => tx.put(&inputs.routers, r.metadata.id.into(), Arc::clone(r)),
         Row::RouterPlacement(r) => tx.put(&inputs.router_placements, (r.router_id, r.slot), Arc::clone(r)),
@@ -78,6 +82,8 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
             Some(row) => tx.put(&inputs.migrations, r.migration.id, row),
             None => tx.delete(&inputs.migrations, &r.migration.id),
         },
+        Row::Drain(r) if r.ended_at.is_none() => tx.put(&inputs.drains, r.id, Arc::clone(r)),
+        Row::Drain(r) => tx.delete(&inputs.drains, &r.id),
         Row::Conditions(r) => tx.put(&inputs.conditions, r.subject_id, Arc::clone(r)),
         Row::ManifestItem(r) => {
             if let Some((at, item)) = item(r) {
@@ -121,6 +127,7 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
         Table::HostFacts => gone(tx, &inputs.host_facts, key),
         Table::HostClaim => gone(tx, &inputs.claims, key),
         Table::AgentConflict => gone(tx, &inputs.agent_conflicts, key),
+        Table::HostDeath => gone(tx, &inputs.deaths, key),
         Table::Pool => gone(tx, &inputs.pools, key),
         Table::Router => gone(tx, &inputs.routers, key),
         Table::RouterPlacement => {
@@ -138,6 +145,7 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
         Table::Placement => gone(tx, &inputs.placements, key),
         Table::VmFacts => gone(tx, &inputs.vm_facts, key),
         Table::Migration => gone(tx, &inputs.migrations, key),
+        Table::Drain => gone(tx, &inputs.drains, key),
         Table::Conditions => gone(tx, &inputs.conditions, key),
         Table::ManifestItem => {
             if let Some(at) = item_at(key) {
@@ -199,6 +207,7 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         host_facts: HostFacts(r) => Some((r.host_id, Arc::clone(r)));
         claims: HostClaim(r) => Some((r.host_id, **r));
         agent_conflicts: AgentConflict(r) => Some((r.host_id, r.conflict.clone()));
+        deaths: HostDeath(r) => r.0.ended_at.is_none().then(|| (r.0.id, r.0.clone()));
         pools: Pool(r) => Some((r.id, Arc::clone(r)));
         routers: Router(r) => Some((r.metadata.id.into(), Arc::clone(r)));
         router_placements: RouterPlacement(r) => Some(((r.router_id, r.slot), Arc::clone(r)));
@@ -218,6 +227,7 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
             ItemKind::parse(&r.kind).map(|kind| ((r.host_id, kind, r.id), FactRow::read(r)))
         };
         migrations: Migration(r) => MigrationRow::read(r).map(|row| (row.migration.id, row));
+        drains: Drain(r) => r.ended_at.is_none().then(|| (r.id, Arc::clone(r)));
         tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, Arc::clone(r)));
         ended: Task(r) => {
             (r.state.is_terminal() && named.contains(&r.id)).then_some((r.id, Ended(r.state)))

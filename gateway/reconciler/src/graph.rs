@@ -10,12 +10,15 @@
 //! facts ─► status ─┬─► conditions that differ                 ─► handlers/conditions
 //!                  └─► task moves                             ─► handlers/tasks
 //! tasks, how those ended that they wait for ─► starts         ─► handlers/tasks
+//! drains, VMs on their hosts ─► steps                         ─► handlers/drains
 //! deletions of which nothing is on a host any more            ─► handlers/finalise
 //! ```
 //!
 //! Every output collection is a difference: its rows are what is still to be written, and they go
 //! when the feed shows that it was.
 
+pub mod drains;
+pub mod host_loss;
 mod manifests;
 pub mod migrations;
 mod removals;
@@ -25,21 +28,26 @@ mod status;
 
 use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PlacementRow, VmRow};
 use basalt_model::{
-    HostId, ImageId, MigrationId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId, TenantId, VmId,
-    VolumeId,
+    DrainId, HostId, ImageId, MigrationId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId,
+    TenantId, VmId, VolumeId,
+    drains::Drain,
+    host_loss::HostDeath,
     hosts::{AgentConflict, HostState},
     tasks::Task,
 };
 use basalt_plan::{
     conditions::{VmFacts, VolumeFacts},
+    drains::{Clock, Next},
+    host_loss::Verdict,
     manifest::Edit,
     placement::HostView,
 };
 use basalt_store::{
-    conditions::Conditions, hosts, images, networks, pools, routers as stored, security_groups, volumes,
+    conditions::Conditions, host_loss::Evacuation, hosts, images, networks, pools, routers as stored,
+    security_groups, volumes,
 };
 use basalt_wire::agent::manifest::ItemKind;
-use krt::{Builder, Collection, Graph, Index, Input};
+use krt::{Builder, Collection, Ctx, Graph, Index, Input};
 use uuid::Uuid;
 
 pub use removals::Removal;
@@ -59,6 +67,10 @@ pub struct Inputs {
     pub liveness: Input<HostId, Liveness>,
     /// Hosts with whose identity two agents act.
     pub agent_conflicts: Input<HostId, AgentConflict>,
+    /// What is known of hosts that are silent.
+    pub losses: Input<HostId, Verdict>,
+    /// Proofs that hosts are dead, by their own ids.
+    pub deaths: Input<Uuid, HostDeath>,
     /// Pools.
     pub pools: Input<PoolId, pools::Pool>,
     /// Networks.
@@ -85,6 +97,10 @@ pub struct Inputs {
     pub migrations: Input<MigrationId, MigrationRow>,
     /// Those of them whose deadline passed.
     pub overdue: Input<MigrationId, ()>,
+    /// Hosts that are being emptied.
+    pub drains: Input<DrainId, Drain>,
+    /// What has passed since they were asked for.
+    pub drain_clocks: Input<DrainId, Clock>,
     /// What was seen of VMs.
     pub vm_facts: Input<VmId, basalt_store::vms::VmFacts>,
     /// Conditions as they are stored, by subject.
@@ -110,14 +126,32 @@ pub(crate) struct Indexes {
     pub cached_images: Index<ItemAt, ItemRow, HostId>,
     /// Stored items by what they name on their host.
     pub items_naming: Index<ItemAt, ItemRow, ItemAt>,
+    /// Proofs by host.
+    pub deaths_by_host: Index<Uuid, HostDeath, HostId>,
     /// Pools by host.
     pub pools_by_host: Index<PoolId, pools::Pool, HostId>,
     /// Migrations by VM.
     pub migrations_by_vm: migrations::ByVm,
+    /// VMs by the host that they are on.
+    pub placements_by_host: Index<VmId, PlacementRow, HostId>,
+    /// Drains by host.
+    pub drains_by_host: Index<DrainId, Drain, HostId>,
     /// Volumes by the VM that they go with.
     pub volumes_by_owner: Index<VolumeId, volumes::Volume, VmId>,
     /// Where routers are, by router.
     pub placements_of_router: Index<(RouterId, u8), stored::Placement, RouterId>,
+}
+
+impl Indexes {
+    /// The live migration of a VM.
+    pub(crate) fn migration<'a>(&self, ctx: &Ctx<'a>, vm: &VmId) -> Option<&'a MigrationRow> {
+        ctx.lookup(&self.migrations_by_vm, vm).map(|(_, row)| &**row).next()
+    }
+
+    /// The proof that a host is dead.
+    pub(crate) fn death<'a>(&self, ctx: &Ctx<'a>, host: &HostId) -> Option<&'a HostDeath> {
+        ctx.lookup(&self.deaths_by_host, host).map(|(_, death)| &**death).next()
+    }
 }
 
 /// What the handlers and the tests read.
@@ -137,6 +171,14 @@ pub struct Nodes {
     pub migration_status: Collection<MigrationId, migrations::Status>,
     /// Steps of migrations that are to be written.
     pub migration_steps: Collection<MigrationId, migrations::Step>,
+    /// What is to be done for drains.
+    pub drain_steps: Collection<DrainId, Next>,
+    /// Proofs by host.
+    pub deaths_by_host: Index<Uuid, HostDeath, HostId>,
+    /// VMs on hosts that are not heard of.
+    pub stranded: Collection<VmId, host_loss::Stranding>,
+    /// VMs of dead hosts that are to go elsewhere.
+    pub evacuations: Collection<VmId, Evacuation>,
     /// Routers that are to be on other hosts.
     pub router_moves: Collection<RouterId, Move>,
     /// Items that hosts should have.
@@ -178,14 +220,18 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let host_views = requests::host_views(&mut builder, &inputs, &indexes, host_states);
     let peers = requests::peers(&mut builder, &inputs);
     let requests = requests::requests(&mut builder, &inputs);
-    let migration_status = migrations::status(&mut builder, &inputs, host_states, host_views, peers);
+    let stranded = host_loss::stranded(&mut builder, &inputs, &indexes, host_states, host_views, peers);
+    let evacuations = host_loss::evacuations(&mut builder, stranded);
+    let migration_status =
+        migrations::status(&mut builder, &inputs, &indexes, host_states, host_views, peers);
     let migration_steps = migrations::steps(&mut builder, migration_status);
+    let drain_steps = drains::steps(&mut builder, &inputs, &indexes, host_views, peers);
     let router_moves = routers::moves(&mut builder, &inputs, &indexes, host_states);
     let desired = manifests::desired(&mut builder, &inputs, &indexes);
     let edits_by_host = manifests::edits_by_host(&mut builder, &inputs, &indexes, desired);
     let vm_status = status::vms(&mut builder, &inputs, host_states);
     let volume_status = status::volumes(&mut builder, &inputs, host_states);
-    let seen = status::Seen { host_states, vm_status, volume_status, migration_status };
+    let seen = status::Seen { host_states, vm_status, volume_status, migration_status, stranded };
     let conditions = status::conditions(&mut builder, &inputs, &indexes, seen);
     let task_moves = status::task_moves(&mut builder, &inputs, &indexes, seen);
     let task_starts = status::task_starts(&mut builder, &inputs);
@@ -199,6 +245,10 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
         requests,
         migration_status,
         migration_steps,
+        drain_steps,
+        deaths_by_host: indexes.deaths_by_host,
+        stranded,
+        evacuations,
         router_moves,
         desired,
         edits_by_host,
@@ -220,6 +270,8 @@ fn inputs(builder: &mut Builder) -> Inputs {
         claims: builder.input("claims"),
         liveness: builder.input("liveness"),
         agent_conflicts: builder.input("agent_conflicts"),
+        losses: builder.input("losses"),
+        deaths: builder.input("host_deaths"),
         pools: builder.input("pools"),
         networks: builder.input("networks"),
         security_groups: builder.input("security_groups"),
@@ -233,6 +285,8 @@ fn inputs(builder: &mut Builder) -> Inputs {
         placements: builder.input("placements"),
         migrations: builder.input("migrations"),
         overdue: builder.input("overdue"),
+        drains: builder.input("drains"),
+        drain_clocks: builder.input("drain_clocks"),
         vm_facts: builder.input("vm_facts"),
         conditions: builder.input("stored_conditions"),
         revisions: builder.input("revisions"),
@@ -250,6 +304,7 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
             (at.1 == ItemKind::Image && !row.0.is_absent()).then_some(at.0)
         }),
         items_naming: builder.index("items_naming", &inputs.items, naming),
+        deaths_by_host: builder.index("deaths_by_host", &inputs.deaths, |_, death| [death.host_id]),
         pools_by_host: builder.index("pools_by_host", &inputs.pools, |_, pool| [pool.host_id]),
         placements_of_router: builder.index(
             "placements_of_router",
@@ -258,6 +313,10 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
         ),
         migrations_by_vm: builder
             .index("migrations_by_vm", &inputs.migrations, |_, row| [row.migration.vm_id]),
+        placements_by_host: builder.index("placements_by_host", &inputs.placements, |_, row| {
+            row.host.as_ref().map(|(host, _)| *host)
+        }),
+        drains_by_host: builder.index("drains_by_host", &inputs.drains, |_, drain| [drain.host_id]),
         volumes_by_owner: builder.index("volumes_by_owner", &inputs.volumes, |_, volume| owner(volume)),
     }
 }

@@ -4,7 +4,10 @@
 //! that made it stale is on its way, and the row is recomputed from that.
 
 pub mod conditions;
+pub mod drains;
 pub mod finalise;
+pub mod host_loss;
+mod ids;
 pub mod manifests;
 pub mod migrations;
 pub mod placement;
@@ -13,11 +16,17 @@ pub mod tasks;
 
 use crate::{
     OnManifest,
-    graph::{Move, Removal},
+    graph::{Move, Removal, migrations::Step},
 };
-use basalt_model::{DateTime, HostId, MigrationId, RouterId, TaskId, TenantId, VmId, tasks::TaskMove};
-use basalt_plan::manifest::Edit;
-use basalt_store::{Store, conditions::Conditions};
+use basalt_model::{
+    DateTime, DrainId, HostId, MigrationId, RouterId, TaskId, TenantId, VmId, tasks::TaskMove,
+};
+use basalt_plan::{drains::Next, manifest::Edit};
+use basalt_store::{
+    Store,
+    conditions::Conditions,
+    host_loss::{Evacuation, Proof},
+};
 use krt::Finish;
 use uuid::Uuid;
 
@@ -26,8 +35,14 @@ use uuid::Uuid;
 pub enum Effect {
     /// Place VMs, or write down why they are nowhere.
     Place(Vec<placement::Decided>),
+    /// Write down that hosts are dead.
+    HostLoss(Vec<Proof>),
+    /// Give VMs of dead hosts to others.
+    Evacuations(Vec<(VmId, Evacuation)>),
     /// Take migrations one step on.
-    Migrations(Vec<migrations::Due>),
+    Migrations(Vec<(MigrationId, Step)>),
+    /// Take drains one step on.
+    Drains(Vec<(DrainId, Next)>),
     /// Put routers on hosts.
     Routers(Vec<(RouterId, Move)>),
     /// Change rows of manifests.
@@ -47,7 +62,10 @@ impl Effect {
     pub fn name(&self) -> &'static str {
         match self {
             Effect::Place(_) => "place",
+            Effect::HostLoss(_) => "host_loss",
+            Effect::Evacuations(_) => "evacuations",
             Effect::Migrations(_) => "migrations",
+            Effect::Drains(_) => "drains",
             Effect::Routers(_) => "routers",
             Effect::Manifests(_) => "manifests",
             Effect::Conditions(_) => "conditions",
@@ -61,7 +79,10 @@ impl Effect {
     pub fn len(&self) -> usize {
         match self {
             Effect::Place(rows) => rows.len(),
+            Effect::HostLoss(rows) => rows.len(),
+            Effect::Evacuations(rows) => rows.len(),
             Effect::Migrations(rows) => rows.len(),
+            Effect::Drains(rows) => rows.len(),
             Effect::Routers(rows) => rows.len(),
             Effect::Manifests(rows) => rows.len(),
             Effect::Conditions(rows) => rows.len(),
@@ -83,7 +104,10 @@ impl Effect {
             Effect::Place(rows) => {
                 Outcome::Placed(rows.iter().map(|r| (r.vm_id(), placement::Ended::Failed)).collect())
             }
+            Effect::HostLoss(_) => Outcome::HostLoss,
+            Effect::Evacuations(rows) => Outcome::Evacuated(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Migrations(rows) => Outcome::Migrations(rows.iter().map(|r| (r.0, again)).collect()),
+            Effect::Drains(rows) => Outcome::Drains(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Routers(rows) => Outcome::Routers(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Manifests(rows) => {
                 Outcome::Manifests(rows.iter().map(|r| manifests::Written::failed(r.0)).collect())
@@ -103,8 +127,14 @@ impl Effect {
 pub enum Outcome {
     /// Of [`Effect::Place`].
     Placed(Vec<(VmId, placement::Ended)>),
+    /// Of [`Effect::HostLoss`].
+    HostLoss,
+    /// Of [`Effect::Evacuations`].
+    Evacuated(Vec<(VmId, Finish)>),
     /// Of [`Effect::Migrations`].
     Migrations(Vec<(MigrationId, Finish)>),
+    /// Of [`Effect::Drains`].
+    Drains(Vec<(DrainId, Finish)>),
     /// Of [`Effect::Routers`].
     Routers(Vec<(RouterId, Finish)>),
     /// Of [`Effect::Manifests`].
@@ -131,7 +161,10 @@ pub async fn perform(
         Effect::Manifests(rows) => {
             manifests::perform(store, rows, now, on_manifest).await.map(Outcome::Manifests)
         }
+        Effect::HostLoss(rows) => host_loss::declare(store, rows, now).await.map(|()| Outcome::HostLoss),
+        Effect::Evacuations(rows) => host_loss::evacuate(store, rows, now).await.map(Outcome::Evacuated),
         Effect::Migrations(rows) => migrations::perform(store, rows, now).await.map(Outcome::Migrations),
+        Effect::Drains(rows) => drains::perform(store, rows, now).await.map(Outcome::Drains),
         Effect::Routers(rows) => routers::perform(store, rows, now).await.map(Outcome::Routers),
         Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
         Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),

@@ -92,6 +92,8 @@ pub struct FactRow {
     pub power: ObservedPower,
     /// A VM's part in a migration there.
     pub motion: Option<Motion>,
+    /// A VM executes there only under the host's lease.
+    pub leased: bool,
 }
 
 impl FactRow {
@@ -108,6 +110,7 @@ impl FactRow {
             stage: row.stage.clone(),
             power: serde_json::from_value(field("power")).unwrap_or_default(),
             motion: serde_json::from_value(field("motion")).unwrap_or_default(),
+            leased: field("leased").as_bool().unwrap_or(false),
         }
     }
 }

@@ -11,14 +11,23 @@
 use crate::{
     Error, feed,
     graph::{self, Move, Nodes, Removal, migrations},
-    handlers::{Effect, Outcome, migrations::Due, placement::Placement},
+    handlers::{Effect, Outcome, placement::Placement},
     lane::{Bounds, Lane},
     rows::Liveness,
 };
 use basalt_model::{
-    DateTime, HostId, MigrationId, RouterId, TaskId, TenantId, hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
+    DateTime, DrainId, HostId, MigrationId, RouterId, TaskId, TenantId, VmId, drains::Drain,
+    hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
 };
-use basalt_store::{conditions::Conditions, feed::Batch};
+use basalt_plan::{
+    drains::{Clock, Next},
+    host_loss::{self, Grant, Signs, Verdict},
+};
+use basalt_store::{
+    conditions::Conditions,
+    feed::Batch,
+    host_loss::{Evacuation, HostLease, Proof},
+};
 use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
 use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
@@ -32,9 +41,15 @@ pub struct Stepper {
     listening_since: DateTime,
     /// When hosts were last heard of. Signs of life are not kept over a crash of the database, so they are kept here.
     heard: BTreeMap<HostId, DateTime>,
+    /// The last lease of each host, and since when it was seen without a newer one.
+    leases: BTreeMap<HostId, (HostLease, Duration)>,
+    /// Hosts that are proven dead, to be written down.
+    proofs: Vec<Proof>,
     placement: Placement,
+    evacuations: Lane<VmId, Evacuation>,
     routers: Lane<RouterId, Move>,
     migrations: Lane<MigrationId, migrations::Step>,
+    drains: Lane<DrainId, Next>,
     manifests: Lane<HostId, graph::Edits>,
     finalise: Lane<Removal, ()>,
     tasks: Lane<TaskId, TaskMove>,
@@ -50,8 +65,10 @@ impl Stepper {
             nodes.requests.id(),
             nodes.host_views.id(),
             nodes.peers.all.id(),
+            nodes.evacuations.id(),
             nodes.router_moves.id(),
             nodes.migration_steps.id(),
+            nodes.drain_steps.id(),
             nodes.edits_by_host.id(),
             nodes.removals.id(),
             nodes.task_moves.id(),
@@ -68,9 +85,13 @@ impl Stepper {
             news,
             listening_since: started_at,
             heard: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            proofs: Vec::new(),
             placement: Placement::new(&nodes),
+            evacuations: Lane::new(&nodes.evacuations, bounds(16, 1, 0)),
             routers: Lane::new(&nodes.router_moves, bounds(32, 1, 0)),
             migrations: Lane::new(&nodes.migration_steps, bounds(16, 1, 0)),
+            drains: Lane::new(&nodes.drain_steps, bounds(8, 1, 0)),
             manifests: Lane::new(&nodes.edits_by_host, bounds(16, 2, 0)),
             finalise: Lane::new(&nodes.removals, bounds(32, 1, 0)),
             // Nobody acts on a stage; a moment later, one move takes several of them.
@@ -87,6 +108,34 @@ impl Stepper {
         let commit = feed::apply(&mut self.graph, &self.nodes, batch);
         self.listen(now);
         commit
+    }
+
+    /// Takes in the last leases. What counts is since when each was seen here, by time that only goes forward.
+    pub fn watch(&mut self, leases: &[HostLease], now: Duration) {
+        let mut before = std::mem::take(&mut self.leases);
+        for lease in leases {
+            let known = before.remove(&lease.host_id).filter(|(last, _)| last.grants == lease.grants);
+            let since = known.map_or(now, |(_, since)| since);
+            self.leases.insert(lease.host_id, (lease.clone(), since));
+        }
+    }
+
+    /// What is known of a host that is silent, and the proof of its death if that is one.
+    fn judge(&self, snapshot: &Snapshot, id: HostId, now: Duration) -> (Verdict, Option<Proof>) {
+        let lease = self.leases.get(&id);
+        let seen_for = lease.map_or(0, |(_, since)| now.saturating_sub(*since).as_secs());
+        let grant = |(lease, _): &(HostLease, Duration)| Grant {
+            seen_for_seconds: seen_for,
+            fencer: lease.fencer.is_some(),
+        };
+        let proven = snapshot.lookup(&self.nodes.deaths_by_host, &id).next().is_some();
+        let verdict = host_loss::decide(Signs { heard: false, grant: lease.map(grant), proven });
+        let proof = lease.filter(|_| matches!(verdict, Verdict::Dead(_))).map(|(lease, _)| Proof {
+            host_id: id,
+            grants: lease.grants,
+            evidence: host_loss::evidence(seen_for),
+        });
+        (verdict, proof)
     }
 
     /// Takes in the last signs of life. Only hosts that change between heard of and silent are news.
@@ -112,9 +161,18 @@ impl Stepper {
         let late =
             snapshot.rows(&self.nodes.inputs.migrations).filter(|(_, row)| row.migration.deadline < at);
         let overdue: Vec<(MigrationId, ())> = late.map(|(id, _)| (*id, ())).collect();
+        let clocks: Vec<(DrainId, Clock)> =
+            snapshot.rows(&self.nodes.inputs.drains).map(|(id, drain)| (*id, clock(drain, at))).collect();
+        let silent = rows.iter().filter(|(_, heard)| *heard == Liveness::Silent);
+        let judged: Vec<_> = silent.map(|(id, _)| (*id, self.judge(&snapshot, *id, now))).collect();
+        let verdicts: Vec<(HostId, Verdict)> =
+            judged.iter().map(|(id, (verdict, _))| (*id, *verdict)).collect();
+        self.proofs = judged.into_iter().filter_map(|(_, (_, proof))| proof).collect();
         let mut tx = self.graph.transaction();
         tx.reset(&self.nodes.inputs.liveness, rows);
         tx.reset(&self.nodes.inputs.overdue, overdue);
+        tx.reset(&self.nodes.inputs.drain_clocks, clocks);
+        tx.reset(&self.nodes.inputs.losses, verdicts);
         let commit = tx.commit();
         self.listen(now);
         commit
@@ -128,8 +186,10 @@ impl Stepper {
     fn listen(&mut self, now: Duration) {
         while let Some(event) = self.news.try_next() {
             self.placement.apply(&event, now);
+            self.evacuations.apply(&event, now);
             self.routers.apply(&event, now);
             self.migrations.apply(&event, now);
+            self.drains.apply(&event, now);
             self.manifests.apply(&event, now);
             self.finalise.apply(&event, now);
             self.tasks.apply(&event, now);
@@ -144,6 +204,15 @@ impl Stepper {
         if !decided.is_empty() {
             return Some(Effect::Place(decided));
         }
+        if !self.proofs.is_empty() {
+            return Some(Effect::HostLoss(std::mem::take(&mut self.proofs)));
+        }
+        let lost = self.evacuations.batch(now);
+        if !lost.is_empty() {
+            let mut rows: Vec<_> = lost.into_iter().map(|j| (j.key, Evacuation::clone(&j.value))).collect();
+            rows.sort_by_key(|row| row.0);
+            return Some(Effect::Evacuations(rows));
+        }
         let routers = self.routers.batch(now);
         if !routers.is_empty() {
             let rows = routers.into_iter().map(|j| (j.key, Move::clone(&j.value)));
@@ -152,6 +221,12 @@ impl Stepper {
         let due = self.migration_steps(now);
         if !due.is_empty() {
             return Some(Effect::Migrations(due));
+        }
+        let drains = self.drains.batch(now);
+        if !drains.is_empty() {
+            return Some(Effect::Drains(
+                drains.into_iter().map(|j| (j.key, Next::clone(&j.value))).collect(),
+            ));
         }
         let hosts = self.manifests.batch(now);
         if !hosts.is_empty() {
@@ -179,15 +254,9 @@ impl Stepper {
         None
     }
 
-    fn migration_steps(&mut self, now: Duration) -> Vec<Due> {
-        let (snapshot, rows) = (self.graph.snapshot(), self.nodes.inputs.migrations);
-        let task = |id: &MigrationId| snapshot.get(&rows, id).map(|row| row.migration.task_id);
-        let mut due: Vec<Due> = self
-            .migrations
-            .batch(now)
-            .into_iter()
-            .filter_map(|job| Some((job.key, task(&job.key)?, migrations::Step::clone(&job.value))))
-            .collect();
+    fn migration_steps(&mut self, now: Duration) -> Vec<(MigrationId, migrations::Step)> {
+        let due = self.migrations.batch(now).into_iter();
+        let mut due: Vec<_> = due.map(|job| (job.key, migrations::Step::clone(&job.value))).collect();
         // Batches that run side by side take their locks in one order.
         due.sort_by_key(|row| row.0);
         due
@@ -203,8 +272,12 @@ impl Stepper {
         }
         match outcome {
             Outcome::Placed(rows) => self.placement.done(&rows, now),
+            // What was not written down is found again by the next look at the leases.
+            Outcome::HostLoss => {}
+            Outcome::Evacuated(rows) => back(&mut self.evacuations, rows, now),
             Outcome::Routers(rows) => back(&mut self.routers, rows, now),
             Outcome::Migrations(rows) => back(&mut self.migrations, rows, now),
+            Outcome::Drains(rows) => back(&mut self.drains, rows, now),
             Outcome::Manifests(rows) => {
                 let rows = rows.into_iter().map(|w| (w.host_id, w.finish)).collect();
                 back(&mut self.manifests, rows, now);
@@ -220,8 +293,11 @@ impl Stepper {
     pub fn wake_at(&self) -> Option<Duration> {
         let lanes = [
             self.placement.wake_at(),
+            (!self.proofs.is_empty()).then_some(Duration::ZERO),
+            self.evacuations.wake_at(),
             self.routers.wake_at(),
             self.migrations.wake_at(),
+            self.drains.wake_at(),
             self.manifests.wake_at(),
             self.finalise.wake_at(),
             self.tasks.wake_at(),
@@ -257,16 +333,27 @@ impl Stepper {
     }
 
     /// Rows that are due, waiting or running, by lane.
-    pub fn backlog(&self) -> [(&'static str, usize); 8] {
+    pub fn backlog(&self) -> [(&'static str, usize); 10] {
         [
             ("place", self.placement.waiting()),
+            ("evacuations", self.evacuations.waiting()),
             ("routers", self.routers.waiting()),
             ("migrations", self.migrations.waiting()),
+            ("drains", self.drains.waiting()),
             ("manifests", self.manifests.waiting()),
             ("finalise", self.finalise.waiting()),
             ("tasks", self.tasks.waiting()),
             ("starts", self.starts.waiting()),
             ("conditions", self.conditions.waiting()),
         ]
+    }
+}
+
+/// What has passed since a drain was asked for.
+fn clock(drain: &Drain, at: DateTime) -> Clock {
+    let patience = chrono::TimeDelta::seconds(drain.spec.patience_seconds.into());
+    Clock {
+        overdue: drain.deadline <= at,
+        patience_over: drain.stuck_since.is_some_and(|since| since + patience <= at),
     }
 }

@@ -8,7 +8,7 @@ pub mod prune;
 pub mod tasks;
 
 use basalt_model::{DateTime, HostId};
-use basalt_store::{Error, Feed, Store, feed::Cursor, leases::Lease};
+use basalt_store::{Error, Feed, Store, feed::Cursor, host_loss::HostLease, leases::Lease};
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
@@ -65,6 +65,8 @@ pub struct Context {
     pub cursor: Option<Cursor>,
     /// The lease, while it is held.
     pub lease: Option<Lease>,
+    /// Another's, that did not move for as long as one lasts.
+    pub silent: Option<Lease>,
     /// Days for which finished tasks are kept.
     pub keep_tasks_days: u32,
     /// The time.
@@ -74,10 +76,10 @@ pub struct Context {
 /// What a sweep found.
 #[derive(Clone, Debug)]
 pub enum Swept {
-    /// The lease, or none while another gateway has it.
-    Lease(Option<Lease>),
-    /// The last signs of life.
-    Liveness(Vec<(HostId, DateTime)>),
+    /// The lease, or another's who has it.
+    Lease(lease::Claim),
+    /// The last signs of life, and the last leases.
+    Liveness(Vec<(HostId, DateTime)>, Vec<HostLease>),
     /// So many rows were changed or dropped.
     Rows(u64),
 }
@@ -86,7 +88,9 @@ pub enum Swept {
 pub async fn run(sweep: Sweep, context: Context) -> Result<Swept, Error> {
     match sweep {
         Sweep::Lease => lease::renew(&context).await.map(Swept::Lease),
-        Sweep::Liveness => liveness::read(&context).await.map(Swept::Liveness),
+        Sweep::Liveness => {
+            liveness::read(&context).await.map(|(beats, leases)| Swept::Liveness(beats, leases))
+        }
         Sweep::Hold => prune::hold(&context).await.map(Swept::Rows),
         Sweep::Conflicts => conflicts::clear(&context).await.map(Swept::Rows),
         Sweep::Tasks => tasks::time_out(&context).await.map(Swept::Rows),

@@ -3,6 +3,8 @@
 use crate::{
     agent_conflicts::Conflict,
     conditions::Conditions,
+    drains,
+    host_loss::DeathRow,
     hosts::{Certificate, Host, HostClaim, HostFactsRow},
     images::{self, Image, ImageFacts},
     manifests::{Fact, ItemRow, Revision},
@@ -18,7 +20,7 @@ use crate::{
     vms::{self, Vm, VmFacts},
     volumes::{self, Volume, VolumeFacts},
 };
-use basalt_model::{Metadata, ProjectId, TenantId, tasks::Task};
+use basalt_model::{Metadata, ProjectId, TenantId, drains::Drain, tasks::Task};
 use sqlx::{FromRow, postgres::PgRow};
 use std::sync::Arc;
 
@@ -97,6 +99,9 @@ tables! {
     /// Two agents with one identity.
     AgentConflict(Conflict) = "agent_conflicts", Conflict::from_row, "SELECT * FROM agent_conflicts x",
         " WHERE x.host_id = ANY($1::uuid[])";
+    /// Proofs that hosts are dead.
+    HostDeath(DeathRow) = "host_deaths", DeathRow::from_row, "SELECT * FROM host_deaths x",
+        " WHERE x.id = ANY($1::uuid[])";
     /// Pools of hosts.
     Pool(Pool) = "pools", Pool::from_row, "SELECT p.*, h.name AS host FROM pools p JOIN hosts h ON h.id = p.host_id",
         " WHERE p.id = ANY($1::uuid[])";
@@ -137,6 +142,8 @@ tables! {
     /// VMs on their way.
     Migration(MigrationRow) = "migrations", MigrationRow::from_row, "SELECT * FROM migrations x",
         " WHERE x.id = ANY($1::uuid[])";
+    /// The emptying of hosts.
+    Drain(Drain) = "drains", drains::read, "SELECT * FROM drains x", " WHERE x.id = ANY($1::uuid[])";
     /// Facts of VMs.
     VmFacts(VmFacts) = "vm_observed", VmFacts::from_row, "SELECT * FROM vm_observed x",
         " WHERE x.vm_id = ANY($1::uuid[])";
@@ -170,6 +177,7 @@ impl Row {
             Self::HostClaim(r) => r.host_id.to_string(),
             Self::Certificate(r) => r.serial.clone(),
             Self::AgentConflict(r) => r.host_id.to_string(),
+            Self::HostDeath(r) => r.0.id.to_string(),
             Self::Pool(r) => r.id.to_string(),
             Self::Network(r) => r.metadata.id.to_string(),
             Self::SecurityGroup(r) => r.metadata.id.to_string(),
@@ -182,6 +190,7 @@ impl Row {
             Self::Vm(r) => r.metadata.id.to_string(),
             Self::Placement(r) => r.vm_id.to_string(),
             Self::Migration(r) => r.migration.id.to_string(),
+            Self::Drain(r) => r.id.to_string(),
             Self::VmFacts(r) => r.vm_id.to_string(),
             Self::Conditions(r) => r.subject_id.to_string(),
             Self::Manifest(r) => r.host_id.to_string(),
@@ -216,6 +225,8 @@ impl Row {
             | Self::HostClaim(_)
             | Self::Certificate(_)
             | Self::AgentConflict(_)
+            | Self::Drain(_)
+            | Self::HostDeath(_)
             | Self::Pool(_)
             | Self::Manifest(_)
             | Self::ManifestItem(_)

@@ -5,7 +5,7 @@
 use crate::{
     Change, Error, Finalized, Key, List, New, Page, Result, SystemTx, Update,
     audit_events::{self, Entry},
-    change,
+    change, drains,
     error::named,
     placements,
     row::{self, Selected, bigint},
@@ -246,6 +246,9 @@ pub async fn update(
     if old.spec == update.spec && *labels == old.metadata.labels {
         return Ok(old);
     }
+    if old.spec.maintenance && !update.spec.maintenance {
+        drains::refuse_while_draining(tx.conn(), old.id(), &old.metadata.name).await?;
+    }
     let host: Host = sqlx::query_as(
         "UPDATE hosts SET spec = $2, labels = $3, generation = generation + 1, updated_at = $4 WHERE id = $1
          RETURNING *",
@@ -259,6 +262,16 @@ pub async fn update(
     set_limits(tx.conn(), host.id()).await?;
     audit(tx, change, "host.update", &host).await?;
     Ok(host)
+}
+
+/// Sets the maintenance of a host, whatever else is wanted of it.
+pub(crate) async fn enter_maintenance(tx: &mut SystemTx, change: &Change, key: &Key) -> Result<Host> {
+    let old = lock(tx, key).await?;
+    if old.metadata.deletion_requested_at.is_some() {
+        return Err(Error::Deleting { kind: "host", name: old.metadata.name.to_string() });
+    }
+    let spec = HostSpec { maintenance: true, ..old.spec };
+    update(tx, change, key, &Update { expected: None, labels: None, spec }).await
 }
 
 /// Sets what a host can promise from what is wanted of it and what it reported.
@@ -345,6 +358,8 @@ pub async fn finalize(tx: &mut SystemTx, id: HostId) -> Result<Finalized> {
         "DELETE FROM host_claims WHERE host_id = $1",
         "DELETE FROM agent_conflicts WHERE host_id = $1",
         "DELETE FROM host_links WHERE host_id = $1",
+        "DELETE FROM host_leases WHERE host_id = $1",
+        "DELETE FROM host_deaths WHERE host_id = $1",
         "DELETE FROM host_heartbeats WHERE host_id = $1",
         "DELETE FROM host_facts WHERE host_id = $1",
         "DELETE FROM conditions WHERE subject_id = $1",

@@ -346,6 +346,32 @@ async fn upsert(
     Ok((written, refused))
 }
 
+/// Takes items of deleted objects out of every manifest without a word of the hosts that have them: what stands there is
+/// nobody's from then on. Only for hosts that are not heard of, and only when a person says so.
+pub(crate) async fn forget(tx: &mut SystemTx, items: &[(&str, Uuid)], now: DateTime) -> Result<()> {
+    let kinds: Vec<&str> = items.iter().map(|(kind, _)| *kind).collect();
+    let ids: Vec<Uuid> = items.iter().map(|(_, id)| *id).collect();
+    sqlx::query(
+        "UPDATE manifests SET revision = revision + 1, updated_at = $3 WHERE host_id IN (
+            SELECT host_id FROM manifests WHERE host_id IN (
+                SELECT m.host_id FROM manifest_items m JOIN unnest($1::text[], $2::uuid[]) n(kind, id)
+                    ON (m.kind, m.id) = (n.kind, n.id))
+            ORDER BY host_id FOR UPDATE)",
+    )
+    .bind(&kinds)
+    .bind(&ids)
+    .bind(now)
+    .execute(tx.conn())
+    .await?;
+    for table in [
+        "DELETE FROM manifest_items m USING unnest($1::text[], $2::uuid[]) n(kind, id) WHERE (m.kind, m.id) = (n.kind, n.id)",
+        "DELETE FROM manifest_facts m USING unnest($1::text[], $2::uuid[]) n(kind, id) WHERE (m.kind, m.id) = (n.kind, n.id)",
+    ] {
+        sqlx::query(table).bind(&kinds).bind(&ids).execute(tx.conn()).await?;
+    }
+    Ok(())
+}
+
 /// Removes absent items that were reported gone, with their facts. Returns how many, and which stayed.
 async fn remove(
     conn: &mut PgConnection,
@@ -357,9 +383,13 @@ async fn remove(
     }
     let (kinds, ids): (Vec<String>, Vec<Uuid>) = keys.iter().cloned().unzip();
     let removed: Vec<(String, Uuid)> = sqlx::query_as(
-        "DELETE FROM manifest_items m USING unnest($2::text[], $3::uuid[]) n(kind, id), manifest_facts f
-         WHERE m.host_id = $1 AND m.kind = n.kind AND m.id = n.id AND NOT m.present
-            AND f.host_id = m.host_id AND f.kind = m.kind AND f.id = m.id AND f.gone AND f.epoch >= m.epoch
+        "DELETE FROM manifest_items m USING unnest($2::text[], $3::uuid[]) n(kind, id)
+         WHERE m.host_id = $1 AND m.kind = n.kind AND m.id = n.id
+            AND (NOT m.present AND EXISTS (SELECT FROM manifest_facts f WHERE f.host_id = m.host_id
+                    AND f.kind = m.kind AND f.id = m.id AND f.gone AND f.epoch >= m.epoch)
+                -- What other hosts see too is forgotten where it is no more: its bytes are another host's.
+                OR m.present AND m.kind = 'volume' AND coalesce(m.body ->> 'shared', 'no') <> 'no'
+                    AND NOT EXISTS (SELECT FROM volumes v WHERE v.id = m.id AND v.host_id = m.host_id))
          RETURNING m.kind, m.id",
     )
     .bind(host)

@@ -9,15 +9,16 @@
 //! told meanwhile is older than what it is told then.
 
 use crate::{
-    Accepted, Change, Error, Key, List, Page, Result, SystemTx, TenantTx,
+    Accepted, Change, Error, Key, List, Page, Result, SystemTx, TenantTx, drains,
     placements::{self, Volume},
     row, tasks,
     vm_changes::{alive, lock},
 };
 use basalt_model::{
-    CapabilityReason, DateTime, Epoch, HostId, MigrationId, Name, ProjectId, TaskId, VmId, VolumeId,
+    CapabilityReason, DateTime, DrainId, Epoch, HostId, MigrationId, Name, ProjectId, TaskId, TenantId, VmId,
+    VolumeId,
     migrations::{Migration, MigrationMode, MigrationOutcome, MigrationResult, MigrationSpec, Motion},
-    tasks::TaskKind,
+    tasks::{TaskKind, TaskMove, TaskState},
     vms::Power,
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -46,6 +47,7 @@ impl FromRow<'_, PgRow> for MigrationRow {
             vm_id: row.try_get("vm_id")?,
             vm: row.try_get("vm")?,
             task_id: row.try_get("task_id")?,
+            drain_id: row.try_get("drain_id")?,
             spec: row::json(row, "spec")?,
             mode: row::from_word(row, "mode")?,
             source_host_id: row.try_get("source_host_id")?,
@@ -108,7 +110,18 @@ pub async fn insert(
     spec: &MigrationSpec,
 ) -> Result<Accepted<Migration>> {
     let tenant = tx.tenant();
-    let conn = tx.conn();
+    ask(tx.conn(), change, (tenant, project), key, spec, None).await
+}
+
+/// The same, for a drain or for nobody's.
+pub(crate) async fn ask(
+    conn: &mut PgConnection,
+    change: &Change,
+    (tenant, project): (TenantId, ProjectId),
+    key: &Key,
+    spec: &MigrationSpec,
+    drain: Option<DrainId>,
+) -> Result<Accepted<Migration>> {
     let vm = lock(conn, project, key, None).await?;
     alive(&vm)?;
     let name = &vm.metadata.name;
@@ -148,8 +161,8 @@ pub async fn insert(
     task.deadline = deadline + chrono::TimeDelta::seconds(AFTER_DEADLINE_SECONDS);
     let made: MigrationRow = sqlx::query_as(
         "INSERT INTO migrations (id, tenant_id, project_id, vm_id, vm, task_id, spec, mode, source_host_id, source,
-            source_epoch, requested_at, deadline)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING *",
+            source_epoch, requested_at, deadline, drain_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *",
     )
     .bind(change.id::<MigrationId>())
     .bind(tenant)
@@ -164,6 +177,7 @@ pub async fn insert(
     .bind(epoch)
     .bind(change.now)
     .bind(deadline)
+    .bind(drain)
     .fetch_one(&mut *conn)
     .await?;
     tasks::record(conn, change, "vm.migrate", &task, None).await?;
@@ -386,7 +400,7 @@ pub struct Settlement {
     pub now: DateTime,
 }
 
-/// Ends a migration: the VM is its owner's, at an epoch above all that either host was told.
+/// Ends a migration, and its task with it: the VM is its owner's, at an epoch above all that either host was told.
 pub async fn settle(tx: &mut SystemTx, settlement: &Settlement) -> Result<Stepped> {
     let conn = tx.conn();
     let Some(locked) = lock_live(conn, settlement.id).await? else { return Ok(Stepped::Stale) };
@@ -401,13 +415,37 @@ pub async fn settle(tx: &mut SystemTx, settlement: &Settlement) -> Result<Steppe
         (_, None) => {}
         (_, Some(target)) => leave_at_source(conn, &locked, target).await?,
     }
+    let migration = &locked.row.migration;
+    if let Some(drain) = migration.drain_id {
+        drains::note_end(conn, drain, migration, &settlement.outcome).await?;
+    }
     sqlx::query("UPDATE migrations SET ended_at = $2, outcome = $3 WHERE id = $1")
         .bind(settlement.id)
         .bind(settlement.now)
         .bind(Json(&settlement.outcome))
         .execute(conn)
         .await?;
+    tasks::advance(tx, &[ended_task(migration.task_id, &settlement.outcome)], settlement.now).await?;
     Ok(Stepped::Done)
+}
+
+fn ended_task(id: TaskId, outcome: &MigrationOutcome) -> TaskMove {
+    let (state, progress) = match outcome.result {
+        MigrationResult::Completed => (TaskState::Completed, 100),
+        MigrationResult::Failed => (TaskState::Failed, 0),
+        MigrationResult::Cancelled => (TaskState::Cancelled, 0),
+    };
+    let error = (outcome.result != MigrationResult::Completed).then(|| {
+        outcome.reason.clone().unwrap_or_else(|| {
+            CapabilityReason::new(
+                "not_migrated",
+                "migration",
+                outcome.message.clone(),
+                "see what both hosts say of the VM, and ask again",
+            )
+        })
+    });
+    TaskMove { id, state, progress, stage: outcome.message.clone(), error }
 }
 
 async fn give_to_target(

@@ -5,7 +5,7 @@
 //! ```
 //! An epoch is never given twice, so a host that acts on an old one can be told apart for ever.
 
-use crate::{Error, Result, SystemTx, placement_rules, row};
+use crate::{Error, Result, SystemTx, audit_events::Entry, placement_rules, row};
 use basalt_model::{
     CapabilityReason, DateTime, Epoch, Generation, HostId, Name, ProjectId, TenantId, VmId, VolumeId,
 };
@@ -122,6 +122,32 @@ pub(crate) async fn lock(conn: &mut PgConnection, vm: VmId) -> Result<Option<Sub
         })
     };
     row.map(read).transpose()
+}
+
+impl Subject {
+    /// A line of the audit trail about it.
+    pub(crate) fn entry<'a>(&'a self, action: &'a str, vm: VmId) -> Entry<'a> {
+        Entry::new(action, Some(self.tenant_id), Some(self.project_id), "vm", vm.0, self.name.as_str())
+    }
+}
+
+/// Gives a volume that both hosts see to another one; its bytes are promised by the pool of that one from then on.
+pub(crate) async fn rebind(conn: &mut PgConnection, volume: &Volume, to: HostId, pool: &Name) -> Result<()> {
+    sqlx::query(
+        "WITH old AS (SELECT host_id, pool FROM volumes WHERE id = $1),
+         given_back AS (
+            UPDATE pools p SET claimed_bytes = p.claimed_bytes - $4 FROM old
+            WHERE p.host_id = old.host_id AND p.name = old.pool),
+         promised AS (UPDATE pools SET claimed_bytes = claimed_bytes + $4 WHERE host_id = $2 AND name = $3)
+         UPDATE volumes SET host_id = $2, pool = $3 WHERE id = $1",
+    )
+    .bind(volume.id)
+    .bind(to)
+    .bind(pool)
+    .bind(volume.size_bytes)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 async fn epoch(conn: &mut PgConnection, vm: VmId) -> Result<(Epoch, bool)> {

@@ -118,7 +118,12 @@ impl Store {
         if row.try_get::<i32, _>("number")? < OLDEST {
             return Err(Error::ServerTooOld { found: row.try_get("text")? });
         }
-        Ok(Self {
+        Ok(Self::of(pool, system))
+    }
+
+    /// A process that knows nothing yet, behind connections.
+    pub(crate) fn of(pool: PgPool, system: PgPool) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 pool,
                 system,
@@ -129,7 +134,7 @@ impl Store {
                 committed: watch::Sender::new(0),
                 changed: watch::Sender::new(0),
             }),
-        })
+        }
     }
 
     /// Makes the roles and brings the schema up to date, as owner or superuser. Safe from several processes at once.

@@ -111,9 +111,18 @@ pub(crate) fn new(
     generation: Generation,
 ) -> Task {
     Task {
-        id: change.id(),
         tenant_id: Some(tenant),
         project_id: Some(project),
+        ..of_system(change, kind, subject, generation)
+    }
+}
+
+/// A new task for a change of what belongs to no tenant.
+pub(crate) fn of_system(change: &Change, kind: TaskKind, subject: Subject, generation: Generation) -> Task {
+    Task {
+        id: change.id(),
+        tenant_id: None,
+        project_id: None,
         kind,
         subject,
         generation,

@@ -135,6 +135,9 @@ pub async fn update(
         tasks::record(tx.conn(), change, "vm.update", &task, None).await?;
         return Ok(Accepted { object: vm, task });
     }
+    if wanted.ha.restarts() && !vm.spec.ha.restarts() {
+        refuse_local_storage(tx, &vm).await?;
+    }
     resize(tx, project, &vm, wanted).await?;
     regroup(tx, project, &mut vm, wanted).await?;
     let before = json!({ "spec": vm.spec, "labels": vm.metadata.labels });
@@ -144,6 +147,33 @@ pub async fn update(
     let vm = save(tx.conn(), change, &vm).await?;
     tasks::record(tx.conn(), change, "vm.update", &task, Some(before)).await?;
     Ok(Accepted { object: vm, task })
+}
+
+/// A VM whose volumes are on its host alone is lost with it: no policy helps.
+async fn refuse_local_storage(tx: &mut TenantTx, vm: &Vm) -> Result<()> {
+    let conn = tx.step_out().await?;
+    let local: Vec<String> = sqlx::query_scalar(
+        "SELECT v.name || ' in pool ' || v.pool || ' of host ' || h.name
+         FROM volumes v JOIN hosts h ON h.id = v.host_id JOIN host_facts f ON f.host_id = v.host_id
+         WHERE v.vm_id = $1 AND NOT EXISTS (SELECT FROM jsonb_array_elements(f.facts -> 'pools') p
+            WHERE p ->> 'name' = v.pool AND p ->> 'shared_id' IS NOT NULL)
+         ORDER BY v.name",
+    )
+    .bind(vm.id())
+    .fetch_all(&mut *conn)
+    .await?;
+    tx.back_to_tenant().await?;
+    if local.is_empty() {
+        return Ok(());
+    }
+    let name = &vm.metadata.name;
+    let reason = CapabilityReason::new(
+        "ha_local_storage",
+        format!("vm/{name}"),
+        "spec.ha.policy is to be restart, and some of its volumes are on its host alone: if that is lost, so are they",
+        "declare a VM whose disks are in pools of kind shared_directory, or leave spec.ha.policy at none",
+    );
+    Err(Error::Refused(Box::new(reason.with_evidence(local.join(", ")))))
 }
 
 /// Whether interfaces are the same but for their security groups.

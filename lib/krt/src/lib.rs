@@ -77,6 +77,7 @@ mod readers;
 mod reduce;
 #[cfg(doctest)]
 pub mod refused;
+mod slots;
 mod snapshot;
 mod state;
 mod stream;

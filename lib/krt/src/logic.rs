@@ -312,7 +312,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
                 slot
             }
             None => {
-                self.entries.push(entry);
+                crate::slots::push(&mut self.entries, entry);
                 u32::try_from(self.entries.len() - 1).expect("a collection has fewer than 2^32 source keys")
             }
         };

@@ -110,7 +110,7 @@ impl<K: Key, V: Value> Entries<K, V> {
                 slot
             }
             None => {
-                self.slots.push(Some(entry));
+                crate::slots::push(&mut self.slots, Some(entry));
                 u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 access paths are read at once")
             }
         }

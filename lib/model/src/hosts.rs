@@ -179,6 +179,17 @@ pub struct Foreign {
     pub volume: Option<ForeignVolume>,
 }
 
+/// What stops guests with an HA policy on a host whose lease ran out, whatever became of its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FencerFacts {
+    /// Seconds after the end of the lease in which it is done.
+    pub window_seconds: u32,
+    /// Whether a watchdog device resets the host when the fencer itself fails.
+    #[serde(default)]
+    pub watchdog: bool,
+}
+
 /// What an agent found out about its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostFacts {
@@ -220,6 +231,9 @@ pub struct HostFacts {
     /// Whether it can be one of a router's hosts: nftables and keepalived are installed.
     #[serde(default)]
     pub routers: bool,
+    /// What stops guests there when the host's lease ran out, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fencer: Option<FencerFacts>,
     /// Versions.
     pub versions: Versions,
     /// What no manifest names.

@@ -59,6 +59,8 @@ id! {
     VmId,
     /// A VM's way from one host to another.
     MigrationId,
+    /// The emptying of a host.
+    DrainId,
     /// A virtual network.
     NetworkId,
     /// A VM's connection to a network.

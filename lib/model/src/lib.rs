@@ -8,6 +8,8 @@
 
 pub mod adoption;
 pub mod conditions;
+pub mod drains;
+pub mod host_loss;
 pub mod hosts;
 pub mod ids;
 pub mod images;

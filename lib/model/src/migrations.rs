@@ -8,8 +8,8 @@
 //! in one statement, to an epoch above all before, and only when the facts show who has the VM whole.
 
 use crate::{
-    CapabilityReason, DateTime, Epoch, HostId, MigrationId, Name, ProjectId, TaskId, TenantId, VmId,
-    validate::{FieldError, Validate, within},
+    CapabilityReason, DateTime, DrainId, Epoch, HostId, MigrationId, Name, ProjectId, TaskId, TenantId, VmId,
+    validate::{FieldError, Validate, at, within},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -76,17 +76,17 @@ impl Default for MigrationSpec {
 
 impl Validate for MigrationSpec {
     fn validate(&self, path: &str, errors: &mut Vec<FieldError>) {
-        let pause = format!("{path}.max_pause_milliseconds");
+        let pause = at(path, "max_pause_milliseconds");
         within(errors, pause, self.max_pause_milliseconds.into(), (1, 60_000), "milliseconds");
-        let timeout = format!("{path}.timeout_seconds");
+        let timeout = at(path, "timeout_seconds");
         within(errors, timeout, self.timeout_seconds.into(), (60, 86_400), "seconds");
         if let Some(rate) = self.max_bytes_per_second {
-            let field = format!("{path}.max_bytes_per_second");
+            let field = at(path, "max_bytes_per_second");
             within(errors, field, rate, (crate::MIB, 1024 * crate::GIB), "bytes each second");
         }
         if self.mode == Some(MigrationMode::Cold) && self.on_stall != StallPolicy::Cancel {
             errors.push(FieldError::new(
-                format!("{path}.on_stall"),
+                at(path, "on_stall"),
                 "not_allowed",
                 "a guest that is off writes no memory",
                 "leave on_stall out, or migrate live",
@@ -151,6 +151,9 @@ pub struct Migration {
     pub vm: Name,
     /// The task that waits for it.
     pub task_id: TaskId,
+    /// The drain that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_id: Option<DrainId>,
     /// What is wanted.
     pub spec: MigrationSpec,
     /// How it goes.

@@ -109,6 +109,8 @@ pub enum TaskKind {
     RouterCreate,
     /// Nothing of the router is left.
     RouterDelete,
+    /// No VM is on a host any more.
+    HostDrain,
 }
 
 impl TaskKind {
@@ -117,6 +119,8 @@ impl TaskKind {
         match self {
             // A migration has a deadline of its own, of at most a day; its task ends with it.
             Self::ImageUpload | Self::VmMigrate => 24 * 3600 + 600,
+            // As long as its drain at most.
+            Self::HostDrain => 7 * 24 * 3600 + 600,
             Self::VmStop | Self::VmDelete | Self::VmRedeploy => 2 * 3600,
             _ => 3600,
         }

@@ -48,6 +48,11 @@ pub trait Validate {
     }
 }
 
+/// The name of a field of what stands at `path`; the body itself stands at none.
+pub(crate) fn at(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
 /// Pushes an error unless `min <= value <= max`.
 pub(crate) fn within(
     errors: &mut Vec<FieldError>,

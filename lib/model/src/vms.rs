@@ -84,6 +84,9 @@ pub struct VmSpec {
     /// Where it may run.
     #[serde(default)]
     pub placement: PlacementRules,
+    /// What becomes of it when its host is lost.
+    #[serde(default, skip_serializing_if = "HaSpec::is_default")]
+    pub ha: HaSpec,
     /// While true, deletion and redeploy are refused.
     #[serde(default)]
     pub protected: bool,
@@ -94,6 +97,42 @@ pub struct VmSpec {
 
 fn default_stop_grace() -> u32 {
     60
+}
+
+/// What becomes of a VM when its host is lost.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(deny_unknown_fields)]
+pub struct HaSpec {
+    /// Whether it is started elsewhere.
+    #[serde(default)]
+    pub policy: HaPolicy,
+}
+
+impl HaSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it is started elsewhere when its host is proven dead.
+    pub fn restarts(&self) -> bool {
+        self.policy == HaPolicy::Restart
+    }
+}
+
+/// Whether a VM is started elsewhere when its host is lost.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum HaPolicy {
+    /// It waits for its host, and runs on there when the host has only lost the gateway.
+    #[default]
+    None,
+    /// It is started on another host once it is proven that it executes on the old one no more. All of its volumes must be
+    /// in pools that several hosts see, and it runs only while its host holds a lease: a host that is cut off stops it.
+    Restart,
 }
 
 /// Firmware of the guest.
@@ -348,6 +387,12 @@ pub struct VmObserved {
     /// Its part in a migration, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub motion: Option<Motion>,
+    /// It executes there only under the host's lease, and the host's fencer knows of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leased: bool,
+    /// When the host's fencer last stopped it, because the lease had run out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced_at: Option<DateTime>,
 }
 
 /// A NIC as it is in the truth: resolved, with address and MAC.

@@ -154,6 +154,7 @@ fn spec(seen: &ForeignVm, power: Power, disks: &[(AdoptedDisk, DiskSource)], nic
         cloud_init: Default::default(),
         firmware: seen.firmware,
         placement: PlacementRules::default(),
+        ha: Default::default(),
         protected: false,
         stop_grace_seconds: STOP_GRACE_SECONDS,
     }

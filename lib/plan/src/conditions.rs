@@ -8,6 +8,7 @@ use crate::migrations;
 use basalt_model::{
     CapabilityReason, Condition, ConditionStatus, DateTime, Epoch, Generation, Name,
     conditions::carry_since,
+    host_loss::HostDeath,
     hosts::{AgentConflict, HostFacts, HostState},
     images::{ImageObserved, ImageState},
     migrations::{Migration, MigrationPhase, MotionProgress},
@@ -164,6 +165,25 @@ pub fn migrating(
     let (word, far) = migrations::words(phase, progress);
     let mut draft = Draft::at(generation);
     draft.yes("Migrating", word, format!("on its way from {} to {to}: {far}", migration.source));
+    draft.out.remove(0)
+}
+
+/// `RestartedElsewhere`, of a VM whose host is not heard of: why not, and what would help.
+pub fn not_elsewhere(generation: Generation, reason: &CapabilityReason) -> Condition {
+    let mut draft = Draft::at(generation);
+    draft.no("RestartedElsewhere", &reason.code, reason.to_string());
+    draft.out.remove(0)
+}
+
+/// `ProvenDead`, of a host that is dead and did not come back.
+pub fn proven_dead(generation: Generation, name: &Name, death: &HostDeath) -> Condition {
+    let mut draft = Draft::at(generation);
+    let text = format!(
+        "{name} executes none of its VMs with an HA policy any more: {}; they are started elsewhere, and it is told of that \
+         before it may execute any of them again",
+        death.evidence
+    );
+    draft.yes("ProvenDead", death.kind.as_str(), text);
     draft.out.remove(0)
 }
 

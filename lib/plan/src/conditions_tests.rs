@@ -270,6 +270,7 @@ fn a_host_says_why_it_takes_nothing() {
         tunnel_mtu: None,
         migration_address: None,
         routers: false,
+        fencer: None,
         versions: Default::default(),
         foreign: vec![],
         problems: vec![],

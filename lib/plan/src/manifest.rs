@@ -176,6 +176,7 @@ pub fn vm(vm: Vm<'_>, epoch: Epoch) -> Item {
             ssh_authorized_keys: vm.spec.cloud_init.ssh_authorized_keys.clone(),
         },
         stop_grace_seconds: vm.spec.stop_grace_seconds,
+        needs_lease: vm.spec.ha.restarts(),
         operation: vm.operation.cloned(),
         motion: vm.motion.cloned(),
     };

@@ -22,6 +22,7 @@
 
 use basalt_model::{
     CapabilityReason,
+    hosts::HostState,
     migrations::{Migration, MigrationPhase, MigrationResult, Motion, MotionProgress, MotionState},
     vms::ObservedPower,
 };
@@ -39,6 +40,8 @@ pub struct Truth {
     pub overdue: bool,
     /// Bytes of volumes are sent.
     pub copies_storage: bool,
+    /// The target is silent or refuses, and whoever asked for it (a drain) takes another.
+    pub gives_way: bool,
 }
 
 /// Whether a host can be asked, and what it would mean if not.
@@ -50,6 +53,16 @@ pub enum Heard {
     Silent,
     /// It is proven that nothing of it executes any more.
     Dead,
+}
+
+/// Whether a host can be asked about a VM. `proven_dead` is a proof by lease: it says something only of a VM that the host
+/// lets execute under its lease alone.
+pub fn heard(state: Option<HostState>, leased: bool, proven_dead: bool) -> Heard {
+    match state {
+        _ if leased && proven_dead => Heard::Dead,
+        Some(HostState::Unreachable) | None => Heard::Silent,
+        Some(_) => Heard::Alive,
+    }
 }
 
 /// What one of the two hosts said last.
@@ -180,7 +193,7 @@ pub enum Decision {
 /// Decides. Pure and total: every combination is in the table test.
 pub fn decide(truth: Truth, source: AtSource, target: AtTarget) -> Decision {
     use Decision::{Ask, Begin, Close, SourceOwns, TargetOwns, Wait};
-    let given_up = truth.cancelled || truth.overdue;
+    let given_up = truth.cancelled || truth.overdue || truth.gives_way;
     let stays = |why| SourceOwns { result: ended(truth), why, from_disk: false };
     let back = |why| SourceOwns { result: MigrationResult::Failed, why, from_disk: true };
     let there = |why| TargetOwns { why, from_disk: false };

@@ -32,7 +32,9 @@ fn truths() -> Vec<Truth> {
     for cancelled in flags {
         for overdue in flags {
             for (copies_storage, begun) in [(false, false), (false, true), (true, false), (true, true)] {
-                all.push(Truth { chosen: true, begun, cancelled, overdue, copies_storage });
+                for gives_way in flags {
+                    all.push(Truth { chosen: true, begun, cancelled, overdue, copies_storage, gives_way });
+                }
             }
         }
     }
@@ -84,7 +86,7 @@ fn m3_every_combination_of_source_target_and_truth_is_decided_as_written_down() 
         ]
     };
     for truth in truths() {
-        let given_up = truth.cancelled || truth.overdue || truth.begun;
+        let given_up = truth.cancelled || truth.overdue || truth.gives_way || truth.begun;
         let whole = if given_up { "SSS.S.SSS" } else { ".bS.S.S.S" };
         let mut wanted = vec![whole.to_owned()];
         wanted.extend(rest(truth.copies_storage));

@@ -12,6 +12,7 @@ use basalt_model::{
     CapabilityReason, HostId, ImageId, Labels, Name,
     hosts::{HostFacts, HostSpec, HostState},
     networks::Segment,
+    pools::PoolFacts,
     quotas::Demand,
     vms::{Firmware, PlacementRules, PlacementStrategy},
 };
@@ -44,6 +45,8 @@ pub struct Request {
     pub rules: PlacementRules,
     /// Its own labels: rules of other VMs may mean it.
     pub labels: Labels,
+    /// All of its volumes must be in storage that other hosts see: it is started elsewhere when its host is lost.
+    pub shared_storage: bool,
     /// Where it leaves from, when it is on a host already.
     pub departure: Option<Departure>,
 }
@@ -107,6 +110,43 @@ pub enum Verdict {
     Later(CapabilityReason),
     /// No host that the rules admit could take it even if it were empty.
     Never(CapabilityReason),
+}
+
+impl Verdict {
+    /// The host and the pools.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn fits(self) -> Result<(HostId, Vec<Name>), CapabilityReason> {
+        match self {
+            Self::Fits { host_id, pools } => Ok((host_id, pools)),
+            Self::Later(reason) | Self::Never(reason) => Err(reason),
+        }
+    }
+}
+
+impl HostView {
+    /// Counts a VM as one that is promised a place here: what is chosen after it sees it.
+    pub fn promise(&mut self, request: &Request) {
+        self.claimed.vms = self.claimed.vms.saturating_add(1);
+        self.claimed.cpus = self.claimed.cpus.saturating_add(request.cpus);
+        self.claimed.memory_bytes = self.claimed.memory_bytes.saturating_add(request.memory_bytes);
+    }
+
+    /// Counts it no more.
+    pub fn release(&mut self, request: &Request) {
+        self.claimed.vms = self.claimed.vms.saturating_sub(1);
+        self.claimed.cpus = self.claimed.cpus.saturating_sub(request.cpus);
+        self.claimed.memory_bytes = self.claimed.memory_bytes.saturating_sub(request.memory_bytes);
+    }
+}
+
+/// The code of [`not_known_yet`].
+pub const NOT_KNOWN_YET: &str = "not_known_yet";
+
+/// A row that a decision needs has not come yet: it is decided anew when it has.
+pub fn not_known_yet(what: &str) -> CapabilityReason {
+    CapabilityReason::new(NOT_KNOWN_YET, what, "it is not known yet", "wait a moment")
 }
 
 /// Chooses a host and pools. The same inputs give the same decision; equal scores go to the lower host id.
@@ -442,27 +482,43 @@ fn pool_full(pool: &Name, asked: u64, free: &[(u64, &Name)]) -> CapabilityReason
     .with_evidence(format!("free: {}", places.join(", ")))
 }
 
+/// A volume that is on the host already.
+fn bound(request: &Request, host: &HostView, facts: &HostFacts, pool: &Name, out: &mut Judged) {
+    match facts.pool(pool) {
+        None => out.reject(Lasts::Now, pool_missing(host, facts, pool)),
+        Some(p) if request.shared_storage && p.shared_id.is_none() => {
+            out.reject(Lasts::Always, local_storage(host, facts, Some(pool)));
+        }
+        Some(_) => {}
+    }
+}
+
 fn pools(request: &Request, host: &HostView, facts: &HostFacts, out: &mut Judged) {
     let mut taken: BTreeMap<&Name, u64> = BTreeMap::new();
     for volume in &request.volumes {
         if let Some((at, pool)) = &volume.bound {
-            if *at == host.id && facts.pool(pool).is_none() {
-                out.reject(Lasts::Now, pool_missing(host, facts, pool));
+            if *at == host.id {
+                bound(request, host, facts, pool, out);
             }
             out.pools.push(pool.clone());
             continue;
         }
+        let eligible = |p: &&PoolFacts| !request.shared_storage || p.shared_id.is_some();
         let choice = match &volume.pool {
             Some(name) => facts.pool(name),
-            None => facts.pools.iter().max_by_key(|p| {
+            None => facts.pools.iter().filter(eligible).max_by_key(|p| {
                 let free = room(host, facts, &p.name)
                     .map_or(0, |r| r.0)
                     .saturating_sub(taken.get(&p.name).copied().unwrap_or(0));
                 (free, Reverse(&p.name))
             }),
         };
-        let Some(pool) = choice else {
+        let refused = choice.is_some_and(|p| !eligible(&p));
+        let Some(pool) = choice.filter(|_| !refused) else {
             let reason = match &volume.pool {
+                wanted if refused || request.shared_storage && wanted.is_none() => {
+                    local_storage(host, facts, wanted.as_ref())
+                }
                 Some(name) => pool_missing(host, facts, name),
                 None => CapabilityReason::new(
                     "no_pool",
@@ -515,6 +571,25 @@ fn pool_missing(host: &HostView, facts: &HostFacts, pool: &Name) -> CapabilityRe
         "name a pool that it has, or leave the pool out",
     )
     .with_evidence(format!("pools: {}", have.join(", ")))
+}
+
+/// An HA policy asks for storage that survives the host.
+fn local_storage(host: &HostView, facts: &HostFacts, pool: Option<&Name>) -> CapabilityReason {
+    let message = match pool {
+        Some(pool) => {
+            format!("its pool {pool} is its own: if it is lost, so are the volumes, and ha.policy is restart")
+        }
+        None => "it has no pool that other hosts see, and ha.policy is restart".to_owned(),
+    };
+    let shared: Vec<_> =
+        facts.pools.iter().filter(|p| p.shared_id.is_some()).map(|p| p.name.as_str()).collect();
+    CapabilityReason::new(
+        "ha_local_storage",
+        subject(host),
+        message,
+        "keep its disks in pools of kind shared_directory that several hosts mount, or leave ha.policy at none",
+    )
+    .with_evidence(format!("shared pools: {}", if shared.is_empty() { "none".into() } else { shared.join(", ") }))
 }
 
 /// Thousandths of the scarcer of CPU and memory that stay free; packing turns it round.
@@ -601,4 +676,4 @@ fn summary<'a>(
 
 #[cfg(test)]
 #[path = "placement_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use basalt_model::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
@@ -48,13 +48,14 @@ fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         tunnel_mtu: None,
         migration_address: None,
         routers: false,
+        fencer: None,
         versions: Versions::default(),
         foreign: vec![],
         problems: vec![],
     }
 }
 
-pub(super) fn host(n: u128) -> HostView {
+pub(crate) fn host(n: u128) -> HostView {
     HostView {
         id: HostId(Uuid::from_u128(n)),
         name: name(&format!("h{n}")),
@@ -72,7 +73,7 @@ fn facts_of(host: &mut HostView) -> &mut HostFacts {
     Arc::make_mut(host.facts.as_mut().unwrap())
 }
 
-pub(super) fn request() -> Request {
+pub(crate) fn request() -> Request {
     Request {
         cpus: 2,
         memory_bytes: GIB,
@@ -82,7 +83,7 @@ pub(super) fn request() -> Request {
     }
 }
 
-pub(super) fn codes(decision: &Decision, of: &HostView) -> Vec<String> {
+pub(crate) fn codes(decision: &Decision, of: &HostView) -> Vec<String> {
     let candidate = decision.explanation.candidates.iter().find(|c| c.host_id == of.id).unwrap();
     candidate.rejections.iter().map(|r| r.code.to_string()).collect()
 }
@@ -302,4 +303,27 @@ proptest! {
         let shuffled: Vec<_> = order.into_iter().map(make).collect();
         prop_assert_eq!(choose(&request(), &sorted), choose(&request(), &shuffled));
     }
+}
+
+#[test]
+fn m5_a_vm_with_an_ha_policy_takes_only_storage_that_other_hosts_see() {
+    let (local, mut sharing) = (host(1), host(2));
+    let shared = PoolFacts { shared_id: Some(Uuid::from_u128(7)), ..pool("nfs", 50 * GIB) };
+    facts_of(&mut sharing).pools.push(shared);
+    let wanted = Request { shared_storage: true, ..request() };
+    let decision = choose(&wanted, [&local, &sharing]);
+    // The larger pool is its own, and therefore not taken.
+    assert_eq!(decision.verdict, Verdict::Fits { host_id: sharing.id, pools: vec![name("nfs")] });
+    assert_eq!(codes(&decision, &local), ["ha_local_storage"]);
+    assert!(matches!(choose(&wanted, [&local]).verdict, Verdict::Never(_)), "refused before anything moves");
+    let named = |pool: &str, bound: bool| {
+        let at = bound.then(|| (sharing.id, name(pool)));
+        let volume = VolumeRequest { pool: Some(name(pool)), bound: at, ..request().volumes[0].clone() };
+        choose(&Request { volumes: vec![volume], ..wanted.clone() }, [&sharing])
+    };
+    for bound in [false, true] {
+        assert_eq!(codes(&named("default", bound), &sharing), ["ha_local_storage"], "{bound}");
+        assert!(matches!(named("nfs", bound).verdict, Verdict::Fits { .. }), "{bound}");
+    }
+    assert_eq!(codes(&named("lost", false), &sharing), ["pool_missing"]);
 }

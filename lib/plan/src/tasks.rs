@@ -6,10 +6,11 @@
 
 use crate::{
     conditions::{VmFacts, VolumeFacts, power_is},
-    migrations,
+    drains, migrations,
 };
 use basalt_model::{
     CapabilityReason,
+    drains::Drain,
     images::{ImageObserved, ImageState},
     migrations::{MigrationPhase, MotionProgress},
     tasks::{Task, TaskKind, TaskMove, TaskState},
@@ -81,8 +82,19 @@ pub fn migrating(
         _ => far,
     };
     let next = Step::Going { progress: migrations::percent(phase, progress), stage }.into_move(task)?;
-    let changed = next.state != task.state || next.progress != task.progress || next.stage != task.stage;
-    changed.then_some(next)
+    changed(task, next)
+}
+
+/// The next move of the task of a drain that is not over.
+pub fn draining(task: &Task, drain: &Drain) -> Option<TaskMove> {
+    let (progress, stage) = drains::progress(drain);
+    let next = Step::Going { progress, stage }.into_move(task)?;
+    changed(task, next)
+}
+
+fn changed(task: &Task, next: TaskMove) -> Option<TaskMove> {
+    let same = next.state == task.state && next.progress == task.progress && next.stage == task.stage;
+    (!same).then_some(next)
 }
 
 enum Step {

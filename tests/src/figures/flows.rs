@@ -148,6 +148,8 @@ pub async fn measure(size: &Size) -> Result<Vec<Figure>> {
     let ofctl =
         |args: &[&str]| command(dir.path(), "ovs-ofctl").args(["-O", "OpenFlow15"]).args(args).status();
     ensure!(ofctl(&["del-flows", BRIDGE])?.success(), "ovs-ofctl removes no flows");
+    // Whoever looks finds that they are gone, as an agent does; only then is the whole set sent.
+    ensure!(switch.standing(&switch.look().await?).await.is_none(), "nobody noticed that flows are gone");
     let empty = Instant::now();
     switch.apply(&whole).await?;
     let empty = empty.elapsed();

@@ -8,6 +8,7 @@ use super::{
     faults::ActionFault,
     gate::{self, Gate, NoDownloads},
     gateways::short,
+    motion::{UnderWay, travels},
     queue::{Event, MILLI, Micros, SECOND},
     world::World,
 };
@@ -16,6 +17,7 @@ use basalt_agent::{
     Error,
     cycle::{Cycle, Parts, Tuning},
     host::{Host, sim::SimHost},
+    lease::Lease,
     ledger::MemoryLedger,
     outbox::{Draft, Outbox},
 };
@@ -35,6 +37,8 @@ const HEARTBEAT: Micros = 10 * SECOND;
 const FACTS: Micros = 60 * SECOND;
 /// How long an agent waits for an action.
 pub const PATIENCE: Micros = 120 * SECOND;
+/// What it says then.
+const LATE: &str = "no answer within 120 s";
 /// First wait after the gateway failed.
 const RETRY: Micros = 250 * MILLI;
 
@@ -73,6 +77,8 @@ pub struct Live {
     failures: u32,
     /// There is something to tell that no report took along yet.
     untold: bool,
+    /// What takes more than one event.
+    pub(super) under_way: BTreeMap<u64, UnderWay>,
     /// Whether its last look found nothing to do.
     pub settled: bool,
 }
@@ -105,6 +111,8 @@ impl World {
         let parts = Parts {
             host: Arc::new(gate.clone()),
             ledger: agent.ledger.clone(),
+            // What this world is about needs none.
+            lease: Lease::none(),
             clock: agent.clock.clone(),
             downloads: Arc::new(NoDownloads),
             outbox: outbox.clone(),
@@ -127,6 +135,7 @@ impl World {
             look_up: None,
             failures: 0,
             untold: true,
+            under_way: BTreeMap::new(),
             settled: false,
         });
         let line = format!("{} boots", agent.enrolled.name);
@@ -143,11 +152,12 @@ impl World {
         self.agents[h].actions = live.gate.next();
         let line = format!("{} loses its agent", self.agents[h].enrolled.name);
         self.say(line);
-        for action in live.gate.actions() {
+        // What goes between hosts goes through agents, and ends with them.
+        for action in live.gate.actions().iter().filter(|action| !travels(action)) {
             if self.dice.one_in(2) {
                 self.deeds.actions += 1;
-                let _ = live.gate.carry_out(&action).await;
-                self.say(format!("  {} goes on: {}", self.agents[h].enrolled.name, word(&action)));
+                let _ = live.gate.carry_out(action).await;
+                self.say(format!("  {} goes on: {}", self.agents[h].enrolled.name, word(action)));
             }
         }
         self.queue.once(self.now + down, Event::Boot(h));
@@ -175,7 +185,7 @@ impl World {
     }
 
     /// What follows from what an agent just did.
-    fn follow(&mut self, h: usize) {
+    pub(super) fn follow(&mut self, h: usize) {
         let Some(live) = &mut self.agents[h].live else { return };
         let (fresh, told) = (live.gate.fresh(), live.outbox.news().now_or_never().is_some());
         let news = live.news.has_changed().unwrap_or_default();
@@ -211,15 +221,13 @@ impl World {
             self.agents[h].sim.suffer(&Mishap::PowerCut);
             return Ok(());
         }
-        let none = |why: &str| -> gate::Answer { Err(Error::host(action.stage(), why)) };
-        let late = || none("no answer within 120 s");
-        let (answer, after) = match fault {
-            Some(ActionFault::FailBefore) => (none("it fails before"), MILLI),
-            Some(ActionFault::Hang) => (late(), PATIENCE),
-            Some(ActionFault::KillBefore(down)) => {
-                self.crash_agent(h, down).await;
-                return Ok(());
+        match fault {
+            Some(ActionFault::FailBefore) => {
+                self.answer_later(h, number, refusal(&action, "it fails before"), MILLI);
             }
+            Some(ActionFault::Hang) => self.answer_later(h, number, refusal(&action, LATE), PATIENCE),
+            Some(ActionFault::KillBefore(down)) => self.crash_agent(h, down).await,
+            _ if travels(&action) => self.set_out(h, number, fault),
             _ => {
                 let answer = gate.carry_out(&action).await;
                 self.deeds.actions += 1;
@@ -228,27 +236,40 @@ impl World {
                     log.actions.push((h, action.clone()));
                 }
                 self.say(format!("{what}{}", if answer.is_ok() { "" } else { ": failed" }));
-                match fault {
-                    Some(ActionFault::FailAfter) => (none("it fails after"), MILLI),
-                    Some(ActionFault::AnswerLost) => (late(), PATIENCE),
-                    Some(ActionFault::Twice) => {
-                        let _ = gate.carry_out(&action).await;
-                        (answer, MILLI)
-                    }
-                    Some(ActionFault::KillAfter(down)) => {
-                        self.crash_agent(h, down).await;
-                        return Ok(());
-                    }
-                    _ => (answer, MILLI),
+                if fault == Some(ActionFault::Twice) {
+                    let _ = gate.carry_out(&action).await;
                 }
+                self.answer_action(h, number, &action, fault, answer).await;
             }
-        };
+        }
+        self.follow(h);
+        Ok(())
+    }
+
+    /// An action was carried out; a fault may say otherwise.
+    pub(super) async fn answer_action(
+        &mut self,
+        h: usize,
+        number: u64,
+        action: &Action,
+        fault: Option<ActionFault>,
+        answer: gate::Answer,
+    ) {
+        match fault {
+            Some(ActionFault::FailAfter) => {
+                self.answer_later(h, number, refusal(action, "it fails after"), MILLI);
+            }
+            Some(ActionFault::AnswerLost) => self.answer_later(h, number, refusal(action, LATE), PATIENCE),
+            Some(ActionFault::KillAfter(down)) => self.crash_agent(h, down).await,
+            _ => self.answer_later(h, number, answer, MILLI),
+        }
+    }
+
+    fn answer_later(&mut self, h: usize, number: u64, answer: gate::Answer, after: Micros) {
         if let Some(live) = &mut self.agents[h].live {
             live.answers.insert(number, answer);
             self.queue.push(self.now + after, Event::Acted(h, number));
         }
-        self.follow(h);
-        Ok(())
     }
 
     /// The agent hears what came of an action.
@@ -466,6 +487,10 @@ impl World {
         self.say(format!("{name} tries {event:?} again: {status} {code}"));
         self.queue.once(self.now + wait, event);
     }
+}
+
+fn refusal(action: &Action, why: &str) -> gate::Answer {
+    Err(Error::host(action.stage(), why))
 }
 
 /// An action in a word or two.

@@ -1,5 +1,5 @@
-//! What every world begins with, made once: a database with a project, a network, an image and enrolled hosts. Each
-//! world gets a copy of it, which takes a fraction of a second.
+//! What every world begins with, made once: a database with a project, a network, an image and enrolled hosts. Worlds
+//! that follow one another share one copy of it, which is put back to its beginning between them.
 
 use crate::house::{PROJECT, transfer};
 use anyhow::{Context, Result, bail};
@@ -22,7 +22,7 @@ use basalt_wire::{
 };
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -52,6 +52,26 @@ pub struct Base {
     /// Audit rows of the administrator.
     pub audited: usize,
     authority: Arc<Authority>,
+    /// Places of worlds that ended.
+    free: Mutex<Vec<Place>>,
+}
+
+/// Where a world is: a database as the base left it, and connections of gateways, which know its statements already.
+pub struct Place {
+    /// The database.
+    pub database: Database,
+    connections: Vec<Store>,
+}
+
+impl Place {
+    /// The store of a gateway that begins: its connections may have been used before, and nothing else of it.
+    pub async fn store(&mut self, gateway: usize) -> Store {
+        while self.connections.len() <= gateway {
+            let connection = self.database.connect(options()).await;
+            self.connections.push(connection);
+        }
+        self.connections[gateway].anew()
+    }
 }
 
 /// What the administrator did.
@@ -59,7 +79,7 @@ pub const AUDIT: &str = "SELECT action, request_id FROM audit_events WHERE actor
 
 /// Connections of one gateway of a world: one operation happens at a time, and a second reads along when all is read.
 pub fn options() -> Options {
-    Options { max_connections: 4, min_connections: 0, ..Options::default() }
+    Options { max_connections: 2, min_connections: 0, ..Options::default() }
 }
 
 impl Base {
@@ -81,6 +101,7 @@ impl Base {
             audited: 0,
             authority: Arc::new(authority),
             database,
+            free: Mutex::default(),
         };
         let doors = Doors::new(&base, &base.database.store, handed, Hub::default(), Drain::new());
         base.furnish(&doors, &clock).await?;
@@ -91,6 +112,7 @@ impl Base {
         drop(doors);
         base.audited = base.database.ask(&[AUDIT]).await[0].len();
         base.database.store.close().await;
+        base.database.keep().await;
         Ok(base)
     }
 
@@ -139,9 +161,28 @@ impl Base {
         Ok(Enrolled { name: name.into(), id, peer: Peer { uris: vec![format!("basalt:host:{id}")], serial } })
     }
 
-    /// A copy for one world.
-    pub async fn copy(&self) -> Database {
-        self.database.copy_of(options()).await
+    /// A place for one world: that of one that ended, or a new one.
+    pub async fn place(&self) -> Place {
+        let free = self.free().pop();
+        match free {
+            Some(place) => {
+                place.database.go_back().await;
+                place
+            }
+            None => {
+                let database = self.database.copy_of(options()).await;
+                Place { connections: vec![database.store.clone()], database }
+            }
+        }
+    }
+
+    /// A world ended there.
+    pub fn give_back(&self, place: Place) {
+        self.free().push(place);
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

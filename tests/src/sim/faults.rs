@@ -2,12 +2,13 @@
 //! operation of their kind and spoil that: an effect of a reconciler, an action of a host, a call.
 
 use super::{
+    motion::MotionFault,
     queue::{Event, MILLI, Micros, SECOND},
     world::World,
 };
 use anyhow::Result;
 use basalt_agent::host::sim::Listing;
-use basalt_model::VmId;
+use basalt_model::{HostId, VmId};
 use basalt_plan::host::effect::Mishap;
 use basalt_reconciler::handlers::Effect;
 use std::collections::{BTreeMap, VecDeque};
@@ -78,11 +79,12 @@ pub struct Cut {
 
 /// What is to be set right again.
 #[derive(Clone, Copy, Debug)]
-enum Mend {
+pub(super) enum Mend {
     Link(usize, usize),
     GatewayClock(usize),
     AgentClock(usize),
     Listing(usize),
+    Wire(HostId, HostId),
 }
 
 /// What goes wrong in one world.
@@ -112,6 +114,7 @@ pub struct Faults {
     effects: VecDeque<EffectFault>,
     actions: VecDeque<ActionFault>,
     calls: VecDeque<CallFault>,
+    motions: VecDeque<MotionFault>,
     lost_signals: u64,
     cuts: BTreeMap<(usize, usize), Cut>,
     mends: BTreeMap<u64, Mend>,
@@ -124,6 +127,8 @@ pub struct Seen {
     pub effects: u64,
     /// Of hosts.
     pub actions: u64,
+    /// Of migrations.
+    pub motions: u64,
 }
 
 /// One fault at one step.
@@ -133,6 +138,8 @@ pub enum Script {
     Effect(u64, EffectFault),
     /// At the action with this number.
     Action(u64, ActionFault),
+    /// At the step of a migration with this number.
+    Motion(u64, MotionFault),
 }
 
 impl Faults {
@@ -193,6 +200,27 @@ impl Faults {
         Some(fault)
     }
 
+    /// The fault that a step of a migration meets.
+    pub fn meet_motion(&mut self) -> Option<MotionFault> {
+        let number = self.seen.motions;
+        self.seen.motions += 1;
+        if let Some(Script::Motion(at, fault)) = self.script
+            && at == number
+        {
+            self.script = None;
+            self.count("scripted step of a migration");
+            return Some(fault);
+        }
+        let fault = self.motions.pop_front()?;
+        self.count(match fault {
+            MotionFault::KillSource(_) | MotionFault::KillTarget(_) => "agent killed during a migration",
+            MotionFault::CutSource(_) | MotionFault::CutTarget(_) => "power cut during a migration",
+            MotionFault::CutLink(_) => "link cut during a migration",
+            MotionFault::AnswerLost => "migration's answer lost",
+        });
+        Some(fault)
+    }
+
     /// The fault that a call meets.
     pub fn meet_call(&mut self) -> Option<CallFault> {
         let fault = self.calls.pop_front()?;
@@ -244,6 +272,7 @@ const KINDS: &[Kind] = &[
     ("spoil an effect", 8, spoil_effect),
     ("spoil an action", 6, spoil_action),
     ("spoil a call", 8, spoil_call),
+    ("spoil a migration", 2, spoil_motion),
     ("pause a gateway", 2, pause_gateway),
     ("stale view", 2, blind_gateway),
     ("replayed view", 2, replay),
@@ -327,11 +356,12 @@ impl World {
             Mend::GatewayClock(g) => self.gateways[g].clock.set(0),
             Mend::AgentClock(h) => self.agents[h].clock.set(0),
             Mend::Listing(h) => self.agents[h].sim.blind(&[]),
+            Mend::Wire(a, b) => self.fabric.cut(a, b, false),
         }
         self.say(format!("mended: {mend:?}"));
     }
 
-    fn mend_later(&mut self, after: Micros, mend: Mend) {
+    pub(super) fn mend_later(&mut self, after: Micros, mend: Mend) {
         let number = self.number();
         self.faults.mends.insert(number, mend);
         self.queue.push(self.now + after, Event::Mend(number));
@@ -341,6 +371,7 @@ impl World {
     pub fn heal(&mut self) {
         self.faults.on = false;
         (self.faults.effects, self.faults.actions, self.faults.calls) = Default::default();
+        self.faults.motions.clear();
         (self.faults.lost_signals, self.faults.script) = (0, None);
         for number in self.faults.mends.keys().copied().collect::<Vec<_>>() {
             self.mend(number);
@@ -396,6 +427,17 @@ fn spoil_action(world: &mut World) -> Option<String> {
     };
     world.faults.actions.push_back(fault);
     Some(format!("for the next action: {fault:?}"))
+}
+
+fn spoil_motion(world: &mut World) -> Option<String> {
+    // Whoever goes on a way, or none: what was never met is forgotten.
+    let travels = world.agents.iter().any(|a| a.live.as_ref().is_some_and(|live| !live.under_way.is_empty()));
+    if !travels || !world.faults.motions.is_empty() {
+        return None;
+    }
+    let fault = world.some_motion_fault();
+    world.faults.motions.push_back(fault);
+    Some(format!("for the next step of a migration: {fault:?}"))
 }
 
 fn spoil_call(world: &mut World) -> Option<String> {

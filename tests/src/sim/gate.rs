@@ -27,7 +27,14 @@ struct Waiting {
     fresh: Vec<u64>,
     /// What the agent lets an action use.
     with: Option<With>,
-    all: BTreeMap<u64, (Action, Option<oneshot::Sender<Answer>>)>,
+    all: BTreeMap<u64, Asked>,
+}
+
+/// An action that an agent asked for.
+struct Asked {
+    action: Action,
+    with: With,
+    answer: oneshot::Sender<Answer>,
 }
 
 /// A simulated host whose actions wait. Clones share what waits.
@@ -59,12 +66,20 @@ impl Gate {
 
     /// An action that waits.
     pub fn action(&self, number: u64) -> Option<Action> {
-        self.waiting().all.get(&number).map(|(action, _)| action.clone())
+        self.waiting().all.get(&number).map(|asked| asked.action.clone())
     }
 
     /// All actions that wait.
     pub fn actions(&self) -> Vec<Action> {
-        self.waiting().all.values().map(|(action, _)| action.clone()).collect()
+        self.waiting().all.values().map(|asked| asked.action.clone()).collect()
+    }
+
+    /// Begins an action that takes more than a moment: each poll carries it as far as it goes.
+    pub fn begin(&self, number: u64) -> Option<BoxFuture<'static, Answer>> {
+        let (action, with) =
+            self.waiting().all.get(&number).map(|asked| (asked.action.clone(), asked.with.clone()))?;
+        let sim = self.sim.clone();
+        Some(async move { sim.act(&action, &with).await }.boxed())
     }
 
     /// Carries an action out on the host itself.
@@ -78,8 +93,8 @@ impl Gate {
 
     /// Answers an action; whether somebody still waits for it.
     pub fn answer(&self, number: u64, answer: Answer) -> bool {
-        let sender = self.waiting().all.remove(&number).and_then(|(_, sender)| sender);
-        sender.is_some_and(|sender| sender.send(answer).is_ok())
+        let asked = self.waiting().all.remove(&number);
+        asked.is_some_and(|asked| asked.answer.send(answer).is_ok())
     }
 }
 
@@ -93,16 +108,17 @@ impl Host for Gate {
     }
 
     async fn act(&self, action: &Action, with: &With) -> Result<(), Error> {
-        let (sender, answer) = oneshot::channel();
+        let (sender, answered) = oneshot::channel();
         {
             let mut waiting = self.waiting();
             let number = waiting.next;
             waiting.next += 1;
             waiting.fresh.push(number);
             waiting.with = Some(with.clone());
-            waiting.all.insert(number, (action.clone(), Some(sender)));
+            let asked = Asked { action: action.clone(), with: with.clone(), answer: sender };
+            waiting.all.insert(number, asked);
         }
-        answer.await.unwrap_or_else(|_| Err(Error::host(action.stage(), "the world ended")))
+        answered.await.unwrap_or_else(|_| Err(Error::host(action.stage(), "the world ended")))
     }
 
     async fn console(&self, id: VmId, mode: Mode) -> Result<Console, Error> {

@@ -18,7 +18,7 @@ use basalt_reconciler::{
     OnManifest,
     handlers::{self, Effect, Outcome, placement::Decided},
     step::Stepper,
-    sweeps::{self, Context, Sweep, Swept},
+    sweeps::{self, Context, Sweep, Swept, lease::Rival},
 };
 use basalt_store::{Feed, Store, feed::Cursor, leases::Lease};
 use std::{
@@ -66,6 +66,7 @@ pub struct Live {
     old: VecDeque<Cursor>,
     feed: Arc<Feed>,
     lease: Option<Lease>,
+    rival: Rival,
     leased_at: Micros,
     origin: Micros,
     flights: BTreeMap<u64, Flight>,
@@ -137,7 +138,7 @@ impl World {
         if self.gateways[g].live.is_some() {
             return Ok(());
         }
-        let store = self.database.connect(base::options()).await;
+        let store = self.place.store(g).await;
         let (hub, drain) = (Hub::default(), Drain::new());
         let clock = self.gateways[g].clock.clone();
         let doors = Doors::new(&self.base, &store, clock.clone(), hub.clone(), drain.clone());
@@ -151,6 +152,7 @@ impl World {
             cursor: None,
             old: VecDeque::new(),
             lease: None,
+            rival: Rival::default(),
             leased_at: 0,
             origin: self.now,
             flights: BTreeMap::new(),
@@ -161,6 +163,9 @@ impl World {
         let line = format!("{} starts", gateway.name);
         self.say(line);
         self.queue.once(self.now, Event::Pull(g));
+        if self.renews {
+            self.queue.once(self.now, Event::Sweep(g, Sweep::Lease));
+        }
         for (sweep, every) in SWEEPS {
             self.queue.once(self.now + self.dice.below(*every), Event::Sweep(g, *sweep));
         }
@@ -376,11 +381,13 @@ impl World {
             holder: gateway.holder,
             cursor: live.cursor.clone(),
             lease: live.lease.clone(),
+            silent: live.rival.silent(at),
             keep_tasks_days: 7,
             now: at,
         };
         match sweeps::run(sweep, context).await? {
-            Swept::Lease(lease) => {
+            Swept::Lease(claim) => {
+                let lease = live.rival.take_in(claim, at);
                 if lease.as_ref().map(|l| l.epoch) != live.lease.as_ref().map(|l| l.epoch) {
                     let line = match &lease {
                         Some(lease) => format!("{} acts, epoch {}", gateway.name, lease.epoch),
@@ -393,8 +400,12 @@ impl World {
                 live.lease = lease;
                 live.changed.mark_unchanged();
                 self.queue.once(now + wait, Event::Step(g));
+                if self.renews {
+                    self.queue.once(now + SECOND, Event::Sweep(g, Sweep::Lease));
+                }
             }
-            Swept::Liveness(beats) => {
+            Swept::Liveness(beats, leases) => {
+                live.stepper.watch(&leases, live.now(now));
                 live.stepper.hear(&beats, at, live.now(now));
                 self.queue.once(now, Event::Step(g));
             }

@@ -7,12 +7,12 @@ use super::{
 use crate::{house::PROJECT, oracles::QUERIES};
 use anyhow::{Context, Result, bail, ensure};
 use basalt_model::vms::ObservedPower;
-use basalt_plan::host::Resource;
+use basalt_plan::host::{Resource, Transit, VmSeen};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// O4, during the run: no VM executes on two hosts.
+/// O4, during the run: no VM executes on two hosts. What only waits for the rest of itself on its way does not execute.
 ///
 /// # Errors
 /// The one that does.
@@ -20,7 +20,9 @@ pub fn runs_once(world: &World) -> Result<()> {
     let mut seen: BTreeMap<Uuid, &str> = BTreeMap::new();
     for agent in &world.agents {
         let running = agent.sim.look(|w| {
-            let running = w.observed.vms.items.iter().filter(|(_, vm)| vm.running.is_some());
+            let stays = |vm: &VmSeen| vm.running.is_some() && vm.transit == Transit::Still;
+            let executes = |vm: &VmSeen| vm.power == ObservedPower::Running || stays(vm);
+            let running = w.observed.vms.items.iter().filter(|(_, vm)| executes(vm));
             running.map(|(id, _)| id.0).collect::<Vec<_>>()
         });
         for id in running {
@@ -40,7 +42,7 @@ const ROWS: &[(&str, &str)] = &[
     ),
     (
         "O6: a task that ended badly",
-        "SELECT kind, state, error FROM tasks WHERE state IN ('failed') AND kind <> 'vm_reboot'",
+        "SELECT kind, state, error FROM tasks WHERE state = 'failed' AND kind NOT IN ('vm_reboot', 'vm_migrate')",
     ),
     (
         "O4: two hosts are told to have a volume",
@@ -55,65 +57,82 @@ const ROWS: &[(&str, &str)] = &[
 pub async fn at_rest(world: &World) -> Result<()> {
     world.verify_graphs()?;
     let queries: Vec<&str> = QUERIES.iter().chain(ROWS).map(|(_, sql)| *sql).collect();
-    let answers = world.database.ask(&queries).await;
+    let answers = world.place.database.ask(&queries).await;
     for ((what, _), rows) in QUERIES.iter().chain(ROWS).zip(answers) {
         ensure!(rows.is_empty(), "{what}: {}", rows.join("; "));
     }
     audited(world).await?;
-    promises(world).await
+    promises(world, &Shown::of(world).await?)
 }
 
 /// O10: as many audit rows of the user as accepted operations.
 async fn audited(world: &World) -> Result<()> {
-    let rows = &world.database.ask(&[AUDIT]).await[0];
+    let rows = &world.place.database.ask(&[AUDIT]).await[0];
     let (found, accepted) = (rows.len() - world.base.audited, world.user.accepted.len());
     ensure!(found == accepted, "O10: {found} audit rows of {accepted} operations: {rows:?}");
     Ok(())
 }
 
-/// What the API shows of one kind, by name.
-async fn shown(world: &World, kind: &str) -> Result<BTreeMap<String, Value>> {
-    let live = world.gateways.iter().find_map(|g| g.live.as_ref()).context("a gateway runs")?;
-    let path = format!("/v1/projects/{PROJECT}/{kind}?limit=500");
-    let page = live.doors.users(Call::new("GET", &path).token(&world.base.token)).await.ok()?;
-    let items = page["items"].as_array().context("a page has items")?.clone();
-    Ok(items.into_iter().map(|item| (item["name"].as_str().unwrap_or_default().to_owned(), item)).collect())
+/// What the API shows, by kind and name.
+pub struct Shown(BTreeMap<&'static str, BTreeMap<String, Value>>);
+
+/// Kinds of objects that users declare here.
+const KINDS: [&str; 5] = ["vms", "networks", "security-groups", "routers", "volumes"];
+
+impl Shown {
+    /// Asks for everything.
+    ///
+    /// # Errors
+    /// The API does not answer.
+    pub async fn of(world: &World) -> Result<Self> {
+        let live = world.gateways.iter().find_map(|g| g.live.as_ref()).context("a gateway runs")?;
+        let mut all = BTreeMap::new();
+        for kind in KINDS {
+            let path = format!("/v1/projects/{PROJECT}/{kind}?limit=500");
+            let page = live.doors.users(Call::new("GET", &path).token(&world.base.token)).await.ok()?;
+            let items = page["items"].as_array().context("a page has items")?.clone();
+            let name = |item: &Value| item["name"].as_str().unwrap_or_default().to_owned();
+            all.insert(kind, items.into_iter().map(|item| (name(&item), item)).collect());
+        }
+        Ok(Self(all))
+    }
+
+    fn all(&self, kind: &str) -> impl Iterator<Item = (&String, &Value)> {
+        self.0.get(kind).into_iter().flatten()
+    }
+
+    fn names(&self, kind: &str, counts: impl Fn(&str) -> bool, wanted: Vec<&String>) -> Result<()> {
+        let found: Vec<&String> = self.all(kind).map(|(name, _)| name).filter(|n| counts(n)).collect();
+        ensure!(found == wanted, "O5: {kind} are {found:?}, promised were {wanted:?}");
+        Ok(())
+    }
 }
 
 /// O2, O3, O5: what the user was promised is there, in rows and on hosts, and nothing else.
 ///
 /// # Errors
 /// What is not so.
-pub async fn promises(world: &World) -> Result<()> {
+pub fn promises(world: &World, shown: &Shown) -> Result<()> {
     let model = &world.user.model;
-    let vms = shown(world, "vms").await?;
-    let names = |kind: &str, found: &BTreeMap<String, Value>, wanted: Vec<&String>| {
-        let found: Vec<&String> = found.keys().collect();
-        ensure!(found == wanted, "O5: {kind} are {found:?}, promised were {wanted:?}");
-        Ok(())
-    };
-    names("VMs", &vms, model.vms.keys().collect())?;
-    let mut networks = shown(world, "networks").await?;
-    networks.remove("lan");
-    names("networks", &networks, model.networks.iter().collect())?;
-    names("security groups", &shown(world, "security-groups").await?, model.groups.keys().collect())?;
-    names("routers", &shown(world, "routers").await?, model.routers.keys().collect())?;
-    let mut volumes = shown(world, "volumes").await?;
-    volumes.retain(|name, _| model.volumes.contains(name) || name.starts_with("volume-"));
-    names("volumes", &volumes, model.volumes.iter().collect())?;
-    for (name, shown) in &vms {
+    shown.names("vms", |_| true, model.vms.keys().collect())?;
+    shown.names("networks", |name| name != "lan", model.networks.iter().collect())?;
+    shown.names("security-groups", |_| true, model.groups.keys().collect())?;
+    shown.names("routers", |_| true, model.routers.keys().collect())?;
+    // A VM's own volumes are listed too.
+    shown.names("volumes", |name| name.starts_with("volume"), model.volumes.iter().collect())?;
+    for (name, vm) in shown.all("vms") {
         let wanted = &model.vms[name];
         for field in ["power", "cpus", "memory_bytes", "stop_grace_seconds"] {
             ensure!(
-                shown["spec"][field] == wanted[field],
+                vm["spec"][field] == wanted[field],
                 "O5: {name} has {field} {}, promised was {}",
-                shown["spec"][field],
+                vm["spec"][field],
                 wanted[field]
             );
         }
-        realised(world, name, shown).with_context(|| format!("{:#}", shown["conditions"]))?;
+        realised(world, name, vm).with_context(|| format!("{:#}", vm["conditions"]))?;
     }
-    nothing_else(world, &vms)
+    nothing_else(world, shown)
 }
 
 /// One VM, on its one host, as it is wanted.
@@ -158,17 +177,12 @@ fn realised(world: &World, name: &str, shown: &Value) -> Result<()> {
 }
 
 /// What is there, without ids, times and places: worlds in which the same was asked for are equal (O2).
-///
-/// # Errors
-/// The API does not answer.
-pub async fn picture(world: &World) -> Result<Vec<String>> {
+pub fn picture(world: &World, shown: &Shown) -> Vec<String> {
     let mut lines = Vec::new();
     for kind in ["networks", "security-groups", "routers"] {
-        for (name, shown) in shown(world, kind).await? {
-            lines.push(format!("{kind} {name} {}", shown["spec"]));
-        }
+        lines.extend(shown.all(kind).map(|(name, shown)| format!("{kind} {name} {}", shown["spec"])));
     }
-    for (name, shown) in shown(world, "vms").await? {
+    for (name, shown) in shown.all("vms") {
         let conditions = shown["conditions"].as_array().cloned().unwrap_or_default();
         let conditions: Vec<String> =
             conditions.iter().map(|c| format!("{}={} {}", c["type"], c["status"], c["reason"])).collect();
@@ -184,7 +198,15 @@ pub async fn picture(world: &World) -> Result<Vec<String>> {
     }
     vms.sort();
     lines.push(format!("on hosts: {vms:?}, {volumes} volumes"));
-    Ok(lines)
+    lines
+}
+
+/// The same, of what the API shows now.
+///
+/// # Errors
+/// The API does not answer.
+pub async fn picture_now(world: &World) -> Result<Vec<String>> {
+    Ok(picture(world, &Shown::of(world).await?))
 }
 
 /// How often hosts really changed VMs and volumes, by what was done.
@@ -201,12 +223,12 @@ pub fn changes(world: &World) -> BTreeMap<&'static str, u32> {
 }
 
 /// Nothing is on hosts that nobody wants.
-fn nothing_else(world: &World, vms: &BTreeMap<String, Value>) -> Result<()> {
+fn nothing_else(world: &World, shown: &Shown) -> Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let ids: Vec<String> = vms.values().map(|vm| text(&vm["id"])).collect();
-    let disks: Vec<String> = vms
-        .values()
-        .flat_map(|vm| vm["disks"].as_array().cloned().unwrap_or_default())
+    let ids: Vec<String> = shown.all("vms").map(|(_, vm)| text(&vm["id"])).collect();
+    let disks: Vec<String> = shown
+        .all("vms")
+        .flat_map(|(_, vm)| vm["disks"].as_array().cloned().unwrap_or_default())
         .map(|disk| text(&disk["volume_id"]))
         .collect();
     for agent in &world.agents {

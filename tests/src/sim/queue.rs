@@ -37,6 +37,8 @@ pub enum Event {
     Look(usize),
     /// A host carries an action out.
     Act(usize, u64),
+    /// A VM goes on between two hosts, by one step.
+    Move(usize, u64),
     /// An agent hears what came of an action.
     Acted(usize, u64),
     /// An agent gathers facts.

@@ -124,7 +124,7 @@ pub async fn run(base: &Arc<Base>, plan: &Plan) -> Result<Outcome, Box<Failure>>
         }),
         Err(why) => Err(Box::new(Failure { seed: plan.seed, why, story: std::mem::take(&mut world.story) })),
     };
-    world.end().await;
+    world.end();
     outcome
 }
 
@@ -138,7 +138,7 @@ async fn drive(world: &mut World, plan: &Plan) -> Result<Vec<String>> {
         bail!("the user is not done, or not enough went wrong ({} faults)", world.faults.met);
     }
     settle(world).await?;
-    oracles::picture(world).await
+    oracles::picture_now(world).await
 }
 
 /// What is there after the same operations without faults, each after the one before came to rest (O2).
@@ -157,11 +157,11 @@ pub async fn without_faults(
             world.want(&call.path, once_more(call));
             rested(&mut world).await?;
         }
-        oracles::picture(&world).await
+        oracles::picture_now(&world).await
     };
     let result = result.await;
     let story = std::mem::take(&mut world.story);
-    world.end().await;
+    world.end();
     result.map_err(|why| Box::new(Failure { seed, why, story }))
 }
 

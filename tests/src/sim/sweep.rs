@@ -1,5 +1,5 @@
 //! The crash sweep: every workflow, with one fault at every step of it: before, after, its answer lost, or doubled, and then
-//! the same gateway goes on, or the other.
+//! the same gateway goes on, or the other; and each step of a migration, with either host killed or without power.
 //!
 //! One world serves many injections: a workflow is done with a fault, everything must come to rest as promised, with no
 //! more changes on hosts than without the fault, and what leads back to the beginning is done without one.
@@ -7,14 +7,14 @@
 use super::{
     base::Base,
     faults::{ActionFault, EffectFault, Script, Seen},
-    oracles,
+    motion::MotionFault,
+    oracles::{self, Shown},
     queue::{MILLI, SECOND},
     run::{Failure, Plan, begin},
-    users::{named_vm, without_vm},
+    steps::step,
     world::World,
 };
 use anyhow::{Result, bail, ensure};
-use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A gateway that comes back so soon has its lease still.
@@ -26,7 +26,7 @@ const IDLE: u64 = 8 * SECOND;
 /// After so many injections all oracles look; after each, those that are quick.
 const LOOK: u64 = 24;
 
-/// A workflow: what must be there before, what is done, and what leads back. `vm` stands for the VM `swept`.
+/// A workflow: what must be there before, what is done, and what leads back; words of [`super::steps`].
 #[derive(Clone, Copy, Debug)]
 pub struct Workflow {
     /// Its name.
@@ -48,29 +48,36 @@ const fn workflow(
 /// Of VMs that come and go.
 pub const LIVES: &[Workflow] = &[
     workflow("create", &[], &["+vm"], &["-vm"]),
+    workflow("create stopped", &[], &["+vm off"], &["-vm"]),
+    workflow("create with all", &["+wire", "+group"], &["+vm with all"], &["-vm"]),
     workflow("delete", &["+vm"], &["-vm"], &["+vm"]),
-    workflow("redeploy", &["+vm"], &["redeploy vm"], &[]),
+    workflow("delete stopped", &["+vm off"], &["-vm"], &["+vm off"]),
+    workflow("redeploy", &["+vm"], &["redeploy"], &["-vm", "+vm"]),
 ];
 /// Of VMs that are changed.
 pub const CHANGES: &[Workflow] = &[
-    workflow("stop", &["+vm"], &["stop vm"], &["start vm"]),
-    workflow("start", &["+vm", "stop vm"], &["start vm"], &["stop vm"]),
-    workflow("pause", &["+vm"], &["pause vm"], &["resume vm"]),
-    workflow("resume", &["+vm", "pause vm"], &["resume vm"], &["pause vm"]),
-    workflow("update", &["+vm"], &["update vm"], &[]),
+    workflow("stop", &["+vm"], &["stop"], &["start"]),
+    workflow("start", &["+vm", "stop"], &["start"], &["stop"]),
+    workflow("pause", &["+vm"], &["pause"], &["resume"]),
+    workflow("resume", &["+vm", "pause"], &["resume"], &["pause"]),
+    workflow("data changed", &["+vm"], &["data"], &["data back"]),
+    workflow("memory changed", &["+vm off"], &["memory"], &["memory back"]),
 ];
 /// Of what VMs need.
 pub const WIRES: &[Workflow] = &[
-    workflow("network deleted", &["create network"], &["delete network"], &["create network"]),
-    workflow("router", &["+vm"], &["create router"], &["delete router"]),
-    workflow("router changed", &["+vm", "create router"], &["update router"], &[]),
-    workflow("router deleted", &["+vm", "create router"], &["delete router"], &["create router"]),
-    workflow(
-        "security group changed",
-        &["create security group", "+guarded"],
-        &["update security group"],
-        &[],
-    ),
+    workflow("network used", &["+wire"], &["+vm on wire"], &["-vm"]),
+    workflow("network deleted", &["+wire"], &["-wire"], &["+wire"]),
+    workflow("volume deleted", &["+volume"], &["-volume"], &["+volume"]),
+    workflow("router", &["+vm"], &["+router"], &["-router"]),
+    workflow("router deleted", &["+vm", "+router"], &["-router"], &["+router"]),
+    workflow("security group changed", &["+group", "+vm guarded"], &["rules"], &["rules back"]),
+    workflow("security group given", &["+group", "+vm"], &["guard"], &["guard back"]),
+];
+
+/// Of VMs that go to another host.
+pub const WAYS: &[Workflow] = &[
+    workflow("migrate", &["+vm"], &["migrate"], &[]),
+    workflow("migrate paused", &["+vm", "pause"], &["migrate"], &[]),
 ];
 
 /// What a sweep came to.
@@ -102,7 +109,7 @@ pub async fn sweep(
         let mut world = World::new(Arc::clone(base), seed, 2).await;
         let result = one(&mut world, workflow, every).await;
         let story = std::mem::take(&mut world.story);
-        world.end().await;
+        world.end();
         match result {
             Ok(injections) => drop(swept.injections.insert(workflow.name, injections)),
             Err(why) => {
@@ -130,11 +137,15 @@ async fn one(world: &mut World, workflow: &Workflow, every: usize) -> Result<u64
         done(world, workflow.what).await?;
         ensure!(world.user.refused == 0, "an operation was refused");
         injections += u64::from(world.faults.script.take().is_none());
-        reference.check(&before, &oracles::changes(world), workflow)?;
+        world.fabric.calm();
+        if !injection.changes_course(&reference) {
+            reference.check(&difference(&before, &oracles::changes(world)))?;
+        }
+        let shown = Shown::of(world).await?;
+        oracles::promises(world, &shown)?;
+        reference.compare(&oracles::picture(world, &shown))?;
         if injections % LOOK == 0 {
             oracles::at_rest(world).await?;
-        } else {
-            oracles::promises(world).await?;
         }
         done(world, workflow.back).await?;
     }
@@ -146,24 +157,40 @@ async fn one(world: &mut World, workflow: &Workflow, every: usize) -> Result<u64
 struct Reference {
     steps: Seen,
     changes: BTreeMap<&'static str, u32>,
+    picture: Vec<String>,
+}
+
+/// Where a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Site {
+    /// A transaction of a reconciler.
+    Effect,
+    /// An action of a host.
+    Action,
+    /// A step of a migration.
+    Motion,
 }
 
 /// A fault at a step.
 #[derive(Clone, Copy, Debug)]
 struct Injection {
-    /// Of a reconciler, or of a host.
-    effect: bool,
+    site: Site,
     step: u64,
     fault: u64,
 }
 
 impl Injection {
     fn script(self, seen: Seen) -> Script {
-        if self.effect {
-            at_effect(seen.effects + self.step, self.fault)
-        } else {
-            at_action(seen.actions + self.step, self.fault)
+        match self.site {
+            Site::Effect => at_effect(seen.effects + self.step, self.fault),
+            Site::Action => at_action(seen.actions + self.step, self.fault),
+            Site::Motion => at_motion(seen.motions + self.step, self.fault),
         }
+    }
+
+    /// Whether hosts do other things after it than without it: a migration that is broken off is not tried again.
+    fn changes_course(self, reference: &Reference) -> bool {
+        reference.steps.motions > 0 && self.site != Site::Effect
     }
 }
 
@@ -172,33 +199,44 @@ impl Reference {
         let (seen, before) = (world.faults.seen, oracles::changes(world));
         done(world, workflow.what).await?;
         let after = world.faults.seen;
-        let steps = Seen { effects: after.effects - seen.effects, actions: after.actions - seen.actions };
+        let steps = Seen {
+            effects: after.effects - seen.effects,
+            actions: after.actions - seen.actions,
+            motions: after.motions - seen.motions,
+        };
         let changes = difference(&before, &oracles::changes(world));
         oracles::at_rest(world).await?;
+        let picture = oracles::picture_now(world).await?;
         done(world, workflow.back).await?;
         if steps == Seen::default() {
             bail!("the workflow {} does nothing", workflow.name);
         }
-        Ok(Self { steps, changes })
+        Ok(Self { steps, changes, picture })
     }
 
     /// Every fault at every step.
     fn injections(&self) -> Vec<Injection> {
-        let effects = (0..self.steps.effects).map(|step| (true, step));
-        let actions = (0..self.steps.actions).map(|step| (false, step));
-        let each = |(effect, step)| (0..8).map(move |fault| Injection { effect, step, fault });
-        effects.chain(actions).flat_map(each).collect()
+        let steps = |site, steps| (0..steps).map(move |step| (site, step));
+        let all = steps(Site::Effect, self.steps.effects)
+            .chain(steps(Site::Action, self.steps.actions))
+            .chain(steps(Site::Motion, self.steps.motions));
+        let each = |(site, step)| (0..8).map(move |fault| Injection { site, step, fault });
+        all.flat_map(each).collect()
     }
 
-    /// No more was changed on hosts than without a fault.
-    fn check(
-        &self,
-        before: &BTreeMap<&'static str, u32>,
-        after: &BTreeMap<&'static str, u32>,
-        workflow: &Workflow,
-    ) -> Result<()> {
-        let done = difference(before, after);
-        ensure!(done == self.changes, "O3: {}: {done:?} instead of {:?}", workflow.name, self.changes);
+    /// Hosts were changed as often as without a fault, and by the same.
+    fn check(&self, done: &BTreeMap<&'static str, u32>) -> Result<()> {
+        ensure!(*done == self.changes, "O3: hosts did {done:?}, without the fault {:?}", self.changes);
+        Ok(())
+    }
+
+    /// What is there is what is there without a fault (O2).
+    fn compare(&self, picture: &[String]) -> Result<()> {
+        let other = |(a, b): &(&String, &String)| a != b;
+        if let Some((found, wanted)) = picture.iter().zip(&self.picture).find(other) {
+            bail!("O2: there is {found}, without the fault {wanted}");
+        }
+        ensure!(picture.len() == self.picture.len(), "O2: {picture:?}, without the fault {:?}", self.picture);
         Ok(())
     }
 }
@@ -231,6 +269,20 @@ fn at_action(at: u64, fault: u64) -> Script {
     Script::Action(at, fault)
 }
 
+fn at_motion(at: u64, fault: u64) -> Script {
+    let fault = match fault {
+        0 => MotionFault::KillSource(SOON),
+        1 => MotionFault::KillSource(LATER),
+        2 => MotionFault::KillTarget(SOON),
+        3 => MotionFault::CutSource(LATER),
+        4 => MotionFault::CutTarget(LATER),
+        5 => MotionFault::CutLink(SOON),
+        6 => MotionFault::CutLink(LATER),
+        _ => MotionFault::AnswerLost,
+    };
+    Script::Motion(at, fault)
+}
+
 fn difference(
     before: &BTreeMap<&'static str, u32>,
     after: &BTreeMap<&'static str, u32>,
@@ -239,18 +291,16 @@ fn difference(
     more.filter(|(_, n)| *n > 0).collect()
 }
 
-/// Does operations and waits until everything rests.
-pub async fn done(world: &mut World, steps: &[&'static str]) -> Result<()> {
-    for step in steps {
-        match *step {
-            "+vm" => world.want("create vm", named_vm("swept", json!({"stop_grace_seconds": 5}))),
-            "+guarded" => {
-                let groups: Vec<String> = world.user.model.groups.keys().cloned().collect();
-                let changes = json!({"stop_grace_seconds": 5, "security_groups": groups});
-                world.want("create vm", named_vm("swept", changes));
-            }
-            "-vm" => world.want("delete vm", without_vm("swept")),
-            name => world.script(&[name]),
+/// Does operations, by words of [`super::steps`] or by their names in [`super::users::OPERATIONS`], and waits after each until
+/// everything rests.
+///
+/// # Errors
+/// It does not come to rest.
+pub async fn done(world: &mut World, words: &[&'static str]) -> Result<()> {
+    for word in words {
+        match step(world, word) {
+            Some(wanted) => world.want(word, Some(wanted)),
+            None => world.script(&[word]),
         }
         rested(world).await?;
     }

@@ -54,6 +54,7 @@ pub const OPERATIONS: &[Operation] = &[
     ("resume vm", 2, |dice, model| power(dice, model, "resume", "running")),
     ("reboot vm", 1, reboot_vm),
     ("redeploy vm", 3, redeploy_vm),
+    ("migrate vm", 4, migrate_vm),
     ("update vm", 3, update_vm),
     ("delete vm", 5, delete_vm),
     ("create volume", 1, create_volume),
@@ -213,7 +214,8 @@ impl World {
             self.user.refused += 1;
             // Only what was accepted is kept under its key: a copy that is still on its way may be accepted later.
             self.calls.retain(|_, sent| !sent.is_of(Kind::User));
-            self.say(format!("USER {}: {} {}", current.name, reply.status, reply.code()));
+            let detail = reply.json()["detail"].to_string();
+            self.say(format!("USER {}: {} {} {detail}", current.name, reply.status, reply.code()));
         }
         let pace = self.user.pace;
         let wait = self.dice.between(pace / 20, pace);
@@ -258,12 +260,21 @@ pub fn changed_vm(name: &str, spec: Value) -> Option<Wanted> {
     })
 }
 
-fn path(rest: &str) -> String {
+/// A path in the project.
+pub(super) fn path(rest: &str) -> String {
     format!("/v1/projects/{PROJECT}/{rest}")
 }
 
-fn wanted(call: Call, then: impl FnOnce(&mut Model) + Send + 'static) -> Option<Wanted> {
+/// Something to ask for, and what it means once it is accepted.
+pub(super) fn wanted(call: Call, then: impl FnOnce(&mut Model) + Send + 'static) -> Option<Wanted> {
     Some(Wanted { call, then: Box::new(then) })
+}
+
+/// Sets fields.
+pub(super) fn merge(into: &mut Value, changes: Value) {
+    if let (Some(into), Value::Object(changes)) = (into.as_object_mut(), changes) {
+        into.extend(changes);
+    }
 }
 
 fn one_of<'a, T>(dice: &mut Dice, of: &'a BTreeMap<String, T>) -> Option<(&'a String, &'a T)> {
@@ -312,6 +323,11 @@ fn redeploy_vm(dice: &mut Dice, model: &Model) -> Option<Wanted> {
     let (name, _) = one_of(dice, &model.vms)?;
     let (name, call) = (name.clone(), Call::new("POST", &path(&format!("vms/{name}/redeploy"))));
     wanted(call, move |model| *model.redeployed.entry(name).or_default() += 1)
+}
+
+fn migrate_vm(dice: &mut Dice, model: &Model) -> Option<Wanted> {
+    let (name, _) = one_of(dice, &model.vms)?;
+    wanted(Call::new("POST", &path(&format!("vms/{name}/migrate"))).json(json!({})), |_| {})
 }
 
 fn update_vm(dice: &mut Dice, model: &Model) -> Option<Wanted> {

@@ -2,7 +2,7 @@
 
 use super::{
     agents::Agent,
-    base::Base,
+    base::{Base, Place},
     calls::Sent,
     dice::{Dice, NodeClock},
     faults::Faults,
@@ -12,11 +12,11 @@ use super::{
     users::User,
 };
 use anyhow::Result;
+use basalt_agent::host::sim::fabric::Fabric;
 use basalt_daemon::ManualClock;
 use basalt_model::DateTime;
 use basalt_plan::host::Action;
 use basalt_reconciler::handlers::Effect;
-use basalt_store::testkit::Database;
 use chrono::TimeDelta;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,8 +24,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub struct World {
     /// What it began with.
     pub base: Arc<Base>,
-    /// The truth.
-    pub database: Database,
+    /// Where the truth is.
+    pub place: Place,
     /// Time without skew, and the randomness of ids.
     pub clock: Arc<ManualClock>,
     /// The seed's choices.
@@ -42,12 +42,16 @@ pub struct World {
     pub gateways: Vec<Gateway>,
     /// Hosts with their agents.
     pub agents: Vec<Agent>,
+    /// What lies between hosts.
+    pub fabric: Fabric,
     /// Calls on their way.
     pub calls: BTreeMap<u64, Sent>,
     /// What goes wrong.
     pub faults: Faults,
     /// Who uses it.
     pub user: User,
+    /// Whether leases are renewed each second, as real gateways do, and not only where somebody needs one.
+    pub renews: bool,
     /// When anything was last written or done.
     pub active_at: Micros,
     /// Effects and actions so far, where somebody wants to repeat them.
@@ -81,16 +85,19 @@ impl World {
     /// A world of one seed, in which everything is about to start.
     pub async fn new(base: Arc<Base>, seed: u64, gateways: usize) -> Self {
         let clock = Arc::new(ManualClock::new(base.at, seed ^ 0x5eed));
-        let database = base.copy().await;
+        let place = base.place().await;
         let gateways: Vec<Gateway> = (0..gateways).map(|n| Gateway::new(n, clock.clone())).collect();
         let agents = base.hosts.iter().enumerate().map(|(n, host)| {
             let clock = Arc::new(NodeClock::new(clock.clone()));
             Agent::new(n, host.clone(), clock, n % gateways.len())
         });
-        let agents = agents.collect();
+        let agents: Vec<Agent> = agents.collect();
+        let fabric = Fabric::default();
+        fabric.by_hand();
+        agents.iter().for_each(|agent| fabric.join(agent.enrolled.id, &agent.sim));
         let mut world = Self {
             base,
-            database,
+            place,
             clock,
             dice: Dice::new(seed),
             queue: Queue::default(),
@@ -99,9 +106,11 @@ impl World {
             echo: std::env::var_os("BASALT_SIM_ECHO").is_some(),
             gateways,
             agents,
+            fabric,
             calls: BTreeMap::new(),
             faults: Faults::default(),
             user: User::new(seed),
+            renews: false,
             active_at: 0,
             log: None,
             deeds: Deeds::default(),
@@ -189,6 +198,10 @@ impl World {
                 self.act(h, n).await?;
                 oracles::runs_once(self)?;
             }
+            Event::Move(h, n) => {
+                self.go_on(h, n).await?;
+                oracles::runs_once(self)?;
+            }
             Event::Acted(h, n) => self.acted(h, n).await?,
             Event::Facts(h) => self.gather_facts(h).await,
             Event::Report(h) => self.report(h),
@@ -222,13 +235,8 @@ impl World {
         gateway.live.is_some()
     }
 
-    /// Ends it: its database goes.
-    pub async fn end(mut self) {
-        for gateway in &mut self.gateways {
-            if let Some(live) = gateway.live.take() {
-                live.store.close().await;
-            }
-        }
-        self.database.remove().await;
+    /// Ends it: the next one may have its place.
+    pub fn end(self) {
+        self.base.give_back(self.place);
     }
 }

@@ -129,6 +129,21 @@ pub enum Verb {
     Redeploy(Vms),
     /// Moves VMs to another host, while they run.
     Migrate(Migrate),
+    /// Empties a host: shows the plan, and after its approval moves the host's VMs elsewhere, so many at a time.
+    Drain(Drain),
+    /// Lists the drains of a host, or shows the VMs of one of them.
+    Drains {
+        /// The host's name or id.
+        host: String,
+        /// One of its drains.
+        drain: Option<String>,
+    },
+    /// Puts hosts into maintenance, where nothing new is placed, or ends it.
+    Maintenance {
+        /// Which of the two.
+        #[command(subcommand)]
+        what: Maintenance,
+    },
     /// Waits until objects are in a phase or state, or gone.
     Wait {
         /// Kind and names.
@@ -155,6 +170,17 @@ pub enum Verb {
         #[command(subcommand)]
         what: Debug,
     },
+    /// Says what an object waits for, what is known about it and which ways out are safe now; takes one.
+    Unstick {
+        /// The object: `vm/web-1`, or `vm web-1`.
+        #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
+        target: Vec<String>,
+        /// The way out to take: one that is safe now.
+        #[arg(long, value_name = "WAY", value_parser = ["cancel", "source", "target", "forget", "confirm_power_off", "redeploy", "delete"])]
+        take: Option<String>,
+    },
+    /// Says what would happen if hosts were lost, cut off or drained: here, or in an inventory. Changes nothing.
+    Sim(Sim),
     /// Opens a VM's serial console; Ctrl-] leaves it.
     Console(Console),
     /// Lists tasks, newest last; `--project` narrows it.
@@ -188,6 +214,11 @@ pub enum Verb {
     },
     /// Revokes a host's certificates: its agent must enrol anew, its VMs run on.
     Revoke {
+        /// The host's name or id.
+        host: String,
+    },
+    /// Says that you saw that a host's power is off: its VMs with an HA policy are started elsewhere.
+    ConfirmPowerOff {
         /// The host's name or id.
         host: String,
     },
@@ -349,6 +380,20 @@ pub struct After {
     pub after: Vec<String>,
 }
 
+/// How the memory of a guest is sent to another host.
+#[derive(Args)]
+pub struct Sending {
+    /// The longest pause at the switch that is aimed at, in milliseconds; 100 when nothing is said.
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub max_pause: Option<u32>,
+    /// What to do with a guest that writes memory faster than it can be sent.
+    #[arg(long, value_name = "POLICY")]
+    pub on_stall: Option<OnStall>,
+    /// Most bytes that one migration sends in a second (`100MiB`).
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_rate: Option<u64>,
+}
+
 /// Where and how VMs go.
 #[derive(Args)]
 pub struct Migrate {
@@ -364,21 +409,82 @@ pub struct Migrate {
     /// The guest is shut down, moved, and started again.
     #[arg(long)]
     pub cold: bool,
-    /// The longest pause at the switch that is aimed at, in milliseconds; 100 when nothing is said.
-    #[arg(long, value_name = "MILLISECONDS")]
-    pub max_pause: Option<u32>,
-    /// What to do with a guest that writes memory faster than it can be sent.
-    #[arg(long, value_name = "POLICY")]
-    pub on_stall: Option<OnStall>,
-    /// Most bytes to send in a second (`100MiB`).
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub max_rate: Option<u64>,
+    #[command(flatten)]
+    pub sending: Sending,
     /// Seconds after which the migration is given up; 3600 when nothing is said.
     #[arg(long, value_name = "SECONDS")]
     pub give_up_after: Option<u32>,
     /// Says whether they could go, and moves nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// What would happen. Hosts are named (`h1,h2`) or chosen by label (`rack=a`); links are cut first, then hosts isolated,
+/// lost, drained.
+#[derive(Args)]
+pub struct Sim {
+    /// Hosts that are off for good, at the same moment; may be given several times.
+    #[arg(long, value_name = "HOSTS")]
+    pub lose: Vec<String>,
+    /// Hosts that nobody reaches any more, and that run on.
+    #[arg(long, value_name = "HOSTS")]
+    pub isolate: Vec<String>,
+    /// The link between two hosts: `h1,h2`.
+    #[arg(long, value_name = "HOSTS")]
+    pub cut: Vec<String>,
+    /// Hosts that are drained.
+    #[arg(long, value_name = "HOSTS")]
+    pub drain: Vec<String>,
+    /// A file that describes the cluster to ask about (YAML or JSON); without it, this one as it is.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+}
+
+/// How a host is emptied.
+#[derive(Args)]
+pub struct Drain {
+    /// The host's name or id.
+    pub host: String,
+    /// Shows the plan, and changes nothing.
+    #[arg(long, conflicts_with_all = ["yes", "cancel"])]
+    pub plan: bool,
+    /// Approves whatever the plan is.
+    #[arg(long, conflicts_with = "cancel")]
+    pub yes: bool,
+    /// Takes the drain back that is going on; the host stays in maintenance.
+    #[arg(long)]
+    pub cancel: bool,
+    /// VMs that leave at the same time; 2 when nothing is said.
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<u32>,
+    /// Running VMs that cannot go live may be shut down, moved, and started again.
+    #[arg(long)]
+    pub may_shut_down: bool,
+    #[command(flatten)]
+    pub sending: Sending,
+    /// Seconds that VMs which no host takes are waited for; 60 when nothing is said.
+    #[arg(long, value_name = "SECONDS")]
+    pub patience: Option<u32>,
+    /// Seconds after which the drain is given up; 28800 when nothing is said.
+    #[arg(long, value_name = "SECONDS")]
+    pub give_up_after: Option<u32>,
+}
+
+/// Into maintenance, or out of it.
+#[derive(Subcommand)]
+pub enum Maintenance {
+    /// Nothing new is placed on them; what runs there runs on.
+    Enter {
+        /// Names or ids.
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+    },
+    /// They take VMs again. Refused while one is being drained.
+    Exit {
+        /// Names or ids.
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+    },
 }
 
 /// What to do with a guest that does not come to an end.

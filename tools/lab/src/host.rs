@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::config::{self, Agent, Endpoints};
 use crate::control::{self, HostStatus, Request, Response, Verb};
 use crate::guest_http::{self, Page};
-use crate::host_init::{AGENT, CONTROL_SOCKET, InitConfig, LIBVIRTD, PRIVATE_DIRS, QEMU_ACCOUNT};
+use crate::host_init::{AGENT, CONTROL_SOCKET, FENCER, InitConfig, LIBVIRTD, PRIVATE_DIRS, QEMU_ACCOUNT};
 use crate::layout::Layout;
 use crate::leftovers::HOST_PREFIX;
 use crate::netns::{NetNs, Switch};
@@ -256,7 +256,7 @@ impl Host {
     /// Ends the agent and the guests politely, so that disks are flushed, then cuts the power.
     pub fn power_off(&self) -> Result<()> {
         if self.is_powered() {
-            for service in [AGENT, LIBVIRTD] {
+            for service in [AGENT, FENCER, LIBVIRTD] {
                 // A host without an agent has none to stop.
                 let _ = self.service(service, Verb::Stop);
             }
@@ -386,7 +386,9 @@ fn boot_is_complete(init_pid: u32) -> bool {
     let socket = PathBuf::from(format!("/proc/{init_pid}/root{CONTROL_SOCKET}"));
     // Until its mounts are made, the path names the machine's own /run, where there is no such socket.
     match control::ask(&socket, &Request::Status) {
-        Ok(Response::Services { services }) => services.iter().filter(|s| s.name != AGENT).all(|s| s.ready),
+        Ok(Response::Services { services }) => {
+            services.iter().filter(|s| ![AGENT, FENCER].contains(&s.name.as_str())).all(|s| s.ready)
+        }
         _ => false,
     }
 }

@@ -31,6 +31,8 @@ pub const OVSDB_SERVER: &str = "ovsdb-server";
 pub const OVS_VSWITCHD: &str = "ovs-vswitchd";
 pub const LIBVIRTD: &str = "libvirtd";
 pub const AGENT: &str = "basalt-agent";
+/// Beside the agent, and independent of it.
+pub const FENCER: &str = "basalt-fencer";
 
 /// Debian's account for QEMU.
 pub const QEMU_ACCOUNT: &str = "libvirt-qemu";
@@ -170,6 +172,7 @@ struct Services {
     vswitchd: Service,
     libvirtd: Service,
     agent: Option<Service>,
+    fencer: Option<Service>,
 }
 
 impl Services {
@@ -205,7 +208,12 @@ impl Services {
                 config.agent_env.iter().fold(spec, |spec, (name, value)| spec.env(name, value)),
             )
         });
+        let fencer = config.agent.as_ref().map(|program| {
+            let args = ["fence", "--config", "/etc/basalt/agent.toml"];
+            Service::supervise(ServiceSpec::new(FENCER, program, log(FENCER)).args(args))
+        });
         Ok(Self {
+            fencer: fencer.transpose()?,
             ovsdb: Service::supervise(ovsdb)?,
             vswitchd: Service::supervise(vswitchd)?,
             libvirtd: Service::supervise(libvirtd)?,
@@ -214,7 +222,10 @@ impl Services {
     }
 
     fn all(&self) -> impl Iterator<Item = &Service> {
-        [&self.ovsdb, &self.vswitchd, &self.libvirtd].into_iter().chain(self.agent.as_ref())
+        [&self.ovsdb, &self.vswitchd, &self.libvirtd]
+            .into_iter()
+            .chain(self.agent.as_ref())
+            .chain(self.fencer.as_ref())
     }
 
     fn start(&self, config: &InitConfig) -> Result<()> {
@@ -233,6 +244,9 @@ impl Services {
         self.libvirtd.start_and_wait(START_LIMIT)?;
         if let Some(agent) = &self.agent {
             agent.start();
+        }
+        if let Some(fencer) = &self.fencer {
+            fencer.start();
         }
         Ok(())
     }

@@ -148,6 +148,7 @@ impl Parts {
             },
             tunnel_address: self.tunnel_address,
             routers: router::has_tools(),
+            fencer: None,
             versions,
             foreign: Vec::new(),
             problems,

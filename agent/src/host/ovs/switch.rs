@@ -21,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+/// Flows are changed one by one while there are so many times as many in all; else the whole set is compared.
+const EDITS_WORTHWHILE: usize = 4;
 /// How long `ovs-vsctl` waits for the database or for ovs-vswitchd, in seconds.
 const PATIENCE_SECONDS: u32 = 8;
 /// `external_ids` key of a port on which a network's DHCP answers.
@@ -404,21 +406,45 @@ impl Switch {
         if let Some(port) = set.routers.iter().find(|r| !numbers.routers.contains_key(&r.name)) {
             return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.name)));
         }
-        let text = flows::render(set, &numbers).join("\n") + "\n";
+        let lines = flows::render(set, &numbers);
         let networks = set.networks.iter().map(|n| n.id).collect();
         let applied = Applied { hash: set.hash.clone(), numbers, networks };
         let file = self.flows_file();
         let failed = |e: std::io::Error| Error::state(&file, e);
         std::fs::create_dir_all(&self.state).map_err(failed)?;
         self.hand_over_zones(&applied.numbers.guests).await?;
+        let edits = self.stood().map(|before| flows::difference(&before, &lines));
         // Until the new set stands, nothing is said to stand.
         remove_if_there(&self.applied_file()).map_err(failed)?;
-        std::fs::write(&file, text).map_err(failed)?;
-        self.ofctl().args(["--bundle", "replace-flows", &self.bridge]).arg(&file).run().await?;
+        std::fs::write(&file, lines.join("\n") + "\n").map_err(failed)?;
+        match edits {
+            // Few flows change: only they are sent. Whatever else changed by itself, the next look sees.
+            Some(edits) if edits.len() * EDITS_WORTHWHILE <= lines.len() => self.edit(&edits).await?,
+            _ => drop(self.ofctl().args(["--bundle", "replace-flows", &self.bridge]).arg(&file).run().await?),
+        }
         tunnels?;
         uplinks?;
         let json = serde_json::to_vec(&applied).map_err(|e| Error::host("keeping the flows' marks", e))?;
         std::fs::write(self.applied_file(), json).map_err(failed)
+    }
+
+    /// The flows that were set last, if nobody has found them changed since.
+    fn stood(&self) -> Option<Vec<String>> {
+        if !self.applied_file().exists() {
+            return None;
+        }
+        let text = std::fs::read_to_string(self.flows_file()).ok()?;
+        Some(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Takes flows away and adds others, in one transaction.
+    async fn edit(&self, edits: &[String]) -> Result<(), Error> {
+        if edits.is_empty() {
+            return Ok(());
+        }
+        let file = self.state.join("edits.flows");
+        std::fs::write(&file, edits.join("\n") + "\n").map_err(|e| Error::state(&file, e))?;
+        self.ofctl().args(["--bundle", "add-flows", &self.bridge]).arg(&file).run().await.map(drop)
     }
 
     /// The hash of the set that was applied last, if all of it still stands and means the same ports.
@@ -437,7 +463,12 @@ impl Switch {
             return None;
         }
         let diff = self.ofctl().args(["diff-flows", &self.bridge]).arg(self.flows_file()).end().await.ok()?;
-        diff.status.success().then_some(applied.hash)
+        if !diff.status.success() {
+            // What changed by itself is not known flow by flow: the next set replaces all of them.
+            remove_if_there(&self.applied_file()).ok()?;
+            return None;
+        }
+        Some(applied.hash)
     }
 
     fn flows_file(&self) -> PathBuf {

@@ -104,6 +104,9 @@ struct State {
     aborted: BTreeSet<MigrationId>,
     under_way: BTreeSet<MigrationId>,
     stubborn: BTreeSet<VmId>,
+    by_hand: bool,
+    /// Migrations whose source does not hear of the step that is taken now.
+    lost: BTreeSet<MigrationId>,
     steps: Vec<(MigrationId, Step)>,
 }
 
@@ -134,6 +137,21 @@ impl Fabric {
     /// What happens when the next migration comes to a step.
     pub fn trouble(&self, step: Step, trouble: Trouble) {
         self.change(|s| s.troubles.insert(step, trouble));
+    }
+
+    /// From now on every migration stays at every step until [`Fabric::go_on`]: a simulator is the time.
+    pub fn by_hand(&self) {
+        self.change(|s| s.by_hand = true);
+    }
+
+    /// Lets one migration go on to its next step. `lost`: its source never hears of this one.
+    pub fn go_on(&self, id: MigrationId, lost: bool) {
+        self.change(|s| {
+            s.held.remove(&id);
+            if lost {
+                s.lost.insert(id);
+            }
+        });
     }
 
     /// Lets held migrations go on.
@@ -288,6 +306,9 @@ impl Transfer<'_> {
         let mut news = self.fabric.0.news.subscribe();
         let trouble = self.fabric.change(|s| {
             s.steps.push((id, step));
+            if s.by_hand {
+                s.held.insert(id);
+            }
             s.troubles.remove(&step)
         });
         match trouble {
@@ -313,7 +334,8 @@ impl Transfer<'_> {
         loop {
             self.can_go_on(step)?;
             if !self.fabric.state().held.contains(&id) {
-                return Ok(trouble == Some(Trouble::LoseAnswer));
+                let lost = self.fabric.state().lost.remove(&id);
+                return Ok(lost || trouble == Some(Trouble::LoseAnswer));
             }
             // The sender lives as long as the fabric does.
             let _ = news.changed().await;

@@ -29,6 +29,8 @@ impl World {
         vm["spec"]["nics"] = json!([{"network": "net"}]);
         let made = post("vms", vm).await.expect(202);
         ids.insert("task", made.body["task"]["id"].as_str().unwrap().to_owned());
+        ids.insert("kind", "vm".into());
+        ids.insert("id", made.body["object"]["id"].as_str().unwrap().to_owned());
         let ports = door.admin("GET", &format!("{base}/ports")).send().await.expect(200);
         ids.insert("port", ports.body["items"][0]["port_id"].as_str().unwrap().to_owned());
         for (name, value) in
@@ -85,6 +87,7 @@ impl World {
             // What the rights are about is looked up by the handler; nothing is deleted that holds something.
             ("DELETE", "/v1/projects/{project}")
             | (_, "/v1/tasks/{task}/cancel" | "/v1/tasks/{task}/retry") => None,
+            (_, "/v1/unstick/{kind}/{id}") => Some(json!({"way": "wait"})),
             (_, "/v1/tasks/{task}/dependencies") => Some(json!({"depends_on": []})),
             (_, "/v1/projects") => Some(json!({"name": "main", "tenant": self.project.0})),
             ("PUT", "/v1/projects/{project}") => Some(

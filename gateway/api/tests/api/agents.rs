@@ -308,3 +308,38 @@ async fn an_image_event_is_taken_from_the_image_service_once() {
         .expect(200);
     assert_eq!(task.body["state"], "completed");
 }
+
+#[tokio::test]
+async fn r55_a_lease_is_given_to_the_start_that_counts_and_to_no_host_that_is_dead() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    let ask = |boot: u128, revision: Value| {
+        let body = json!({"agent_boot": Uuid::from_u128(boot), "boot_id": "b", "manifest_revision": revision,
+            "fencer": {"window_seconds": 5}});
+        let call = host
+            .post(&door, "/agent/v1/lease")
+            .header("basalt-agent-boot", &Uuid::from_u128(boot).to_string());
+        call.json(body).send()
+    };
+    assert_eq!(ask(2, Value::Null).await.expect(200).body["seconds"], json!(20));
+    // A newer start reports, so the older one gets no lease any more.
+    host.post(&door, "/agent/v1/report").json(report(3, 1)).send().await.expect(200);
+    ask(2, Value::Null).await.expect(409);
+    let confirm = || door.admin("POST", "/v1/hosts/h1/confirm-power-off").send();
+    let refused = confirm().await.expect(409);
+    assert!(refused.body.to_string().contains("host_alive"), "{}", refused.body);
+    let mut tx = door.db.store.system().await.unwrap();
+    let proof = basalt_store::host_loss::Proof { host_id: host.id, grants: 1, evidence: "silence".into() };
+    let change = testkit::change(&testkit::ids(77));
+    assert!(basalt_store::host_loss::declare(&mut tx, &change, &proof).await.unwrap());
+    tx.commit().await.unwrap();
+    let dead = ask(3, Value::Null).await.expect(200).body;
+    assert_eq!((&dead["seconds"], &dead["refused"]["code"]), (&Value::Null, &json!("proven_dead")));
+    let stands = confirm().await.expect(200).body;
+    assert_eq!(stands["kind"], "lease_expired", "said of a dead host it changes nothing");
+    assert_eq!(
+        ask(3, json!(0)).await.expect(200).body["seconds"],
+        json!(20),
+        "it acts on its newest manifest"
+    );
+}

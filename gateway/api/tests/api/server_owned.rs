@@ -30,6 +30,9 @@ fn sample(method: &str, path: &str) -> Value {
         ("POST", "/v1/hosts/{host}/adopt") => {
             json!({"kind": "vm", "id": "handmade", "project": "main", "name": "a", "network": "lan"})
         }
+        ("POST", "/v1/sim") => json!({"events": []}),
+        ("POST", "/v1/unstick/{kind}/{id}") => json!({"way": "wait"}),
+        ("POST", "/v1/hosts/{host}/drain") => json!({"concurrency": 1}),
         ("POST", "/v1/users") => json!({"name": "a", "password": "a long enough password"}),
         ("POST", "/v1/service-tokens") => {
             json!({"name": "a", "grants": [{"role": "viewer", "scope": system()}]})

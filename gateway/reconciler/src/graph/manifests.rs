@@ -39,7 +39,7 @@ fn hosts_of(
     deleting: bool,
 ) -> BTreeSet<HostId> {
     let placed = ctx.get(&inputs.placements, id).and_then(|p| p.host.as_ref()).map(|h| h.0);
-    let target = migrations::of(ctx, indexes, id).and_then(|row| row.migration.target_host_id);
+    let target = indexes.migration(ctx, id).and_then(|row| row.migration.target_host_id);
     let standing = ctx.lookup(&indexes.items_by_object, &(ItemKind::Vm, id.0)).map(|(at, _)| at.0);
     standing.chain(placed.into_iter().chain(target).filter(|_| !deleting)).collect()
 }
@@ -90,7 +90,7 @@ fn vm_items(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collec
             ItemRow(manifest::vm(view, epoch))
         };
         // One that was settled in this revision says nothing any more.
-        let moving = migrations::of(ctx, &indexes, id).filter(|m| m.migration.source_epoch == epoch);
+        let moving = indexes.migration(ctx, id).filter(|m| m.migration.source_epoch == epoch);
         let outgoing = moving.and_then(|m| migrations::outgoing(ctx, &inputs, m));
         let mut items = vec![((host, ItemKind::Vm, id.0), item(epoch, outgoing.as_ref()))];
         if let Some(row) = moving
@@ -120,7 +120,7 @@ fn volume_items(
             ctx.project(&inputs.vms, &vm, |v| v.0.metadata.deletion_requested_at.is_none()).unwrap_or(false)
         };
         let wanted = volume.metadata.deletion_requested_at.is_none() && owner(volume).is_none_or(alive);
-        let moving = volume.vm_id.and_then(|vm| migrations::of(ctx, &indexes, &vm));
+        let moving = volume.vm_id.and_then(|vm| indexes.migration(ctx, &vm));
         let there = moving.and_then(|m| m.migration.target_host_id.zip(m.pools.get(id)));
         let places = std::iter::once((host, pool)).chain(there.filter(|(target, _)| *target != host));
         let mut items = Vec::new();
@@ -165,7 +165,7 @@ fn volume_holds(
         let Some(image) = manifest::held_by_volume(volume.image_id) else {
             return Vec::new();
         };
-        let moving = volume.vm_id.and_then(|vm| migrations::of(ctx, &indexes, &vm));
+        let moving = volume.vm_id.and_then(|vm| indexes.migration(ctx, &vm));
         let there = moving.and_then(|m| m.migration.target_host_id);
         let here = bound(volume).map(|b| b.0).into_iter().chain(there);
         let here = here.filter(|h| ctx.exists(&wanted, &(*h, ItemKind::Volume, id.0)));

@@ -3,18 +3,17 @@
 use super::{Indexes, Inputs, requests};
 use crate::rows::{FactRow, MigrationRow};
 use basalt_model::{
-    CapabilityReason, HostId, MigrationId, Name, VmId, VolumeId,
+    CapabilityReason, HostId, MigrationId, Name, VmId,
     hosts::{HostFacts, HostState},
     migrations::{Migration, MigrationOutcome, MigrationPhase, MigrationResult, MotionProgress},
 };
 use basalt_plan::{
-    migrations::{self, AtTarget, Decision, Heard, Side, Truth, at_source, at_target},
-    placement::{self, HostView, Verdict, departure::Leaving},
+    migrations::{self, AtTarget, Decision, Side, Truth, at_source, at_target},
+    placement::{self, HostView, departure::Leaving, not_known_yet},
 };
 use basalt_store::migrations::Choice;
 use basalt_wire::agent::manifest::{IncomingBody, ItemKind, MotionBody, OutgoingBody};
 use krt::{Builder, Collection, Ctx, Index};
-use std::collections::BTreeMap;
 
 /// A step of a migration that is to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,20 +49,16 @@ pub struct Status {
 /// The live migration of a VM, by VM.
 pub type ByVm = Index<MigrationId, MigrationRow, VmId>;
 
-/// The live migration of a VM.
-pub(super) fn of<'a>(ctx: &Ctx<'a>, indexes: &Indexes, vm: &VmId) -> Option<&'a MigrationRow> {
-    ctx.lookup(&indexes.migrations_by_vm, vm).map(|(_, row)| &**row).next()
-}
-
 /// Where every migration is.
-pub fn status(
+pub(super) fn status(
     builder: &mut Builder,
     inputs: &Inputs,
+    indexes: &Indexes,
     states: Collection<HostId, HostState>,
     views: Collection<HostId, HostView>,
     peers: requests::Peers,
 ) -> Collection<MigrationId, Status> {
-    let inputs = *inputs;
+    let (inputs, indexes) = (*inputs, *indexes);
     builder.derive("migration_status", &inputs.migrations, move |ctx, id, row| {
         let migration = &row.migration;
         let vm = ctx.get(&inputs.vms, &migration.vm_id)?;
@@ -74,15 +69,22 @@ pub fn status(
         let truth = Truth {
             chosen: migration.target_host_id.is_some(),
             begun: row.begun,
-            cancelled: migration.cancel_requested_at.is_some(),
+            cancelled: is_taken_back(ctx, &inputs, migration),
             overdue: ctx.exists(&inputs.overdue, id),
             copies_storage: migration.copies_storage,
+            gives_way: false,
         };
         Some(match migration.target_host_id {
             None => choose(ctx, &inputs, views, peers, truth, migration),
-            Some(target) => decide(ctx, &inputs, states, truth, migration, target),
+            Some(target) => decide(ctx, (&inputs, &indexes), states, truth, migration, target),
         })
     })
+}
+
+/// Whether it was taken back: itself, or with the drain that asked for it.
+fn is_taken_back(ctx: &Ctx<'_>, inputs: &Inputs, migration: &Migration) -> bool {
+    let drain = |id| ctx.project(&inputs.drains, &id, |d| d.cancel_requested_at.is_some());
+    migration.cancel_requested_at.is_some() || migration.drain_id.and_then(drain).unwrap_or(false)
 }
 
 fn ends(result: MigrationResult, message: String, reason: Option<CapabilityReason>) -> MigrationOutcome {
@@ -120,6 +122,10 @@ fn choose(
             let message = "no host took it before its deadline".to_owned();
             status(String::new(), settle(ends(MigrationResult::Failed, message, Some(reason))))
         }
+        Err(reason) if migration.drain_id.is_some() => {
+            let message = "the host that it was to go to does not take it any more".to_owned();
+            status(String::new(), settle(ends(MigrationResult::Failed, message, Some(reason))))
+        }
         Err(reason) => status(reason.to_string(), None),
     }
 }
@@ -131,45 +137,37 @@ fn target(
     peers: requests::Peers,
     migration: &Migration,
 ) -> Result<Choice, CapabilityReason> {
-    let unknown =
-        |what: &str| CapabilityReason::new("not_known_yet", what, "it is not known yet", "wait a moment");
-    let vm = ctx.get(&inputs.vms, &migration.vm_id).ok_or_else(|| unknown("vm"))?;
-    let source = ctx.get(&views, &migration.source_host_id).ok_or_else(|| unknown("host"))?;
-    let asked = requests::of(ctx, inputs, &vm.0).map_err(|_| unknown("volumes"))?;
+    let vm = ctx.get(&inputs.vms, &migration.vm_id).ok_or_else(|| not_known_yet("vm"))?;
+    let source = ctx.get(&views, &migration.source_host_id).ok_or_else(|| not_known_yet("host"))?;
+    let asked = requests::of(ctx, inputs, &vm.0).map_err(|_| not_known_yet("volumes"))?;
     let overlays = !asked.request.images.is_empty();
     let leaving = Leaving::new(asked.request, source, migration.mode, overlays)?;
     let wanted = |host: &HostView| migration.spec.host.as_ref().is_none_or(|name| *name == host.name);
     let hosts: Vec<&HostView> = ctx.scan(&views).map(|(_, host)| &**host).filter(|h| wanted(h)).collect();
-    let neighbours = peers.around(ctx, vm.0.metadata.project_id, migration.vm_id, &leaving.request);
-    let decision = placement::choose(&leaving.request, &neighbours, hosts.iter().copied());
-    let (target, pools) = match decision.verdict {
-        Verdict::Fits { host_id, pools } => (host_id, pools),
-        Verdict::Later(reason) | Verdict::Never(reason) => return Err(reason),
+    let neighbours = {
+        let emptied = migration.drain_id.map(|_| migration.source_host_id);
+        peers.around(ctx, vm.0.metadata.project_id, migration.vm_id, &leaving.request, emptied)
     };
-    let facts = hosts.iter().find(|h| h.id == target).and_then(|h| h.facts.as_deref());
-    let pools = facts.map(|f| leaving.pools(&pools, f)).unwrap_or_default();
-    let volumes = asked.volumes.iter().map(|(id, _)| *id);
-    let pools: BTreeMap<VolumeId, Name> = volumes.zip(pools).collect();
+    let decision = placement::choose(&leaving.request, &neighbours, hosts.iter().copied());
+    let (target, pools) = decision.verdict.fits()?;
+    let pools = requests::pools_at(&asked.volumes, &leaving, &pools, &hosts, target);
     Ok(Choice { id: migration.id, target, pools, copies_storage: leaving.copies_storage })
 }
 
 /// What one of the two hosts says of the VM: only what it says at the epoch that it has it at, and of this migration.
 fn side<'a>(
     ctx: &Ctx<'a>,
-    inputs: &Inputs,
+    (inputs, indexes): (&Inputs, &Indexes),
     states: Collection<HostId, HostState>,
     migration: &Migration,
     host: HostId,
     epoch: basalt_model::Epoch,
 ) -> Side<'a> {
-    let heard = match ctx.get(&states, &host).map(|s| **s) {
-        Some(HostState::Unreachable) | None => Heard::Silent,
-        Some(_) => Heard::Alive,
-    };
     let at = (host, ItemKind::Vm, migration.vm_id.0);
     let fact: Option<&FactRow> = ctx.get(&inputs.facts, &at).map(|f| &**f).filter(|f| f.epoch == epoch);
+    let (state, leased) = (ctx.get(&states, &host).map(|s| **s), fact.is_some_and(|f| f.leased));
     Side {
-        heard,
+        heard: migrations::heard(state, leased, indexes.death(ctx, &host).is_some()),
         power: fact.map(|f| f.power).unwrap_or_default(),
         motion: fact.and_then(|f| f.motion.as_ref()).filter(|m| m.id == migration.id),
         blocked: fact.and_then(|f| f.blocked.as_ref()),
@@ -178,15 +176,17 @@ fn side<'a>(
 
 fn decide(
     ctx: &Ctx<'_>,
-    inputs: &Inputs,
+    known: (&Inputs, &Indexes),
     states: Collection<HostId, HostState>,
     truth: Truth,
     migration: &Migration,
     target: HostId,
 ) -> Status {
-    let source = side(ctx, inputs, states, migration, migration.source_host_id, migration.source_epoch);
-    let there = side(ctx, inputs, states, migration, target, migration.target_epoch());
+    let source = side(ctx, known, states, migration, migration.source_host_id, migration.source_epoch);
+    let there = side(ctx, known, states, migration, target, migration.target_epoch());
     let (s, t) = (at_source(truth, &source), at_target(Some(&there)));
+    let of_no_use = t == AtTarget::Silent || (t == AtTarget::Nothing && there.blocked.is_some());
+    let truth = Truth { gives_way: migration.drain_id.is_some() && of_no_use, ..truth };
     let progress = source.motion.and_then(|m| m.progress);
     let said = source.motion.and_then(|m| m.reason.clone());
     let mut waits = String::new();
@@ -240,7 +240,7 @@ pub fn outgoing(ctx: &Ctx<'_>, inputs: &Inputs, row: &MigrationRow) -> Option<Mo
         copy_storage: migration.copies_storage,
         begin: row.begun,
         // Who comes too late is stopped like one that was taken back.
-        cancel: migration.cancel_requested_at.is_some() || ctx.exists(&inputs.overdue, &migration.id),
+        cancel: is_taken_back(ctx, inputs, migration) || ctx.exists(&inputs.overdue, &migration.id),
         max_pause_milliseconds: spec.max_pause_milliseconds,
         on_stall: spec.on_stall,
         max_bytes_per_second: spec.max_bytes_per_second,

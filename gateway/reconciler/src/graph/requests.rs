@@ -9,9 +9,13 @@ use basalt_model::{
 use basalt_plan::placement::{
     self, HostView, VolumeRequest,
     affinity::{Neighbours, Peer},
+    departure::Leaving,
 };
 use krt::{Builder, Collection, Ctx, Failure, Index};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A VM that is to be placed.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,17 +106,20 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The placed VMs that matter to where one goes, itself left out.
+    /// The placed VMs that matter to where one goes, itself left out; those on a host that is being emptied too, for they
+    /// are to follow it.
     pub fn around(
         &self,
         ctx: &Ctx<'_>,
         project: Option<ProjectId>,
         vm: VmId,
         request: &placement::Request,
+        emptied: Option<HostId>,
     ) -> Neighbours {
         let Some(project) = project else { return Neighbours::default() };
         let index = if request.rules.looks_at_vms() { &self.by_project } else { &self.keeping_away };
-        let others = ctx.lookup(index, &project).filter(|(id, _)| **id != vm);
+        let stays = |(id, placed): &(&VmId, &Arc<PlacedVm>)| **id != vm && Some(placed.host_id) != emptied;
+        let others = ctx.lookup(index, &project).filter(stays);
         Neighbours::of(request, others.map(|(_, placed)| (placed.host_id, &placed.peer)))
     }
 }
@@ -166,6 +173,20 @@ pub(super) struct Asked {
     pub request: placement::Request,
 }
 
+/// Where the volumes of a VM that goes elsewhere are at its target: in the pools that were chosen, or in those that are the
+/// same storage.
+pub(super) fn pools_at(
+    volumes: &[(VolumeId, bool)],
+    leaving: &Leaving,
+    chosen: &[Name],
+    hosts: &[&HostView],
+    target: HostId,
+) -> BTreeMap<VolumeId, Name> {
+    let facts = hosts.iter().find(|h| h.id == target).and_then(|h| h.facts.as_deref());
+    let pools = facts.map(|f| leaving.pools(chosen, f)).unwrap_or_default();
+    volumes.iter().map(|(id, _)| *id).zip(pools).collect()
+}
+
 /// What a VM asks of a host, with its volumes where they are.
 pub(super) fn of(ctx: &Ctx<'_>, inputs: &Inputs, vm: &basalt_store::vms::Vm) -> Result<Asked, Failure> {
     let (volumes, wanted, mut images) = volumes(ctx, inputs, vm)?;
@@ -185,6 +206,7 @@ pub(super) fn of(ctx: &Ctx<'_>, inputs: &Inputs, vm: &basalt_store::vms::Vm) -> 
         segments,
         rules: vm.spec.placement.clone(),
         labels: vm.metadata.labels.clone(),
+        shared_storage: vm.spec.ha.restarts(),
         departure: None,
     };
     Ok(Asked { volumes, request })

@@ -1,6 +1,6 @@
 //! What is true of objects: their status, the conditions that are not stored yet, the moves of tasks.
 
-use super::{Indexes, Inputs, bound, migrations, owner, routers};
+use super::{Indexes, Inputs, bound, host_loss, migrations, owner, routers};
 use crate::rows::VmRow;
 use basalt_model::{
     Condition, HostId, ImageId, Metadata, MigrationId, NetworkId, RouterId, TaskId, TenantId, VmId, VolumeId,
@@ -136,6 +136,8 @@ pub struct Seen {
     pub volume_status: Collection<VolumeId, VolumeFacts>,
     /// Migrations.
     pub migration_status: Collection<MigrationId, migrations::Status>,
+    /// VMs on hosts that are not heard of.
+    pub stranded: Collection<VmId, host_loss::Stranding>,
 }
 
 /// Conditions that are not stored as they are, undated.
@@ -145,14 +147,14 @@ pub fn conditions(
     indexes: &Indexes,
     seen: Seen,
 ) -> Collection<Uuid, Conditions> {
-    let Seen { host_states: states, vm_status, volume_status, migration_status } = seen;
+    let Seen { host_states: states, vm_status, volume_status, migration_status, stranded } = seen;
     let indexes = *indexes;
     let routers = routers::conditions(builder, inputs, &indexes, states);
     let inputs = *inputs;
     let vms = builder.derive_many("vm_conditions", &vm_status, move |ctx, id, status| {
         let of = ctx.project(&inputs.vms, id, |v| owners(&v.0.metadata));
         let mut all = conditions::vm(status);
-        if let Some(row) = migrations::of(ctx, &indexes, id)
+        if let Some(row) = indexes.migration(ctx, id)
             && let Some(at) = ctx.get(&migration_status, &row.migration.id)
         {
             all.push(conditions::migrating(
@@ -162,6 +164,8 @@ pub fn conditions(
                 at.progress.as_ref(),
             ));
         }
+        let waits = ctx.get(&stranded, id).and_then(|s| s.waits.as_ref());
+        all.extend(waits.map(|reason| conditions::not_elsewhere(status.generation, reason)));
         unless_stored(ctx, &inputs, "vm", id.0, of, all)
     });
     let volumes = builder.derive_many("volume_conditions", &volume_status, move |ctx, id, status| {
@@ -180,7 +184,9 @@ pub fn conditions(
         let metadata = &host.metadata;
         let conflict = ctx.get(&inputs.agent_conflicts, id).map(|c| &**c);
         let facts = facts.map(|f| &f.facts);
-        let all = conditions::host(metadata.generation, &metadata.name, state, facts, conflict);
+        let mut all = conditions::host(metadata.generation, &metadata.name, state, facts, conflict);
+        let death = indexes.death(ctx, id);
+        all.extend(death.map(|death| conditions::proven_dead(metadata.generation, &metadata.name, death)));
         unless_stored(ctx, &inputs, "host", id.0, Some(owners(metadata)), all)
     });
     builder.union_disjoint("conditions", &[vms, volumes, images, routers, hosts])
@@ -226,8 +232,7 @@ pub fn task_moves(
         match task.subject.kind.as_str() {
             "vm" if task.kind == TaskKind::VmMigrate => {
                 // Its end is written with the migration's.
-                let row =
-                    migrations::of(ctx, &indexes, &VmId(id)).filter(|r| r.migration.task_id == task.id)?;
+                let row = indexes.migration(ctx, &VmId(id)).filter(|r| r.migration.task_id == task.id)?;
                 let at = ctx.get(&migration_status, &row.migration.id)?;
                 tasks::migrating(task, at.phase, at.progress.as_ref(), &at.waits)
             }
@@ -256,6 +261,11 @@ pub fn task_moves(
                 let deleting = ctx.project(&inputs.routers, &RouterId(id), of);
                 let subject = deleting.map_or(Subject::Gone, |deleting| Subject::Network { deleting });
                 tasks::advance(task, &subject, &depends_on)
+            }
+            "host" => {
+                let of_host = ctx.lookup(&indexes.drains_by_host, &HostId(id));
+                let (_, drain) = of_host.into_iter().find(|(_, drain)| drain.task_id == task.id)?;
+                tasks::draining(task, drain)
             }
             // Tasks about anything else are moved by whoever made them.
             _ => None,

@@ -1,7 +1,7 @@
 //! What nobody needs any more: the change log below the slowest reader, old idempotency keys, days of finished tasks.
 
 use super::Context;
-use basalt_store::{Error, idempotency, tasks};
+use basalt_store::{Error, drains, idempotency, migrations, tasks};
 use chrono::TimeDelta;
 
 /// A gateway that said nothing for so long no longer holds the change log, in seconds. It reloads when it comes back.
@@ -24,6 +24,10 @@ pub async fn prune(context: &Context) -> Result<u64, Error> {
     let rows = context.feed.prune(context.now, IDLE_SECONDS).await?;
     let mut tx = context.store.system().await?;
     idempotency::prune(&mut tx, context.now - KEEP_KEYS).await?;
+    // What moved and what was emptied is kept as long as the tasks that waited for it.
+    let ended_before = context.now - chrono::TimeDelta::days(context.keep_tasks_days.into());
+    migrations::prune(&mut tx, ended_before).await?;
+    drains::prune(&mut tx, ended_before).await?;
     tx.commit().await?;
     Ok(rows + keep_tasks(context).await?)
 }

@@ -253,6 +253,7 @@ pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         tunnel_mtu: None,
         migration_address: None,
         routers: true,
+        fencer: None,
         versions: Versions::default(),
         foreign: vec![],
         problems: vec![],

@@ -3,11 +3,13 @@
 use crate::world::name;
 use basalt_model::{
     DateTime, GIB, Generation, HostId, Labels, Metadata,
-    hosts::{HostSpec, HostState},
+    hosts::{FencerFacts, HostSpec, HostState},
 };
-use basalt_reconciler::step::Stepper;
+use basalt_plan::host_loss::PROOF_SECONDS;
+use basalt_reconciler::{handlers::Effect, step::Stepper};
 use basalt_store::{
     feed::{Batch, Change, Row},
+    host_loss::{HostLease, Proof},
     hosts::{Host, HostFactsRow},
 };
 use chrono::TimeDelta;
@@ -97,4 +99,60 @@ fn nothing_is_done_before_the_whole_truth_is_known_and_a_reload_of_the_same_is_n
     let effect = s.step(Duration::from_secs(2)).unwrap();
     assert_eq!((effect.name(), effect.len()), ("conditions", 1));
     assert!(s.step(Duration::from_secs(2)).is_none());
+}
+
+/// A lease that was given so often.
+fn lease(grants: i64, fencer: bool) -> HostLease {
+    let fencer = fencer.then_some(FencerFacts { window_seconds: 5, watchdog: false });
+    HostLease { host_id: HOST, grants, fencer, boot_id: None }
+}
+
+/// The proof that is to be written at a second, if any. Its host was last heard of at second 0.
+fn proof(s: &mut Stepper, lease: &HostLease, now: u64) -> Option<Proof> {
+    let time = Duration::from_secs(now);
+    s.watch(std::slice::from_ref(lease), time);
+    s.hear(&[], at(i64::try_from(now).unwrap()), time);
+    while let Some(effect) = s.step(time) {
+        if let Effect::HostLoss(proofs) = effect {
+            return proofs.into_iter().next();
+        }
+    }
+    None
+}
+
+#[test]
+fn r55_a_death_is_proven_by_the_time_since_the_last_lease_was_seen_and_by_no_clock() {
+    let mut s = with_a_host();
+    let wait = u64::from(PROOF_SECONDS);
+    // Silent since second 31; the last lease came at 40.
+    assert_eq!(proof(&mut s, &lease(7, true), 31), None, "seen for the first time");
+    assert_eq!(proof(&mut s, &lease(8, true), 40), None, "another one");
+    assert_eq!(proof(&mut s, &lease(8, true), 40 + wait - 1), None);
+    let proven = proof(&mut s, &lease(8, true), 40 + wait).unwrap();
+    assert_eq!((proven.host_id, proven.grants), (HOST, 8));
+    // A clock that jumps makes the host silent, and proves nothing.
+    let mut s = with_a_host();
+    s.watch(&[lease(1, true)], Duration::from_secs(1));
+    s.hear(&[], at(1_000_000), Duration::from_secs(2));
+    assert_eq!(state(&s), HostState::Unreachable);
+    assert!(!std::iter::from_fn(|| s.step(Duration::from_secs(2))).any(|e| matches!(e, Effect::HostLoss(_))));
+}
+
+#[test]
+fn r55_without_a_fencer_or_while_it_is_heard_of_no_host_is_dead() {
+    let mut s = with_a_host();
+    for now in [31, 60, 1000] {
+        assert_eq!(proof(&mut s, &lease(7, false), now), None, "nothing there stops its guests");
+    }
+    let mut s = with_a_host();
+    for now in [1_u64, 40, 80, 120] {
+        s.watch(&[lease(7, true)], Duration::from_secs(now));
+        s.hear(
+            &[(HOST, at(i64::try_from(now).unwrap()))],
+            at(i64::try_from(now).unwrap()),
+            Duration::from_secs(now),
+        );
+        let effects = std::iter::from_fn(|| s.step(Duration::from_secs(now)));
+        assert!(!effects.into_iter().any(|e| matches!(e, Effect::HostLoss(_))), "it reports at {now}");
+    }
 }

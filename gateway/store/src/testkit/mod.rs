@@ -1,6 +1,7 @@
 //! For tests, here and in the rooms above: a private PostgreSQL cluster for the run, and a fresh migrated
 //! database in it for each test. A test that cannot have one fails; it is never skipped.
 
+mod again;
 mod cluster;
 
 use crate::{
@@ -27,6 +28,8 @@ pub struct Database {
     /// Connected as the gateway.
     pub store: Store,
     name: String,
+    /// The superuser's connection, once one was needed.
+    owner: tokio::sync::Mutex<Option<PgConnection>>,
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -51,7 +54,11 @@ impl Database {
         admin.execute(sqlx::AssertSqlSafe(create)).await.expect("the template is copied");
         admin.close().await.expect("the connection closes");
         let store = Store::connect(&cluster.url(&name, "basalt_gateway"), options).await;
-        Self { store: store.expect("the gateway's login connects"), name }
+        Self::of(store.expect("the gateway's login connects"), name)
+    }
+
+    fn of(store: Store, name: String) -> Self {
+        Self { store, name, owner: tokio::sync::Mutex::default() }
     }
 
     fn cluster(&self) -> &'static Cluster {
@@ -83,18 +90,12 @@ impl Database {
         let create = format!("CREATE DATABASE {name} TEMPLATE {}", self.name);
         admin.execute(sqlx::AssertSqlSafe(create)).await.expect("the database is copied");
         let store = Store::connect(&self.cluster().url(&name, "basalt_gateway"), options).await;
-        Self { store: store.expect("the gateway's login connects"), name }
+        Self::of(store.expect("the gateway's login connects"), name)
     }
 
     /// Another gateway's way to it.
     pub async fn connect(&self, options: Options) -> Store {
         Store::connect(&self.url(), options).await.expect("the gateway's login connects")
-    }
-
-    /// Removes it, whoever has it open.
-    pub async fn remove(self) {
-        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        self.admin().await.execute(sqlx::AssertSqlSafe(drop)).await.expect("the database is dropped");
     }
 
     async fn admin(&self) -> PgConnection {
@@ -104,14 +105,17 @@ impl Database {
 
     /// Each row of each query as JSON, as the superuser sees it: for oracles that must not share the store's mistakes.
     pub async fn ask(&self, queries: &[&str]) -> Vec<Vec<String>> {
-        let mut connection = self.superuser().await;
+        let mut owner = self.owner.lock().await;
+        let connection = match &mut *owner {
+            Some(connection) => connection,
+            none => none.insert(self.superuser().await),
+        };
         let mut answers = Vec::new();
         for query in queries {
             let text = format!("SELECT row_to_json(q)::text FROM ({query}) q");
-            let rows = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut connection).await;
+            let rows = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut *connection).await;
             answers.push(rows.unwrap_or_else(|e| panic!("{query}: {e}")));
         }
-        let _ = connection.close().await;
         answers
     }
 
@@ -238,6 +242,7 @@ pub fn facts(threads: u32, memory_bytes: u64, pool_bytes: u64) -> HostFacts {
         tunnel_mtu: None,
         migration_address: None,
         routers: false,
+        fencer: None,
         versions: Versions::default(),
         foreign: Vec::new(),
         problems: Vec::new(),

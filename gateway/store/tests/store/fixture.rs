@@ -1,11 +1,13 @@
 //! What most tests begin with: a tenant with a project, an image and a network, and short ways to act in it.
 
 use basalt_model::{
-    ImageId, Labels, ProjectId, TenantId, VmId, images::ImageFormat, networks::NetworkSpec, vms::VmSpec,
+    Epoch, HostId, ImageId, Labels, ProjectId, TenantId, VmId, hosts::HostFacts, images::ImageFormat,
+    networks::NetworkSpec, vms::VmSpec,
 };
 use basalt_store::{
     Accepted, Change, Error, Ids, New, networks,
-    testkit::{self, Database, name},
+    placements::{self, Place},
+    testkit::{self, Database, name, now},
     vms::{self, Vm},
 };
 use serde_json::json;
@@ -59,6 +61,28 @@ impl House {
     /// A VM with one disk and one interface.
     pub async fn vm(&self, text: &str) -> Accepted<Vm> {
         self.try_vm(text, small()).await.unwrap()
+    }
+
+    /// Two hosts alike, `h1` and `h2`.
+    pub async fn two_hosts(&self, facts: HostFacts) -> [HostId; 2] {
+        let first = testkit::host(&self.db, &self.ids, "h1", facts.clone()).await;
+        [first, testkit::host(&self.db, &self.ids, "h2", facts).await]
+    }
+
+    /// Puts a VM on a host, its first disk into that pool.
+    pub async fn place(&self, vm: &Vm, host_id: HostId, pool: &str) {
+        let place = Place {
+            vm_id: vm.id(),
+            generation: None,
+            expected_epoch: Epoch(0),
+            host_id,
+            pools: vec![(vm.disks[0].volume_id.unwrap(), name(pool))],
+            explanation: json!({}),
+            now: now(),
+        };
+        let mut tx = self.db.store.system().await.unwrap();
+        placements::place(&mut tx, &place).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     pub async fn vms(&self, n: usize) -> Vec<VmId> {

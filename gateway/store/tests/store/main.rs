@@ -4,8 +4,10 @@
 
 mod adoption;
 mod declarations;
+mod drains;
 mod feed;
 mod fixture;
+mod host_loss;
 mod isolation;
 mod manifests;
 mod migrations;

@@ -10,9 +10,8 @@ use basalt_model::{
 use basalt_store::{
     Error, Key, Page, hosts,
     migrations::{self, Choice, Settlement, Stepped},
-    placements::{self, Place},
     pools, tasks,
-    testkit::{self, facts, name, now},
+    testkit::{facts, name, now},
     vms, volumes,
 };
 use serde_json::json;
@@ -28,25 +27,11 @@ impl Moving {
     /// Two hosts, and a VM on the first.
     async fn new() -> Self {
         let h = House::new().await;
-        let mut hosts = Vec::new();
-        for host in ["h1", "h2"] {
-            hosts.push(testkit::host(&h.db, &h.ids, host, facts(4, 16 * GIB, 100 * GIB)).await);
-        }
+        let hosts = h.two_hosts(facts(4, 16 * GIB, 100 * GIB)).await;
         let vm = h.vm("web").await.object;
+        h.place(&vm, hosts[0], "default").await;
         let (vm, volume) = (vm.id(), vm.disks[0].volume_id.unwrap());
-        let place = Place {
-            vm_id: vm,
-            generation: None,
-            expected_epoch: Epoch(0),
-            host_id: hosts[0],
-            pools: vec![(volume, name("default"))],
-            explanation: json!({}),
-            now: now(),
-        };
-        let mut tx = h.db.store.system().await.unwrap();
-        placements::place(&mut tx, &place).await.unwrap();
-        tx.commit().await.unwrap();
-        Self { h, hosts: [hosts[0], hosts[1]], vm, volume }
+        Self { h, hosts, vm, volume }
     }
 
     async fn ask(&self, spec: &MigrationSpec) -> Result<(Migration, TaskId), Error> {

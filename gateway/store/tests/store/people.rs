@@ -119,22 +119,47 @@ async fn a_lease_has_one_holder_and_a_new_epoch_for_each() {
     let h = House::new().await;
     let (a, b) = ((h.ids)(), (h.ids)());
     let mut tx = h.db.store.system().await.unwrap();
-    let first = leases::acquire(&mut tx, "writer", a, now(), 10).await.unwrap().unwrap();
-    assert_eq!(leases::acquire(&mut tx, "writer", b, now(), 10).await.unwrap(), None);
-    let renewed =
-        leases::acquire(&mut tx, "writer", a, now() + TimeDelta::seconds(5), 10).await.unwrap().unwrap();
+    let first = leases::acquire(&mut tx, "writer", a, now(), 10, None).await.unwrap().unwrap();
+    assert_eq!(leases::acquire(&mut tx, "writer", b, now(), 10, None).await.unwrap(), None);
+    let renewed = leases::acquire(&mut tx, "writer", a, now() + TimeDelta::seconds(5), 10, None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(renewed.epoch, first.epoch);
     let late = now() + TimeDelta::seconds(60);
-    let second = leases::acquire(&mut tx, "writer", b, late, 10).await.unwrap().unwrap();
+    let second = leases::acquire(&mut tx, "writer", b, late, 10, None).await.unwrap().unwrap();
     assert!(second.epoch > first.epoch);
     leases::release(&mut tx, &renewed, late).await.unwrap();
     assert_eq!(
-        leases::acquire(&mut tx, "writer", a, late, 10).await.unwrap(),
+        leases::acquire(&mut tx, "writer", a, late, 10, None).await.unwrap(),
         None,
         "releasing a lost lease does nothing"
     );
     leases::release(&mut tx, &second, late).await.unwrap();
-    assert!(leases::acquire(&mut tx, "writer", a, late, 10).await.unwrap().unwrap().epoch > second.epoch);
+    assert!(
+        leases::acquire(&mut tx, "writer", a, late, 10, None).await.unwrap().unwrap().epoch > second.epoch
+    );
+}
+
+#[tokio::test]
+async fn r40_a_lease_that_does_not_move_is_over_whatever_the_clock_that_wrote_it_said() {
+    let h = House::new().await;
+    let (a, b) = ((h.ids)(), (h.ids)());
+    let mut tx = h.db.store.system().await.unwrap();
+    // Its clock is an hour before.
+    let ahead = now() + TimeDelta::hours(1);
+    leases::acquire(&mut tx, "writer", a, ahead, 10, None).await.unwrap().unwrap();
+    let later = now() + TimeDelta::minutes(5);
+    assert_eq!(leases::acquire(&mut tx, "writer", b, later, 10, None).await.unwrap(), None);
+    let seen = leases::held(&mut tx, "writer").await.unwrap().unwrap();
+    // It moved meanwhile: its holder lives.
+    let renewed =
+        leases::acquire(&mut tx, "writer", a, ahead + TimeDelta::seconds(1), 10, None).await.unwrap();
+    assert_eq!(leases::acquire(&mut tx, "writer", b, later, 10, Some(&seen)).await.unwrap(), None);
+    let seen = leases::held(&mut tx, "writer").await.unwrap();
+    assert_eq!(seen, renewed);
+    let taken = leases::acquire(&mut tx, "writer", b, later, 10, seen.as_ref()).await.unwrap().unwrap();
+    assert_eq!((taken.holder, taken.epoch), (b, seen.unwrap().epoch + 1));
 }
 
 #[tokio::test]

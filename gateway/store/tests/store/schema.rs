@@ -191,6 +191,7 @@ async fn p15_r28_every_watched_table_has_its_four_triggers_and_no_other_table_ha
             "feed_retention",
             "first_boot_tokens",
             "host_heartbeats",
+            "host_leases",
             "host_links",
             "idempotency_keys",
             "image_events",

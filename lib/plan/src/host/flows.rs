@@ -144,6 +144,20 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
     flows
 }
 
+/// What turns one rendered set into another, as lines of a bundle; a flow that is in both is not named. Both are sorted.
+pub fn difference(before: &[String], after: &[String]) -> Vec<String> {
+    let (old, new): (BTreeSet<&String>, BTreeSet<&String>) =
+        (before.iter().collect(), after.iter().collect());
+    let matches =
+        |flow: &'_ str| flow.split_once(",actions=").map_or(flow, |(matches, _)| matches).to_owned();
+    let added: Vec<&&String> = new.difference(&old).collect();
+    let replaced: BTreeSet<String> = added.iter().map(|flow| matches(flow)).collect();
+    // What is added with the matches and the priority of another takes its place.
+    let gone = old.difference(&new).map(|flow| matches(flow)).filter(|matches| !replaced.contains(matches));
+    let gone = gone.map(|matches| format!("delete_strict {matches}"));
+    gone.chain(added.iter().map(|flow| format!("add {flow}"))).collect()
+}
+
 /// One network with what its ports are called now.
 struct View<'a> {
     network: &'a FlowNetwork,
@@ -287,5 +301,33 @@ impl View<'_> {
         }
         flows.extend(served.iter().map(|what| format!("{to},{what},actions=output:NXM_NX_REG1[]")));
         flows.push(format!("table=30,priority=50,reg1={number},actions=drop"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n4_only_the_flows_that_differ_are_touched() {
+        let set = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+        let before = set(&[
+            "table=0,priority=0,actions=drop",
+            "table=0,priority=9,in_port=1,actions=goto_table:10",
+            "table=20,priority=5,reg0=1,actions=drop",
+        ]);
+        let after = set(&[
+            "table=0,priority=0,actions=drop",
+            "table=0,priority=9,in_port=1,actions=goto_table:20",
+            "table=30,priority=5,actions=drop",
+        ]);
+        let edits = difference(&before, &after);
+        let wanted = [
+            "delete_strict table=20,priority=5,reg0=1",
+            "add table=0,priority=9,in_port=1,actions=goto_table:20",
+            "add table=30,priority=5,actions=drop",
+        ];
+        assert_eq!(edits, wanted);
+        assert_eq!(difference(&after, &after), Vec::<String>::new());
     }
 }

@@ -10,7 +10,7 @@ use basalt_model::{
 use basalt_wire::agent::{Desired, ItemKey, ItemKind, Manifest, directory::Directory};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an agent remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,12 @@ pub struct Memory {
     pub in_flight: BTreeMap<Resource, String>,
     /// Figures of VMs that are being sent now.
     pub progress: BTreeMap<VmId, MotionProgress>,
+    /// Whether the host's lease holds: without it no VM that needs one is started or goes on.
+    pub leased: bool,
+    /// VMs that need the lease and that the host's fencer was told of.
+    pub listed: BTreeSet<VmId>,
+    /// When the fencer last stopped a VM.
+    pub fenced: BTreeMap<VmId, DateTime>,
 }
 
 /// A VM's part in a migration, as the ledger knows it.

@@ -21,7 +21,7 @@ pub(super) fn present(look: &Look<'_>, draft: &Draft, id: NetworkId, body: &Netw
     let seen = look.observed.networks.get(&id);
     let ready =
         matches!(seen, Seen::There(n) if n.running && n.hash == definition.hash) && draft.switch_ready;
-    let flows_fail = look.memory.back_off.get(&Resource::Flows).map(|b| b.reason.clone());
+    let flows_fail = flows_fail(look, draft);
     let observed = ItemObserved::Network { ready: ready && flows_fail.is_none(), blocked: flows_fail };
     let judgement = Judgement::new(observed).usable(ready).on(Resource::Network(id));
     if let Some(reason) = uplink_missing(look, id, body) {
@@ -38,6 +38,13 @@ pub(super) fn present(look: &Look<'_>, draft: &Draft, id: NetworkId, body: &Netw
         _ if ready => judgement,
         _ => judgement.act([Action::EnsureNetwork(definition)]),
     }
+}
+
+/// Why the flows are not as they must be. That setting them failed says nothing once they stand: its answer was lost, or
+/// somebody else set them.
+fn flows_fail(look: &Look<'_>, draft: &Draft) -> Option<CapabilityReason> {
+    let stands = draft.flows.as_ref().is_some_and(|(_, stands)| *stands);
+    look.memory.back_off.get(&Resource::Flows).filter(|_| !stands).map(|b| b.reason.clone())
 }
 
 fn uplink_missing(look: &Look<'_>, id: NetworkId, body: &NetworkBody) -> Option<CapabilityReason> {
@@ -135,7 +142,7 @@ pub(super) fn flows_wanted(look: &Look<'_>, draft: &Draft) -> Option<(FlowSet, b
 /// A security group is nothing but flows. Once its generation was in them it stays realised: they also change because of
 /// ports and networks.
 pub(super) fn group(look: &Look<'_>, draft: &Draft, item: &Item) -> Judgement {
-    let fail = look.memory.back_off.get(&Resource::Flows).map(|b| b.reason.clone());
+    let fail = flows_fail(look, draft);
     let known = look.memory.realised.get(&item.key()) == Some(&item.generation);
     let ready = known || draft.flows.as_ref().is_some_and(|(_, stands)| *stands);
     let observed = ItemObserved::SecurityGroup { ready: ready && fail.is_none(), blocked: fail };

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod fixture;
+mod lease;
 mod motion;
 mod properties;
 mod tables;

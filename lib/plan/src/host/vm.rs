@@ -191,7 +191,7 @@ impl Case<'_> {
                 holds.need(self.draft.need(ItemKind::Network, nic.network_id.0));
             }
         }
-        if let Some(reason) = self.lacking() {
+        if let Some(reason) = self.lacking().or_else(|| self.unleased().filter(|_| starts)) {
             holds.reason = Some(reason);
         }
         let seed = match self.look.observed.seeds.get(&self.seed.key()) {
@@ -231,6 +231,12 @@ impl Case<'_> {
         })
     }
 
+    /// Why it must not execute now although it is wanted: it might be started elsewhere at this moment.
+    pub(super) fn unleased(&self) -> Option<CapabilityReason> {
+        let may = self.look.memory.leased && self.look.memory.listed.contains(&self.id);
+        (self.body.needs_lease && !may).then(|| lease_lapsed(&self.body.name))
+    }
+
     fn start(&self, mut judgement: Judgement) -> Judgement {
         let record = self.look.memory.starts.get(&self.id);
         let not_before = record.map(|r| r.not_before(self.item.generation));
@@ -260,7 +266,10 @@ impl Case<'_> {
             (_, ObservedPower::Stopping) => {
                 return judgement.wait("shutting down, starting again after that");
             }
-            (Power::Running, ObservedPower::Paused) => judgement.actions.push(Action::ResumeVm(self.id)),
+            (Power::Running, ObservedPower::Paused) => match self.unleased() {
+                Some(reason) => judgement.blocked = Some(reason),
+                None => judgement.actions.push(Action::ResumeVm(self.id)),
+            },
             (Power::Paused, ObservedPower::Running) => judgement.actions.push(Action::PauseVm(self.id)),
             _ => {}
         }
@@ -282,6 +291,10 @@ impl Case<'_> {
             return judgement.wait("shutting down");
         }
         if power == ObservedPower::Paused {
+            if self.unleased().is_some() {
+                // It must not execute, not even to shut down.
+                return judgement.act([Action::DestroyVm(self.id)]);
+            }
             judgement.actions.push(Action::ResumeVm(self.id));
         }
         judgement.act([Action::ShutdownVm(self.id)])
@@ -365,6 +378,15 @@ impl Case<'_> {
     }
 }
 
+fn lease_lapsed(name: &Name) -> CapabilityReason {
+    CapabilityReason::new(
+        "lease_lapsed",
+        format!("vm/{name}"),
+        "its HA policy lets it execute only while its host holds a lease, and the gateway has given none",
+        "bring the host's way to the gateway back; it is started here or elsewhere by itself then",
+    )
+}
+
 /// What waits for the next start. `adopted`: what runs was not started by us.
 fn pending(name: &Name, adopted: bool) -> CapabilityReason {
     let (code, message) = match adopted {
@@ -405,6 +427,8 @@ impl Hold {
 pub(super) fn as_seen(look: &Look<'_>, id: VmId) -> ItemObserved {
     let mut observed = VmObserved { host_id: Some(look.manifest.host_id), ..VmObserved::default() };
     observed.operation = look.memory.operations.get(&id).and_then(|r| r.report.clone());
+    observed.leased = look.memory.listed.contains(&id);
+    observed.fenced_at = look.memory.fenced.get(&id).copied();
     match look.observed.vms.get(&id) {
         Seen::Unknown(_) => {}
         Seen::Gone => observed.power = ObservedPower::Absent,

@@ -34,6 +34,8 @@ pub struct Departure {
     pools: BTreeMap<Name, (String, Option<Uuid>)>,
     /// Storage that the target must see too: each volume's, in disk order. Empty when bytes are sent.
     shared: Vec<Uuid>,
+    /// Nothing of it is left there that could be asked: it begins anew from its disks.
+    lost: bool,
 }
 
 /// What a VM on its way asks of a target, or why it cannot go at all.
@@ -90,9 +92,46 @@ impl Leaving {
             pools: pools_of(&request.volumes, facts),
             images_at: facts.pools.first().map(|p| p.path.clone()).filter(|_| overlays),
             shared,
+            lost: false,
         };
         let request = Request { volumes, departure: Some(departure), ..request };
         Ok(Self { request, copies_storage })
+    }
+
+    /// Turns the request of a VM whose host is proven dead into that for another one, where it begins anew from its disks.
+    ///
+    /// # Errors
+    /// Why it cannot be had elsewhere, whatever the target.
+    pub fn of_dead(request: Request, source: &HostView, overlays: bool) -> Result<Self, CapabilityReason> {
+        let subject = format!("host/{}", source.name);
+        let no_others = || {
+            CapabilityReason::new(
+                "ha_local_storage",
+                subject.clone(),
+                "some of its volumes are on the lost host alone",
+                "start that host again; keep disks in pools of kind shared_directory from the start",
+            )
+        };
+        let facts = source.facts.as_deref().ok_or_else(no_others)?;
+        let (shared, copies) = storage(&request.volumes, facts, &subject).map_err(|_| no_others())?;
+        if copies {
+            return Err(no_others());
+        }
+        let departure = Departure {
+            host_id: source.id,
+            host: source.name.clone(),
+            mode: MigrationMode::Cold,
+            accelerator: String::new(),
+            cpu_features: BTreeSet::new(),
+            qemu: String::new(),
+            pools: BTreeMap::new(),
+            images_at: facts.pools.first().map(|p| p.path.clone()).filter(|_| overlays),
+            shared,
+            lost: true,
+        };
+        let request =
+            Request { volumes: Vec::new(), departure: Some(departure), shared_storage: false, ..request };
+        Ok(Self { request, copies_storage: false })
     }
 
     /// The pools at a target, in disk order: those that were chosen, or those that are the same storage.
@@ -154,7 +193,8 @@ pub(super) fn rejections(departure: &Departure, host: &HostView, facts: &HostFac
     if departure.host_id == host.id {
         return vec![CapabilityReason::new("same_host", subject(), "the VM is on it", "name another host")];
     }
-    let mut out: Vec<CapabilityReason> = address(host, facts).err().into_iter().collect();
+    let mut out: Vec<CapabilityReason> =
+        address(host, facts).err().filter(|_| !departure.lost).into_iter().collect();
     if departure.mode == MigrationMode::Live {
         out.extend(execution(departure, host, facts));
     }

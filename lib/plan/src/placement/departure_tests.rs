@@ -122,3 +122,23 @@ fn m2_versions_are_compared_as_numbers() {
     assert!(older("7.2.22", "10.0.2") && !older("10.0.2", "7.2.22") && !older("7.2", "7.2.9"));
     assert!(!older("", "7.2") && !older("unknown", "7.2"));
 }
+
+#[test]
+fn m5_a_vm_of_a_dead_host_goes_where_the_same_storage_is_seen_and_asks_nothing_of_the_dead() {
+    let mut dead = ready(1, |f| share(f, 7));
+    dead.state = HostState::Unreachable;
+    let leaving = Leaving::of_dead(on_first(&["nfs"]), &dead, false).unwrap();
+    let sees = ready(2, |f| {
+        share(f, 7);
+        f.pools[1].name = name("other-name");
+        (f.migration_address, f.versions.qemu) = (None, "1.0".into());
+    });
+    assert_eq!(codes(&leaving, &sees), Vec::<String>::new(), "it begins anew: no QEMU or CPU must be alike");
+    assert_eq!(leaving.pools(&[], sees.facts.as_deref().unwrap()), [name("other-name")]);
+    assert_eq!(codes(&leaving, &ready(3, |f| share(f, 8))), ["shared_pool_missing"]);
+    assert!(codes(&leaving, &dead).contains(&"same_host".to_owned()));
+    for pools in [&["default"][..], &["nfs", "default"]] {
+        let refused = Leaving::of_dead(on_first(pools), &dead, false).unwrap_err();
+        assert_eq!(refused.code.as_ref(), "ha_local_storage", "{pools:?}");
+    }
+}

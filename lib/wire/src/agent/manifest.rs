@@ -305,6 +305,9 @@ pub struct VmBody {
     pub seed: SeedBody,
     /// Seconds between the ACPI request and the forced stop.
     pub stop_grace_seconds: u32,
+    /// It is started elsewhere when this host is lost: it executes here only under the host's lease.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_lease: bool,
     /// A one-shot verb; carried out at most once for its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,

@@ -4,6 +4,7 @@ pub mod console;
 pub mod counters;
 pub mod directory;
 pub mod enrol;
+pub mod lease;
 pub mod manifest;
 pub mod report;
 

@@ -4,12 +4,16 @@ mod adoption;
 mod identity;
 mod problem;
 mod resources;
+mod sim;
+mod unstick;
 mod watch;
 
 pub use adoption::*;
 pub use identity::*;
 pub use problem::Problem;
 pub use resources::*;
+pub use sim::*;
+pub use unstick::*;
 pub use watch::{WatchEvent, WatchKind};
 
 use basalt_model::{Labels, Name, tasks::Task};

@@ -117,6 +117,19 @@ impl Session {
         Ok(())
     }
 
+    /// Somebody saw that a host's power is off.
+    pub(super) async fn confirm_power_off(&self, host: &str) -> Result<(), Failure> {
+        let host = bare("host", host);
+        let path = format!("{}/confirm-power-off", Kind::find("host")?.object("", host));
+        let death = self.client.call::<Value>(&path).await?;
+        let at = death.get("at").and_then(Value::as_str).unwrap_or_default();
+        sayln!("host/{host} counts as dead since {at}; its VMs with an HA policy are started elsewhere");
+        note!(
+            "it executes none of them again before it knows what it lost; no more is to be done when it is started"
+        );
+        Ok(())
+    }
+
     pub(super) async fn revoke(&self, host: &str) -> Result<(), Failure> {
         let host = bare("host", host);
         let path = format!("{}/revoke", Kind::find("host")?.object("", host));

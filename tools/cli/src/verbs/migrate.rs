@@ -1,7 +1,12 @@
 //! Moving VMs to other hosts.
 
 use super::{Session, bare, change::Taken};
-use crate::{Failure, args::Migrate, failure::Tally, kinds::Kind};
+use crate::{
+    Failure,
+    args::{Migrate, Sending},
+    failure::Tally,
+    kinds::Kind,
+};
 use serde_json::{Map, Value, json};
 
 impl Session {
@@ -26,21 +31,31 @@ impl Session {
     }
 }
 
+/// How memory is sent, as a body says it.
+pub(super) fn sending(how: &Sending) -> Map<String, Value> {
+    fields([
+        ("max_pause_milliseconds", how.max_pause.map(|ms| json!(ms))),
+        ("on_stall", how.on_stall.map(|s| json!(s.word()))),
+        ("max_bytes_per_second", how.max_rate.map(|rate| json!(rate))),
+    ])
+}
+
+/// Those fields that something was said of.
+pub(super) fn fields<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
 fn body(what: &Migrate) -> Value {
-    let mut body = Map::new();
+    let mut body = sending(&what.sending);
     let mode = match (what.live, what.cold) {
         (true, _) => Some("live"),
         (_, true) => Some("cold"),
         _ => None,
     };
-    let fields = [
+    body.extend(fields([
         ("host", what.host.as_ref().map(|h| json!(h))),
         ("mode", mode.map(|m| json!(m))),
-        ("max_pause_milliseconds", what.max_pause.map(|ms| json!(ms))),
-        ("on_stall", what.on_stall.map(|s| json!(s.word()))),
-        ("max_bytes_per_second", what.max_rate.map(|rate| json!(rate))),
         ("timeout_seconds", what.give_up_after.map(|s| json!(s))),
-    ];
-    body.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    ]));
     Value::Object(body)
 }

@@ -6,14 +6,17 @@ mod change;
 mod console;
 mod counters;
 mod debug;
+mod drain;
 mod images;
 mod login;
 mod migrate;
 mod people;
 mod read;
 mod security_groups;
+mod sim;
 mod task;
 mod top;
+mod unstick;
 mod wait;
 mod watch;
 
@@ -89,12 +92,17 @@ impl Session {
             Verb::Reset(vms) => self.power(&vms, "reset", "reset").await,
             Verb::Redeploy(vms) => self.power(&vms, "redeploy", "redeployed").await,
             Verb::Migrate(what) => self.migrate(&what).await,
+            Verb::Drain(what) => self.drain(&what).await,
+            Verb::Drains { host, drain } => self.drains(&host, drain.as_deref()).await,
+            Verb::Maintenance { what } => self.maintenance(&what).await,
             Verb::Wait { targets, until } => self.wait_for(&targets.targets, &until).await,
             Verb::Watch { kinds } => self.watch(&kinds).await,
             Verb::Explain(what) => self.explain(&what).await,
             Verb::Debug { what } => self.debug(&what).await,
             Verb::Counters(targets) => self.counters(&targets.targets).await,
             Verb::Top(targets) => self.top(&targets.targets).await,
+            Verb::Unstick { target, take } => self.unstick(&target, take.as_deref()).await,
+            Verb::Sim(what) => self.sim(&what).await,
             Verb::Console(console) => self.console(&console).await,
             Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,
             Verb::Logs { task } => self.logs(&task).await,
@@ -102,6 +110,7 @@ impl Session {
             Verb::Retry { task } => self.retry(&task).await,
             Verb::Depend { task, on } => self.depend(&task, &on).await,
             Verb::Revoke { host } => self.revoke(&host).await,
+            Verb::ConfirmPowerOff { host } => self.confirm_power_off(&host).await,
         }
     }
 

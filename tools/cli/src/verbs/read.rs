@@ -79,6 +79,11 @@ impl Session {
         for (name, value) in query {
             base += &format!("&{name}={}", escape(value));
         }
+        self.list_at(&base).await
+    }
+
+    /// All pages of a list.
+    pub(super) async fn list_at(&self, base: &str) -> Result<Vec<Value>, Failure> {
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
             let page: Page<Value> = self.client.get(&format!("{base}{cursor}")).await?;

@@ -105,6 +105,7 @@ pub fn vm_body(n: u8) -> VmBody {
             security_groups: vec![],
         }],
         seed: SeedBody::default(),
+        needs_lease: false,
         stop_grace_seconds: 60,
         operation: None,
     }

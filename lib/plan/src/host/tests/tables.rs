@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::host::{effect::Mishap, *};
 use basalt_model::{
-    Epoch, Generation, NetworkId,
+    CapabilityReason, Epoch, Generation, NetworkId,
     vms::{Firmware, ObservedPower, OperationOutcome, Power},
 };
 use basalt_wire::agent::{Desired, ItemKind, ItemObserved};
@@ -391,4 +391,18 @@ fn what_is_being_worked_on_is_left_alone_and_others_are_not() {
     assert_eq!(report(&plan, ItemKind::Image, id(1, IMAGE)).stage, "downloading image (45 %)");
     assert!(d.world.observed.networks.items.contains_key(&NetworkId(id(0, NETWORK))));
     assert_eq!(vm_report(&plan, 1).2, format!("waiting for volume {}", volume_id(1)));
+}
+
+#[test]
+fn flows_that_stand_block_nothing_although_the_answer_of_who_set_them_was_lost() {
+    let (mut d, m) = running();
+    let reason = CapabilityReason::new("failed", "it", "no answer", "wait");
+    d.memory.back_off.insert(Resource::Flows, BackOff::after(None, reason, d.now, 0.5));
+    assert_eq!(d.plan(&m).blocked, []);
+    let blocked = |plan: &Plan| {
+        plan.items.iter().any(|i| matches!(&i.observed, ItemObserved::Network { blocked: Some(_), .. }))
+    };
+    assert!(!blocked(&d.plan(&m)));
+    d.world.suffer(&Mishap::WipeFlows, d.now);
+    assert!(blocked(&d.plan(&m)), "while they do not stand, it is said why");
 }
