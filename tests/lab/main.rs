@@ -14,6 +14,7 @@ mod guest;
 mod guests;
 mod host_loss;
 mod migration;
+mod migration_faults;
 mod networks;
 mod partition;
 mod readme;

@@ -14,7 +14,7 @@ fn id(n: u128) -> Uuid {
     Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + n)
 }
 
-fn vm() -> VmDefinition {
+pub fn vm() -> VmDefinition {
     let disk =
         |name: &str, source, boot_order| DiskDefinition { name: name.parse().unwrap(), source, boot_order };
     let volume = |n| DiskSourceDefinition::Volume {

@@ -8,6 +8,7 @@ mod away;
 mod counters;
 mod crash;
 mod cycle;
+mod door;
 mod facts;
 mod golden;
 mod ledger;

@@ -173,7 +173,8 @@ async fn put_join_token(
 /// gateway's start every lease counts as just renewed: silence while it was away says nothing.
 fn shown(app: &App, mut v: HostView) -> Host {
     let id = HostId(v.host.metadata.id);
-    v.seen_at = v.seen_at.max(app.links.seen(id));
+    // What is stored may be another gateway's clock; what we noticed ourselves is ours.
+    v.seen_at = app.links.seen(id).or(v.seen_at.map(|at| at.min(app.clock.now())));
     let leased_at = if v.facts.is_some() { v.seen_at.max(Some(app.started_at)) } else { v.seen_at };
     judged(v, leased_at, app.clock.now())
 }

@@ -11,6 +11,7 @@
 
 use crate::App;
 use basalt_model::{DateTime, HostId};
+use chrono::TimeDelta;
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -20,6 +21,8 @@ use uuid::Uuid;
 
 /// How often signs of life are written down.
 pub const FLUSH: Duration = Duration::from_secs(5);
+/// Signs that are older, of a gateway that slept, are written down no more: readers would take them for news.
+const STALE: TimeDelta = TimeDelta::seconds(20);
 /// How often it is written down that a fenced start goes on trying, in seconds: often enough that the conflict does not
 /// end meanwhile, and no more, however often it tries.
 const CONFLICT_SECONDS: i64 = 10;
@@ -49,8 +52,8 @@ struct Link {
     acts_on: Option<i64>,
     seen: Option<DateTime>,
     written: Option<DateTime>,
-    /// The last sign of life that any gateway wrote down.
-    anywhere: Option<DateTime>,
+    /// The last sign of life that another gateway wrote down, by its clock, and when that was noticed, by ours.
+    anywhere: Option<(DateTime, DateTime)>,
 }
 
 /// The links to all hosts.
@@ -132,9 +135,9 @@ impl Links {
         self.links().entry(host).or_default().seen = Some(now);
     }
 
-    /// The last sign of life that this gateway had, or read of another.
+    /// The last sign of life that this gateway had, or noticed of another, by this gateway's clock.
     pub fn seen(&self, host: HostId) -> Option<DateTime> {
-        self.links().get(&host).and_then(|link| link.seen.max(link.anywhere))
+        self.links().get(&host).and_then(|link| link.seen.max(link.anywhere.map(|(_, noticed)| noticed)))
     }
 
     /// Writes down the signs of life since the last time, all in one statement, and reads those of hosts whose agents speak
@@ -146,25 +149,34 @@ impl Links {
             basalt_store::hosts::heartbeats(&mut tx).await
         };
         match read.await {
-            Ok(beats) => self.hear(&beats),
+            Ok(beats) => self.hear(&beats, app.clock.now()),
             // They are read the next time.
             Err(e) => tracing::warn!(error = %e, "signs of life could not be read"),
         }
     }
 
-    fn hear(&self, beats: &[(HostId, DateTime)]) {
+    /// A sign that changed since it was last looked at was had meanwhile, whatever its clock says. How old one is that is
+    /// read for the first time only its clock tells.
+    fn hear(&self, beats: &[(HostId, DateTime)], now: DateTime) {
         let mut links = self.links();
         for (host, at) in beats {
-            links.entry(*host).or_default().anywhere = Some(*at);
+            let link = links.entry(*host).or_default();
+            match link.anywhere {
+                Some((known, _)) if known == *at => {}
+                _ if link.written == Some(*at) => {}
+                Some(_) => link.anywhere = Some((*at, now)),
+                None => link.anywhere = Some((*at, now.min(*at))),
+            }
         }
     }
 
     async fn write_down(&self, app: &App) {
+        let stale = app.clock.now() - STALE;
         let beats: Vec<(HostId, DateTime)> = self
             .links()
             .iter()
-            .filter(|(_, l)| l.seen > l.written)
-            .filter_map(|(h, l)| Some((*h, l.seen?)))
+            .filter(|(_, l)| l.seen != l.written)
+            .filter_map(|(h, l)| Some((*h, l.seen.filter(|seen| *seen > stale)?)))
             .collect();
         if beats.is_empty() {
             return;
@@ -221,12 +233,28 @@ mod tests {
         let (links, host) = (Links::default(), HostId(Uuid::from_u128(1)));
         let at = |seconds| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(seconds);
         assert_eq!(links.seen(host), None);
-        links.hear(&[(host, at(5))]);
-        assert_eq!(links.seen(host), Some(at(5)));
-        links.beat(host, at(9));
-        links.hear(&[(host, at(7))]);
-        assert_eq!(links.seen(host), Some(at(9)));
+        links.hear(&[(host, at(5))], at(8));
+        assert_eq!(links.seen(host), Some(at(5)), "how old the first one is only its clock says");
+        links.hear(&[(host, at(5))], at(13));
+        assert_eq!(links.seen(host), Some(at(5)), "it did not change");
+        links.beat(host, at(15));
+        links.hear(&[(host, at(14))], at(18));
+        assert_eq!(links.seen(host), Some(at(18)));
         assert_eq!(links.order(host, Uuid::from_u128(10), 1), Order::NewStart);
+    }
+
+    #[test]
+    fn r40_signs_of_life_count_from_when_they_changed_whatever_the_clock_that_wrote_them_says() {
+        for hour in [-3600, 3600] {
+            let (links, host) = (Links::default(), HostId(Uuid::from_u128(1)));
+            let at = |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
+            links.hear(&[(host, at(1000 + hour))], at(1000));
+            assert!(links.seen(host) <= Some(at(1000)), "nothing is heard of in the future");
+            links.hear(&[(host, at(1005 + hour))], at(1005));
+            assert_eq!(links.seen(host), Some(at(1005)));
+            links.hear(&[(host, at(1005 + hour))], at(1040));
+            assert_eq!(links.seen(host), Some(at(1005)), "it is silent since");
+        }
     }
 
     #[test]

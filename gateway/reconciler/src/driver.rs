@@ -46,8 +46,6 @@ pub struct Driver {
     reconciler: Reconciler,
     feed: Arc<Feed>,
     stepper: Stepper,
-    /// When it began: by the clock for what is written down, and for pacing by time that only goes forward.
-    started_at: DateTime,
     origin: Instant,
     cursor: Option<Cursor>,
     lease: Option<Lease>,
@@ -86,16 +84,14 @@ enum Woken {
 impl Driver {
     /// A driver with an empty graph.
     pub fn new(reconciler: Reconciler) -> Result<Self, Error> {
-        let started_at = reconciler.options.clock.now();
         let verify_due = match reconciler.options.verify {
             Verify::Always => None,
             Verify::Every(interval) => Some(interval),
         };
         Ok(Self {
             feed: Arc::new(Feed::new(&reconciler.options.store)),
-            stepper: Stepper::new(started_at)?,
+            stepper: Stepper::new()?,
             reconciler,
-            started_at,
             origin: begin(),
             cursor: None,
             lease: None,
@@ -338,8 +334,7 @@ impl Driver {
             Ok(Swept::Rows(rows)) => tracing::debug!(?sweep, rows, "swept"),
             Err(error) => {
                 if sweep == Sweep::Liveness {
-                    let at = self.time();
-                    self.stepper.deaf(at);
+                    self.stepper.deaf(now);
                 }
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(?sweep, error, "a sweep failed; it runs again");
@@ -381,7 +376,7 @@ impl Driver {
         }
         self.verify_due = Some(now + interval);
         if self.verify() > 0 {
-            self.stepper = Stepper::new(self.started_at)?;
+            self.stepper = Stepper::new()?;
             self.cursor = None;
             self.pull_due = Duration::ZERO;
         }

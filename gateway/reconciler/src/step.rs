@@ -32,15 +32,46 @@ use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
 use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
+/// The last sign of life of a host. Times that others wrote down are by their clocks, so that they are only told from each
+/// other; what counts is since when the last one was noticed here, by time that only goes forward.
+struct Sign {
+    beat: Option<DateTime>,
+    reported_at: DateTime,
+    since: Duration,
+}
+
+impl Sign {
+    /// What is known after another look, which found these times.
+    fn next(
+        before: Option<Self>,
+        beat: Option<DateTime>,
+        reported_at: DateTime,
+        at: DateTime,
+        now: Duration,
+    ) -> Self {
+        let since = match &before {
+            Some(known) if known.reported_at != reported_at => now,
+            Some(known) if beat.is_some() && known.beat != beat => now,
+            Some(known) => known.since,
+            // How old the first one is only its clock says; younger than now it is not.
+            None => {
+                let age = at - beat.map_or(reported_at, |beat| beat.max(reported_at));
+                now.saturating_sub(age.to_std().unwrap_or_default())
+            }
+        };
+        Self { beat: beat.or(before.and_then(|known| known.beat)), reported_at, since }
+    }
+}
+
 /// State of the reconciler, all of it derived.
 pub struct Stepper {
     graph: Graph,
     nodes: Nodes,
     news: Subscription,
-    /// No lease of a host counts as older than this.
-    listening_since: DateTime,
-    /// When hosts were last heard of. Signs of life are not kept over a crash of the database, so they are kept here.
-    heard: BTreeMap<HostId, DateTime>,
+    /// No silence of a host counts from before this.
+    listening_since: Duration,
+    /// Hosts' last signs of life. They are not kept over a crash of the database, so they are kept here.
+    heard: BTreeMap<HostId, Sign>,
     /// The last lease of each host, and since when it was seen without a newer one.
     leases: BTreeMap<HostId, (HostLease, Duration)>,
     /// Hosts that are proven dead, to be written down.
@@ -58,8 +89,8 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    /// An empty one. Leases of hosts count as renewed at `started_at`: nobody listened before.
-    pub fn new(started_at: DateTime) -> Result<Self, Error> {
+    /// An empty one. Hosts count as heard of when time began to be counted: nobody listened before.
+    pub fn new() -> Result<Self, Error> {
         let (mut graph, nodes) = graph::build()?;
         let outputs = [
             nodes.requests.id(),
@@ -83,7 +114,7 @@ impl Stepper {
         };
         Ok(Self {
             news,
-            listening_since: started_at,
+            listening_since: Duration::ZERO,
             heard: BTreeMap::new(),
             leases: BTreeMap::new(),
             proofs: Vec::new(),
@@ -140,24 +171,17 @@ impl Stepper {
 
     /// Takes in the last signs of life. Only hosts that change between heard of and silent are news.
     pub fn hear(&mut self, beats: &[(HostId, DateTime)], at: DateTime, now: Duration) -> Commit {
-        for (id, beat) in beats {
-            let heard = self.heard.entry(*id).or_insert(*beat);
-            *heard = (*heard).max(*beat);
-        }
         let snapshot = self.graph.snapshot();
-        let facts = self.nodes.inputs.host_facts;
-        self.heard.retain(|id, _| snapshot.get(&facts, id).is_some());
-        let silent = |id: &HostId, reported_at: DateTime| {
-            let heard = self.heard.get(id).copied().unwrap_or(reported_at);
-            let seen = heard.max(reported_at).max(self.listening_since);
-            (at - seen).num_seconds() > HOST_LEASE_SECONDS
-        };
-        let rows: Vec<(HostId, Liveness)> = snapshot
-            .rows(&facts)
-            .map(|(id, row)| {
-                (*id, if silent(id, row.reported_at) { Liveness::Silent } else { Liveness::Alive })
-            })
-            .collect();
+        let beats: BTreeMap<HostId, DateTime> = beats.iter().copied().collect();
+        let mut before = std::mem::take(&mut self.heard);
+        let mut rows = Vec::new();
+        for (id, row) in snapshot.rows(&self.nodes.inputs.host_facts) {
+            let sign = Sign::next(before.remove(id), beats.get(id).copied(), row.reported_at, at, now);
+            let silence = now.saturating_sub(sign.since.max(self.listening_since));
+            let silent = silence > Duration::from_secs(HOST_LEASE_SECONDS.unsigned_abs());
+            rows.push((*id, if silent { Liveness::Silent } else { Liveness::Alive }));
+            self.heard.insert(*id, sign);
+        }
         let late =
             snapshot.rows(&self.nodes.inputs.migrations).filter(|(_, row)| row.migration.deadline < at);
         let overdue: Vec<(MigrationId, ())> = late.map(|(id, _)| (*id, ())).collect();
@@ -179,8 +203,8 @@ impl Stepper {
     }
 
     /// Signs of life could not be read: whoever was silent meanwhile gets a new lease, because it may have been us.
-    pub fn deaf(&mut self, at: DateTime) {
-        self.listening_since = self.listening_since.max(at);
+    pub fn deaf(&mut self, now: Duration) {
+        self.listening_since = self.listening_since.max(now);
     }
 
     fn listen(&mut self, now: Duration) {

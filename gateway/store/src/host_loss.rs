@@ -251,7 +251,10 @@ pub async fn confirm_power_off(
             .fetch_optional(&mut *conn)
             .await?;
     let name = &host.metadata.name;
-    let seen = stored.max(seen_at).max(Some(granted));
+    // Stored times are of whichever gateway's clock. One that is ahead of ours says nothing about how long ago that was;
+    // the caller noticed by its own clock whether they change.
+    let past = |at: &DateTime| *at <= change.now;
+    let seen = seen_at.or(stored).max(Some(granted)).filter(past).max(seen_at);
     if let Some(at) = seen.filter(|at| (change.now - *at).num_seconds() <= silent_seconds) {
         let reason = CapabilityReason::new(
             "host_alive",

@@ -370,12 +370,13 @@ pub async fn finalize(tx: &mut SystemTx, id: HostId) -> Result<Finalized> {
     Ok(Finalized::Done)
 }
 
-/// Records signs of life of many hosts in one statement. Not on the feed; an older sign never hides a newer.
+/// Records signs of life of many hosts in one statement, each by the clock of the gateway that had it. Not on the feed. Whoever
+/// reads them counts from when one changed: the clocks of gateways are compared by nobody.
 pub async fn beat(tx: &mut SystemTx, beats: &[(HostId, DateTime)]) -> Result<()> {
     sqlx::query(
         "INSERT INTO host_heartbeats AS b (host_id, seen_at)
          SELECT n.id, max(n.at) FROM unnest($1::uuid[], $2::timestamptz[]) n(id, at) GROUP BY n.id ORDER BY n.id
-         ON CONFLICT (host_id) DO UPDATE SET seen_at = excluded.seen_at WHERE excluded.seen_at > b.seen_at",
+         ON CONFLICT (host_id) DO UPDATE SET seen_at = excluded.seen_at WHERE excluded.seen_at <> b.seen_at",
     )
     .bind(beats.iter().map(|b| Uuid::from(b.0)).collect::<Vec<_>>())
     .bind(beats.iter().map(|b| b.1).collect::<Vec<_>>())
@@ -384,7 +385,7 @@ pub async fn beat(tx: &mut SystemTx, beats: &[(HostId, DateTime)]) -> Result<()>
     Ok(())
 }
 
-/// Last signs of life.
+/// Last signs of life, each by the clock of the gateway that had it.
 pub async fn heartbeats(tx: &mut SystemTx) -> Result<Vec<(HostId, DateTime)>> {
     let rows = sqlx::query("SELECT host_id, seen_at FROM host_heartbeats ORDER BY host_id")
         .fetch_all(tx.conn())

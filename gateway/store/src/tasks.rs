@@ -369,7 +369,9 @@ fn cut(text: &str, bytes: usize) -> String {
 /// Carries out moves in one statement and returns the tasks that moved. Ended tasks never move, no task
 /// returns to pending, and a move that changes nothing writes nothing.
 ///
-/// Live by their state: that they are not finished would make the index of all deadlines look as good as the key.
+/// Live by their state: that they are not finished would make the index of all deadlines look as good as the key. And by the
+/// list of their ids: joined in order, the key would be read from its beginning, where the dead versions of all that ended are
+/// kept while somebody's snapshot is open.
 pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Result<Vec<TaskId>> {
     // Of two moves of one task in a batch the later one counts.
     let last: BTreeMap<TaskId, &TaskMove> = moves.iter().map(|m| (m.id, m)).collect();
@@ -381,7 +383,7 @@ pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Re
             stage = m.stage, error = m.error, started_at = coalesce(t.started_at, $6),
             finished_at = CASE WHEN m.state <> 'executing' THEN $6 END
          FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::jsonb[]) m(id, state, progress, stage, error)
-         WHERE t.id = m.id AND t.state IN ('pending', 'executing') AND (m.progress > t.progress
+         WHERE t.id = m.id AND t.id = ANY($1) AND t.state IN ('pending', 'executing') AND (m.progress > t.progress
             OR (t.state, t.stage, t.error) IS DISTINCT FROM (m.state, m.stage, m.error))
          RETURNING t.id",
     )

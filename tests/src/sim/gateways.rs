@@ -145,7 +145,7 @@ impl World {
         let live = Live {
             changed: store.changed(),
             feed: feed(&store),
-            stepper: Stepper::new(clock.now())?,
+            stepper: Stepper::new()?,
             store,
             doors,
             hub,

@@ -1,0 +1,235 @@
+//! S48: the channel between hosts on which VMs go from one to the other, over real TLS on loopback.
+
+use crate::libvirt::vm;
+use basalt_agent::{
+    Error,
+    host::motion::{Arrivals, Call, Gate, Stream, serve},
+    identity::Identity,
+};
+use basalt_daemon::pki::{Authority, Subject};
+use basalt_model::{DateTime, HostId, MigrationId, VmId, migrations::MigrationMode};
+use basalt_plan::host::DoorDefinition;
+use chrono::TimeDelta;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    task::JoinSet,
+};
+use uuid::Uuid;
+
+const SOURCE: HostId = HostId(Uuid::from_u128(0x11));
+const TARGET: HostId = HostId(Uuid::from_u128(0x22));
+const STRANGER: HostId = HostId(Uuid::from_u128(0x33));
+const MIGRATION: MigrationId = MigrationId(Uuid::from_u128(0x77));
+const SECRET: &[u8] = b"a page of the guest's memory, which nobody on the way may read";
+
+/// Certificates are checked against the real time.
+#[allow(clippy::disallowed_methods)]
+fn today() -> DateTime {
+    chrono::Utc::now()
+}
+
+/// Counts the guests that were let go on.
+#[derive(Default)]
+struct Goers(AtomicU32);
+
+impl Arrivals for Goers {
+    async fn go(&self, _: &DoorDefinition) -> Result<Option<u64>, Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(9))
+    }
+}
+
+fn enrol(dir: &Path, authority: &Authority, trusted: &Authority, host: HostId) {
+    let now = today();
+    let (uri, not_after) = (format!("basalt:host:{host}"), now + TimeDelta::hours(1));
+    let subject = Subject { name: "host", hosts: &[], uri: Some(&uri), now, not_after, serial: [3; 16] };
+    let (issued, key_pem) = authority.issue(&subject).unwrap();
+    let identity = Identity {
+        host_id: host,
+        key_pem,
+        certificate_pem: issued.cert_pem,
+        ca_pem: trusted.cert_pem().to_owned(),
+        obtained_at: now,
+        not_after,
+    };
+    identity.save(dir).unwrap();
+}
+
+/// A host's gate, with its identity in a directory of its own.
+struct Side {
+    gate: Arc<Gate>,
+    dir: tempfile::TempDir,
+}
+
+impl Side {
+    fn new(listen: Option<SocketAddr>, of: &Authority, trusts: &Authority, host: HostId) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        enrol(dir.path(), of, trusts, host);
+        let gate = Gate::new(listen, dir.path(), &dir.path().join("run"), dir.path().join("libvirt-sock"));
+        Self { gate: Arc::new(gate), dir }
+    }
+}
+
+/// Nobody listens at it yet.
+async fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+fn door(vm_id: VmId) -> DoorDefinition {
+    let vm = vm();
+    let (migration_id, source) = (MIGRATION, SOURCE);
+    DoorDefinition {
+        id: vm_id,
+        migration_id,
+        source,
+        mode: MigrationMode::Live,
+        copy_storage: true,
+        resume: true,
+        vm,
+    }
+}
+
+/// Carries connections to an address, and keeps all bytes that it saw.
+async fn tapped(to: SocketAddr, seen: Arc<Mutex<Vec<u8>>>, tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        let mut open = JoinSet::new();
+        loop {
+            let (from, _) = listener.accept().await.unwrap();
+            let Ok(to) = TcpStream::connect(to).await else { continue };
+            let ((a, b), (c, d)) = (from.into_split(), to.into_split());
+            for (mut from, mut to) in [(a, d), (c, b)] {
+                let seen = Arc::clone(&seen);
+                open.spawn(async move {
+                    let mut piece = vec![0; 4096];
+                    while let Ok(n @ 1..) = from.read(&mut piece).await {
+                        seen.lock().unwrap().extend_from_slice(&piece[..n]);
+                        if to.write_all(&piece[..n]).await.is_err() {
+                            return;
+                        }
+                    }
+                    let _ = to.shutdown().await;
+                });
+            }
+        }
+    });
+    address
+}
+
+fn call(vm: VmId, address: SocketAddr) -> Call {
+    Call { vm, migration: MIGRATION, target: TARGET, address }
+}
+
+/// The answer of one that must not be let in.
+async fn refused(call: &Call, side: &Side) -> String {
+    match call.line(&side.gate).await {
+        Ok(_) => panic!("it was let in"),
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                text += &format!(": {error}");
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
+
+#[tokio::test]
+async fn s48_a_migration_goes_by_tls_between_hosts_that_verified_each_other_and_by_plain_tcp_not_at_all() {
+    let (cluster, _) = Authority::create("cluster", today()).unwrap();
+    let (other, _) = Authority::create("another cluster", today()).unwrap();
+    let at = free_address().await;
+    let target = Side::new(Some(at), &cluster, &cluster, TARGET);
+    let goers = Arc::new(Goers::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve(Arc::clone(&target.gate), Arc::clone(&goers)));
+    let vm_id = vm().id;
+    target.gate.open(&door(vm_id)).unwrap();
+    let source = Side::new(None, &cluster, &cluster, SOURCE);
+    let wire = Arc::new(Mutex::new(Vec::new()));
+    let via = tapped(at, Arc::clone(&wire), &mut tasks).await;
+
+    // The right source gets through with all streams, and nobody on the way reads any of it.
+    let mut tries = 0;
+    let line = loop {
+        match call(vm_id, via).line(&source.gate).await {
+            Ok(line) => break line,
+            Err(error) => assert!(tries < 50, "{error}"),
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((line.go().await.unwrap(), goers.0.load(Ordering::Relaxed)), (Some(9), 1));
+    let relay = call(vm_id, via).relay(&source.gate).unwrap();
+    for (stream, socket) in [
+        (Stream::Libvirt, target.dir.path().join("libvirt-sock")),
+        (Stream::Memory, target.gate.socket(MIGRATION, Stream::Memory)),
+        (Stream::Disks, target.gate.socket(MIGRATION, Stream::Disks)),
+    ] {
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut local = UnixStream::connect(source.gate.socket(MIGRATION, stream)).await.unwrap();
+        local.write_all(SECRET).await.unwrap();
+        let (mut there, _) = listener.accept().await.unwrap();
+        let mut came = vec![0; SECRET.len()];
+        there.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, SECRET, "{stream:?}");
+    }
+    let seen = wire.lock().unwrap().clone();
+    assert!(seen.len() > 4 * SECRET.len(), "{} bytes went by", seen.len());
+    for plain in [SECRET, vm_id.to_string().as_bytes(), b"libvirt", b"\"stream\""] {
+        assert!(
+            !seen.windows(plain.len()).any(|w| w == plain),
+            "{:?} went in the clear",
+            plain.escape_ascii().to_string()
+        );
+    }
+    drop(relay);
+
+    // Nobody else: no certificate of this cluster, another host's, another VM or migration, no door.
+    let foreign = Side::new(None, &other, &cluster, SOURCE);
+    refused(&call(vm_id, at), &foreign).await;
+    let stranger = Side::new(None, &cluster, &cluster, STRANGER);
+    let why = refused(&call(vm_id, at), &stranger).await;
+    assert!(why.contains("no door"), "{why}");
+    let of_another = Call { migration: MigrationId(Uuid::from_u128(0x78)), ..call(vm_id, at) };
+    assert!(refused(&of_another, &source).await.contains("no door"));
+    assert!(refused(&call(VmId(Uuid::from_u128(0x99)), at), &source).await.contains("no door"));
+    // Nor does the source speak with whoever answers in the target's place.
+    let elsewhere = Call { target: STRANGER, ..call(vm_id, at) };
+    let why = refused(&elsewhere, &source).await;
+    assert!(why.contains("certificate"), "{why}");
+    let distrusting = Side::new(None, &cluster, &other, SOURCE);
+    let why = refused(&call(vm_id, at), &distrusting).await;
+    assert!(why.contains("certificate"), "{why}");
+    assert_eq!(goers.0.load(Ordering::Relaxed), 1, "nobody else lets a guest go on");
+
+    // Plain TCP gets no word but TLS's own refusal.
+    let mut plain = TcpStream::connect(at).await.unwrap();
+    let hello =
+        format!("{{\"vm\":\"{vm_id}\",\"migration\":\"{MIGRATION}\",\"stream\":\"control\"}}\n\"go\"\n");
+    plain.write_all(hello.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(20), plain.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.len() < 16 && !answer.contains(&b'{'), "{:?}", answer.escape_ascii().to_string());
+    assert_eq!(goers.0.load(Ordering::Relaxed), 1);
+
+    // When the door is shut, what was open ends, and nothing gets in.
+    let line = call(vm_id, at).line(&source.gate).await.unwrap();
+    target.gate.shut(vm_id, MIGRATION);
+    line.go().await.unwrap_err();
+    assert!(refused(&call(vm_id, at), &source).await.contains("no door"));
+    assert_eq!(goers.0.load(Ordering::Relaxed), 1);
+}
