@@ -60,6 +60,42 @@ fn pinging(host: &Host, from: Ipv4Addr, to: Ipv4Addr, count: u32) -> std::thread
     })
 }
 
+/// The digests of a VM's volumes on a host, by the names of the files.
+fn volumes(host: &Host) -> String {
+    host.run(&["sh", "-ec", "cd /var/lib/basalt/pools/default/volumes && md5sum *"]).unwrap()
+}
+
+/// Off, it goes with the files of its volumes as they are, and starts from them where it is then.
+async fn goes_cold<'a>(cluster: &'a Cluster, project: &str, id: &str, a: &mut Guest<'a>) {
+    let stop: Value = cluster
+        .client
+        .call(&format!("{project}/vms/a/stop"))
+        .await
+        .unwrap_or_else(|e| panic!("{}", e.text()));
+    cluster.follow(&stop).await;
+    let from = a.host;
+    let to = cluster.lab.hosts().iter().find(|h| h.name() != from.name()).unwrap();
+    let before = volumes(from);
+    let migration = migrate(cluster, project, "a", json!({"host": to.name()})).await;
+    assert_eq!(migration["outcome"]["result"], "completed", "{migration}\n{}", cluster.logs());
+    let mine = |all: &str| all.lines().filter(|l| before.contains(*l)).count();
+    assert_eq!(mine(&volumes(to)), 1, "{before}\n{}", volumes(to));
+    eprintln!("cold: {}", migration["outcome"]);
+    let start: Value = cluster
+        .client
+        .call(&format!("{project}/vms/a/start"))
+        .await
+        .unwrap_or_else(|e| panic!("{}", e.text()));
+    cluster.follow(&start).await;
+    a.host = cluster.lab.host(to.name()).unwrap();
+    until("it runs at the target alone", Duration::from_secs(60), async || {
+        let states = states(cluster, id);
+        states.iter().all(|(h, s)| if h == to.name() { s.starts_with("running") } else { s == "gone" })
+            && a.host.http_get(a.address, "/").is_ok()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn m1_a_guest_moves_there_and_back_while_a_neighbour_pings_it() {
     let cluster = Cluster::with_hosts(&["h1", "h2"]).await;
@@ -104,4 +140,5 @@ async fn m1_a_guest_moves_there_and_back_while_a_neighbour_pings_it() {
         assert!(uptime(&a) > before, "the guest was started anew");
         assert_eq!(a.run("md5sum /www/big").unwrap(), digest);
     }
+    goes_cold(&cluster, &project, &id, &mut a).await;
 }

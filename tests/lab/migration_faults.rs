@@ -182,8 +182,8 @@ impl Way {
     }
 
     async fn get(&self, path: &str) -> Option<Value> {
-        let asked = self.cluster.client.get(&format!("{}/{path}", self.project));
-        tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?.ok()
+        let path = format!("{}/{path}", self.project);
+        tokio::time::timeout(Duration::from_secs(5), self.cluster.client.get(&path)).await.ok()?.ok()
     }
 
     /// The host that it is on by the truth, and the other one.

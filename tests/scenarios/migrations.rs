@@ -66,28 +66,57 @@ async fn m1_a_vm_goes_to_another_host_and_back_while_it_runs() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m2_a_vm_that_is_off_with_volumes_of_its_hosts_own_is_refused_with_what_helps() -> Result<()> {
+async fn m1_a_vm_that_is_off_goes_with_its_volumes_and_one_that_runs_is_brought_down_for_it() -> Result<()> {
     let house = House::with_hosts(2).await?;
     let cli = Cli::of(&house)?;
-    house.api.running_vm("web").await?;
+    let vm = house.api.running_vm("web").await?;
+    let first = vm.placement.as_ref().context("placed")?.host.to_string();
+    let watchman = Watchman::over(&house.hosts, [vm_id(&vm)]);
     house.api.completed(&house.api.verb("web", "stop").await?).await?;
-    cli.fails(
-        "migrate web",
-        4,
-        &["are not sent yet", "migrate it live, or keep its volumes in a shared pool"],
-    )
-    .await?;
     cli.fails("migrate web --live", 4, &["meant to be off"]).await?;
+    cli.ok("migrate web").await?;
+    let there = house.api.vm("web").await?.placement.context("placed")?.host.to_string();
+    ensure!(there != first && starts(&house, &vm) == 1, "it is on {there} now, and was not started for it");
+    house.api.completed(&house.api.verb("web", "start").await?).await?;
+    ensure!(settled(&house, "web").await? == there);
+    // Back again, from its running.
+    cli.ok("migrate web --cold").await?;
+    ensure!(settled(&house, "web").await? == first && starts(&house, &vm) == 3);
+    let all = migrations(&house).await?;
+    let outcomes: Vec<_> = all.iter().filter_map(|m| m.migration.outcome.as_ref()).collect();
+    ensure!(outcomes.iter().all(|o| o.message.contains("while it was off") && !o.from_disk), "{outcomes:?}");
+    // Whoever dies on the way, one of them has it with all of its volumes, and it executes there.
+    let deaths =
+        [Trouble::CutLink, Trouble::KillSource, Trouble::KillTarget, Trouble::CutSource, Trouble::LoseAnswer];
+    for step in [Step::Connect, Step::Copy, Step::Left] {
+        for trouble in &deaths {
+            troubled(&house, &vm, (step, trouble.clone()), json!({"mode": "cold"})).await?;
+        }
+    }
+    // Taken back while its volumes are on the way, it goes on where it was.
+    let there = settled(&house, "web").await?;
+    let other = if there == "h1" { "h2" } else { "h1" };
+    house.fabric.trouble(Step::Copy, Trouble::Hold);
+    let task = migrate(&house, "web", json!({"mode": "cold", "host": other})).await?;
+    wait::until("its volumes are on the way", || async {
+        Ok(house.fabric.steps().last().is_some_and(|(_, step)| *step == Step::Copy).then_some(()))
+    })
+    .await?;
+    house.api.call::<Task>(&format!("/v1/tasks/{}/cancel", task.id)).await?;
+    ensure!(house.api.ended(task.id).await?.state == TaskState::Cancelled);
+    house.fabric.calm();
+    ensure!(settled(&house, "web").await? == there);
+    watchman.report()?;
     house.clear().await?;
     house.sound()
 }
 
 /// Carries one migration through a trouble at a step, and says how it ended.
-async fn troubled(house: &House, vm: &Vm, step: Step, trouble: Trouble) -> Result<TaskState> {
+async fn troubled(house: &House, vm: &Vm, (step, trouble): (Step, Trouble), how: Value) -> Result<TaskState> {
     let watchman = Watchman::over(&house.hosts, [vm_id(vm)]);
     let what = format!("{trouble:?} at {step:?}");
     house.fabric.trouble(step, trouble);
-    let task = migrate(house, "web", json!({})).await.with_context(|| what.clone())?;
+    let task = migrate(house, "web", how).await.with_context(|| what.clone())?;
     let revive = async {
         loop {
             for host in &house.hosts {
@@ -128,7 +157,7 @@ async fn r51_m3_whoever_dies_at_whatever_step_one_host_owns_the_guest_and_no_two
     let mut ends = std::collections::BTreeMap::<TaskState, u32>::new();
     for step in Step::ALL {
         for trouble in [Trouble::KillSource, Trouble::KillTarget, Trouble::CutLink, Trouble::LoseAnswer] {
-            let state = troubled(&house, &vm, step, trouble).await?;
+            let state = troubled(&house, &vm, (step, trouble), json!({})).await?;
             *ends.entry(state).or_default() += 1;
         }
     }

@@ -3,16 +3,16 @@
 use crate::libvirt::vm;
 use basalt_agent::{
     Error,
-    host::motion::{Arrivals, Call, Gate, Stream, serve},
+    host::motion::{Arrivals, Call, Gate, Stream, length, serve},
     identity::Identity,
 };
 use basalt_daemon::pki::{Authority, Subject};
-use basalt_model::{DateTime, HostId, MigrationId, VmId, migrations::MigrationMode};
+use basalt_model::{DateTime, HostId, MigrationId, VmId, VolumeId, migrations::MigrationMode};
 use basalt_plan::host::DoorDefinition;
 use chrono::TimeDelta;
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -39,13 +39,16 @@ fn today() -> DateTime {
 }
 
 /// Counts the guests that were let go on.
-#[derive(Default)]
-struct Goers(AtomicU32);
+struct Goers(AtomicU32, tempfile::TempDir);
 
 impl Arrivals for Goers {
     async fn go(&self, _: &DoorDefinition) -> Result<Option<u64>, Error> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(Some(9))
+    }
+
+    async fn file(&self, _: &DoorDefinition, volume: VolumeId) -> Result<PathBuf, Error> {
+        Ok(self.1.path().join(volume.to_string()))
     }
 }
 
@@ -153,7 +156,7 @@ async fn s48_a_migration_goes_by_tls_between_hosts_that_verified_each_other_and_
     let (other, _) = Authority::create("another cluster", today()).unwrap();
     let at = free_address().await;
     let target = Side::new(Some(at), &cluster, &cluster, TARGET);
-    let goers = Arc::new(Goers::default());
+    let goers = Arc::new(Goers(AtomicU32::new(0), tempfile::tempdir().unwrap()));
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(Arc::clone(&target.gate), Arc::clone(&goers)));
     let vm_id = vm().id;
@@ -232,4 +235,60 @@ async fn s48_a_migration_goes_by_tls_between_hosts_that_verified_each_other_and_
     line.go().await.unwrap_err();
     assert!(refused(&call(vm_id, at), &source).await.contains("no door"));
     assert_eq!(goers.0.load(Ordering::Relaxed), 1);
+}
+
+/// Bytes, a hole of megabytes, bytes, and a hole at the end.
+fn sparse(path: &Path) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::create(path).unwrap();
+    let piece: Vec<u8> = (0..600_000_u32).map(|n| (n % 251) as u8).collect();
+    file.write_all_at(&piece, 0).unwrap();
+    file.write_all_at(&piece, 9 << 20).unwrap();
+    file.set_len(12 << 20).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[tokio::test]
+async fn m1_a_volume_of_a_guest_that_is_off_arrives_whole_or_not_at_all() {
+    let (cluster, _) = Authority::create("cluster", today()).unwrap();
+    let at = free_address().await;
+    let target = Side::new(Some(at), &cluster, &cluster, TARGET);
+    let goers = Arc::new(Goers(AtomicU32::new(0), tempfile::tempdir().unwrap()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve(Arc::clone(&target.gate), Arc::clone(&goers)));
+    let source = Side::new(None, &cluster, &cluster, SOURCE);
+    let (volume, from) = (VolumeId(Uuid::from_u128(5)), source.dir.path().join("volume"));
+    let (bytes, there) = (sparse(&from), goers.1.path().join(volume.to_string()));
+    let vm_id = vm().id;
+    let cold = DoorDefinition { mode: MigrationMode::Cold, ..door(vm_id) };
+    target.gate.open(&cold).unwrap();
+    while TcpStream::connect(at).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut sent = 0;
+    call(vm_id, at).volume(&source.gate, volume, &from, None, |n| sent += n).await.unwrap();
+    assert!(std::fs::read(&there).unwrap() == bytes, "it is the same file");
+    assert_eq!(sent, length(&from).unwrap());
+    assert!(sent < 2 << 20 && length(&there).unwrap() == sent, "holes are not sent and stay holes: {sent}");
+
+    // It breaks off in the middle: what was there before stays, and it can come again.
+    std::fs::write(&there, b"before").unwrap();
+    let to = call(vm_id, at);
+    let slow = to.volume(&source.gate, volume, &from, Some(100_000), |_| {});
+    assert!(tokio::time::timeout(Duration::from_millis(300), slow).await.is_err());
+    assert_eq!(std::fs::read(&there).unwrap(), b"before");
+    call(vm_id, at).volume(&source.gate, volume, &from, None, |_| {}).await.unwrap();
+    assert!(std::fs::read(&there).unwrap() == bytes);
+
+    // Through the door of a guest that runs, no file comes in; nor through one that is shut meanwhile.
+    std::fs::write(&there, b"before").unwrap();
+    let slow = async { call(vm_id, at).volume(&source.gate, volume, &from, Some(100_000), |_| {}).await };
+    let shut = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        target.gate.shut(vm_id, MIGRATION);
+    };
+    tokio::join!(slow, shut).0.unwrap_err();
+    target.gate.open(&door(vm_id)).unwrap();
+    call(vm_id, at).volume(&source.gate, volume, &from, None, |_| {}).await.unwrap_err();
+    assert_eq!(std::fs::read(&there).unwrap(), b"before");
 }

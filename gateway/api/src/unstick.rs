@@ -15,7 +15,7 @@ use axum::{
 use basalt_model::{
     CapabilityReason, ConditionStatus, Epoch, HostId, VmId,
     hosts::{HOST_LEASE_SECONDS, HostState},
-    migrations::{MigrationOutcome, MigrationResult, Motion},
+    migrations::{MigrationMode, MigrationOutcome, MigrationResult, Motion},
     roles::{Role, Scope, allows},
     tasks::{Task, TaskKind},
     vms::DiskSource,
@@ -238,6 +238,7 @@ async fn decided(
         overdue: migration.deadline < app.clock.now(),
         copies_storage: migration.copies_storage,
         gives_way: false,
+        cold: migration.mode == MigrationMode::Cold,
     };
     let Some(target) = migration.target_host_id else { return Ok(Decision::Wait("a host is being chosen")) };
     let mut dead = Vec::new();

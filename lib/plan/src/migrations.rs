@@ -42,6 +42,8 @@ pub struct Truth {
     pub copies_storage: bool,
     /// The target is silent or refuses, and whoever asked for it (a drain) takes another.
     pub gives_way: bool,
+    /// The guest is off on its way: there is no memory to lose.
+    pub cold: bool,
 }
 
 /// Whether a host can be asked, and what it would mean if not.
@@ -212,6 +214,7 @@ pub fn decide(truth: Truth, source: AtSource, target: AtTarget) -> Decision {
         (AtSource::Sending, AtTarget::Dead) => Wait("the source notices that the target is gone"),
         (AtSource::Sending, _) => Wait("it is being sent"),
         // It was handed over: the target owns it, whatever became of it there.
+        (AtSource::Left, _) if truth.cold => there("the source handed it over while it was off"),
         (AtSource::Left, AtTarget::Arrived) => there("the source handed it over and the target has it whole"),
         (AtSource::Left, AtTarget::Silent) => there("the source handed it over; the target is not heard of"),
         (AtSource::Left, AtTarget::Filling) => Wait("the target takes in the last of it"),

@@ -33,7 +33,15 @@ fn truths() -> Vec<Truth> {
         for overdue in flags {
             for (copies_storage, begun) in [(false, false), (false, true), (true, false), (true, true)] {
                 for gives_way in flags {
-                    all.push(Truth { chosen: true, begun, cancelled, overdue, copies_storage, gives_way });
+                    all.push(Truth {
+                        chosen: true,
+                        begun,
+                        cancelled,
+                        overdue,
+                        copies_storage,
+                        gives_way,
+                        cold: false,
+                    });
                 }
             }
         }

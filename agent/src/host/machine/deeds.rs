@@ -45,7 +45,7 @@ impl Parts {
             Action::EnsureRouter(router) => self.routers.ensure(router).await,
             Action::RemoveRouter(id) => self.routers.remove(*id).await,
             Action::SendVm(send) => self.send(send, with).await,
-            Action::AbortSend { id, .. } => self.abort(*id).await,
+            Action::AbortSend { id, migration_id } => self.abort(*id, *migration_id).await,
             Action::OpenDoor(door) => self.gate.open(door),
             Action::ShutDoor { id, migration_id } => {
                 self.gate.shut(*id, *migration_id);

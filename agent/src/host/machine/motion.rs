@@ -9,23 +9,26 @@ use crate::{
     host::{
         With,
         libvirt::{DomainState, Sending},
-        motion::{Arrivals, Call, Stream, instant},
+        motion::{self as link, Arrivals, Call, Stream, instant},
         ovs::sink,
+        storage::volumes,
     },
 };
 use basalt_model::{
-    CapabilityReason, VmId,
-    migrations::{MotionProgress, StallPolicy},
+    CapabilityReason, MigrationId, VmId, VolumeId,
+    migrations::{MigrationMode, MotionProgress, StallPolicy},
 };
 use basalt_plan::host::{
-    DoorDefinition, PortDefinition, SendDefinition, Transit,
+    DiskSourceDefinition, DoorDefinition, PortDefinition, SendDefinition, Transit, VmDefinition, VolumeKey,
     stall::{Stall, Verdict},
 };
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::time::sleep;
 
 /// How often figures are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Figures of volumes are told each time so many bytes were sent.
+const TOLD_BYTES: u64 = 8 * basalt_model::MIB;
 /// How often somebody looks who waits for libvirt's last word.
 const SOON: Duration = Duration::from_millis(20);
 /// Longest that libvirt may take to put things back when it broke off.
@@ -51,6 +54,10 @@ impl Parts {
         let line = call.line(&self.gate).await;
         let line =
             line.map_err(|e| refusal("migration_unreachable", "the target's agent does not take it", &e))?;
+        if send.mode == MigrationMode::Cold {
+            drop(line);
+            return self.send_volumes(send, with, &call).await;
+        }
         let relay = call.relay(&self.gate);
         let relay = relay.map_err(|e| refusal("migration_no_sockets", "its sockets cannot be made", &e))?;
         let mut ended = self.attempt(send, with, false).await;
@@ -74,6 +81,63 @@ impl Parts {
         }
         drop(relay);
         Ok(())
+    }
+
+    /// The guest is off: its volumes are sent file by file, and when the target keeps all of them it is the target's.
+    async fn send_volumes(&self, send: &SendDefinition, with: &With, call: &Call) -> Result<(), Error> {
+        let failed = |error: &dyn std::fmt::Display| {
+            refusal("migration_failed", "its volumes were not all sent, and it stays where it was", error)
+        };
+        let taken_back = self.gate.begin_sending(send.migration_id);
+        let all = async {
+            let mut files = Vec::new();
+            for (id, path) in self.volume_files(&send.vm)? {
+                let length = link::length(&path).map_err(|e| Error::state(&path, e))?;
+                files.push((id, path, length));
+            }
+            let total_bytes = files.iter().map(|(_, _, length)| length).sum();
+            let mut sent_bytes = 0;
+            for (id, path, _) in &files {
+                let told = |bytes| {
+                    let before = sent_bytes / TOLD_BYTES;
+                    sent_bytes += bytes;
+                    if sent_bytes / TOLD_BYTES == before && sent_bytes != total_bytes {
+                        return;
+                    }
+                    let remaining_bytes = u64::saturating_sub(total_bytes, sent_bytes);
+                    let figures =
+                        MotionProgress { total_bytes, sent_bytes, remaining_bytes, ..Default::default() };
+                    (with.moved)(send.id, figures);
+                };
+                call.volume(&self.gate, *id, path, send.max_bytes_per_second, told).await?;
+            }
+            // A hand may have started it meanwhile: then what was sent is not what it has.
+            match self.libvirt.domain(send.id).await? {
+                None => Ok(()),
+                Some(domain) if domain.state == DomainState::Off => Ok(()),
+                Some(domain) => Err(Error::host("migrating", format!("it is {:?} here", domain.state))),
+            }
+        };
+        let done = tokio::select! {
+            biased;
+            () = taken_back.cancelled() => Err(failed(&"it was taken back")),
+            done = all => done.map_err(|e| failed(&e)),
+        };
+        self.gate.end_sending(send.migration_id);
+        done?;
+        with.journal.handed_over(send.id, send.migration_id)
+    }
+
+    /// Where the volumes of a VM are here.
+    fn volume_files(&self, vm: &VmDefinition) -> Result<Vec<(VolumeId, PathBuf)>, Error> {
+        let of = |source: &DiskSourceDefinition| match source {
+            DiskSourceDefinition::Volume { id, incarnation, pool } => {
+                let key = VolumeKey { id: *id, incarnation: *incarnation, pool: pool.clone() };
+                Some(self.pools.here(pool).map(|pool| (*id, volumes::path(pool, &key))))
+            }
+            DiskSourceDefinition::Iso(_) => None,
+        };
+        vm.disks.iter().filter_map(|disk| of(&disk.source)).collect()
     }
 
     fn cannot_send(&self) -> Option<CapabilityReason> {
@@ -194,7 +258,10 @@ impl Parts {
     }
 
     /// Nothing is being sent any more when this returns.
-    pub(super) async fn abort(&self, id: VmId) -> Result<(), Error> {
+    pub(super) async fn abort(&self, id: VmId, migration_id: MigrationId) -> Result<(), Error> {
+        if self.gate.end_sending(migration_id) {
+            return Ok(());
+        }
         let end = instant() + BACK_LIMIT;
         loop {
             match self.libvirt.domain(id).await? {
@@ -248,6 +315,19 @@ impl Arrivals for Parts {
         let downtime = self.libvirt.job(door.id, true).await.ok().flatten().and_then(|job| job.downtime);
         let after = u64::try_from(resumed.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(downtime.map(|ms| ms.saturating_sub(after)))
+    }
+
+    async fn file(&self, door: &DoorDefinition, volume: VolumeId) -> Result<PathBuf, Error> {
+        let what = "taking a volume in";
+        match self.libvirt.domain(door.id).await? {
+            Some(domain) if domain.state != DomainState::Off => {
+                return Err(Error::host(what, format!("the VM is {:?} here", domain.state)));
+            }
+            _ => {}
+        }
+        let mut files = self.volume_files(&door.vm)?.into_iter();
+        let found = files.find(|(id, _)| *id == volume);
+        found.map(|(_, path)| path).ok_or_else(|| Error::host(what, format!("the VM has no volume {volume}")))
     }
 }
 

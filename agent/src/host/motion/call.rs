@@ -1,14 +1,15 @@
 //! The source's end: calls the target's agent, and carries connections of this host's libvirt and QEMU to it.
 
-use super::{Answer, Gate, HELLO_LIMIT, Hello, PIECE_BYTES, Stream, host_uri, read_line, write_line};
+use super::{Answer, Gate, HELLO_LIMIT, Hello, PIECE_BYTES, Stream, host_uri, read_line, volume, write_line};
 use crate::Error;
 use basalt_daemon::peers::Shown;
-use basalt_model::{HostId, MigrationId, VmId};
+use basalt_model::{HostId, MigrationId, VmId, VolumeId};
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -70,8 +71,13 @@ impl Call {
         Ok(Arc::new(config))
     }
 
-    async fn open(&self, config: Arc<ClientConfig>, stream: Stream) -> std::io::Result<TlsStream<TcpStream>> {
-        let hello = Hello { vm: self.vm, migration: self.migration, stream };
+    async fn open(
+        &self,
+        config: Arc<ClientConfig>,
+        stream: Stream,
+        volume: Option<VolumeId>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let hello = Hello { vm: self.vm, migration: self.migration, stream, volume };
         let open = async {
             let tcp = TcpStream::connect(self.address).await?;
             tcp.set_nodelay(true)?;
@@ -93,8 +99,28 @@ impl Call {
     /// # Errors
     /// [`Error::Link`] when the target is not reached, is another, or has no door open.
     pub async fn line(&self, gate: &Gate) -> Result<Line, Error> {
-        let opened = self.open(self.config(gate)?, Stream::Control).await;
+        let opened = self.open(self.config(gate)?, Stream::Control, None).await;
         opened.map(Line).map_err(|e| Error::link(format!("calling {}", self.address), e))
+    }
+
+    /// Sends a volume's file, and returns when the target keeps it. `sent` hears of the bytes of each piece.
+    ///
+    /// # Errors
+    /// [`Error::Link`]: the target has nothing of it, or all.
+    pub async fn volume(
+        &self,
+        gate: &Gate,
+        id: VolumeId,
+        path: &Path,
+        bytes_per_second: Option<u64>,
+        sent: impl FnMut(u64),
+    ) -> Result<(), Error> {
+        let config = self.config(gate)?;
+        let send = async {
+            let mut remote = self.open(config, Stream::Volume, Some(id)).await?;
+            volume::send(path, &mut remote, bytes_per_second, sent).await
+        };
+        send.await.map_err(|e: std::io::Error| Error::link(format!("sending volume {id}"), e))
     }
 
     /// Opens the sockets of a migration; what connects to them is carried to the target.
@@ -159,7 +185,7 @@ impl Call {
         config: Arc<ClientConfig>,
         stream: Stream,
     ) -> std::io::Result<()> {
-        let mut remote = self.open(config, stream).await?;
+        let mut remote = self.open(config, stream, None).await?;
         copy_bidirectional_with_sizes(&mut local, &mut remote, PIECE_BYTES, PIECE_BYTES).await.map(drop)
     }
 }

@@ -1,12 +1,18 @@
 //! The target's end: lets the source of a migration in, and connects it to the sockets of this host.
 
 use super::{
-    Answer, CONNECTIONS, Door, Gate, HELLO_LIMIT, Hello, PIECE_BYTES, Stream, read_line, write_line,
+    Answer, CONNECTIONS, Door, Gate, HELLO_LIMIT, Hello, PIECE_BYTES, Stream, read_line, volume, write_line,
 };
 use crate::Error;
 use basalt_daemon::peers::{self, Shown};
+use basalt_model::{VolumeId, migrations::MigrationMode};
 use basalt_plan::host::DoorDefinition;
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::{
     io::copy_bidirectional_with_sizes,
     net::{TcpListener, TcpStream, UnixStream},
@@ -14,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 
 /// How often a socket is looked for that QEMU is about to make.
 const SOCKET_EVERY: Duration = Duration::from_millis(10);
@@ -24,6 +31,13 @@ pub trait Arrivals: Send + Sync + 'static {
     /// The source let go of a guest: it is to execute, if it is here whole. Answers how long it was paused, as far as
     /// that is known, in milliseconds.
     fn go(&self, door: &DoorDefinition) -> impl Future<Output = Result<Option<u64>, Error>> + Send;
+
+    /// Where a volume of a guest that is off comes in. Nobody has it open.
+    fn file(
+        &self,
+        door: &DoorDefinition,
+        volume: VolumeId,
+    ) -> impl Future<Output = Result<PathBuf, Error>> + Send;
 }
 
 /// Takes VMs in for as long as it is polled.
@@ -88,7 +102,7 @@ async fn take_in<A: Arrivals>(gate: &Gate, arrivals: &A, tcp: TcpStream) -> Resu
     let end = door.end.clone();
     tokio::select! {
         () = end.cancelled() => Ok(()),
-        done = carry(gate, arrivals, &door, hello.stream, stream) => done.map_err(|e| link(&e)),
+        done = carry(gate, arrivals, &door, &hello, stream) => done.map_err(|e| link(&e)),
     }
 }
 
@@ -96,17 +110,18 @@ async fn carry<A: Arrivals>(
     gate: &Gate,
     arrivals: &A,
     door: &Door,
-    stream: Stream,
+    hello: &Hello,
     mut remote: TlsStream<TcpStream>,
 ) -> std::io::Result<()> {
     let ok = Answer { ok: true, ..Answer::default() };
-    let path = match stream {
+    let path = match hello.stream {
+        Stream::Volume => return take_volume(arrivals, door, hello.volume, &mut remote).await,
         Stream::Control => {
             write_line(&mut remote, &ok).await?;
             return control(gate, arrivals, door, &mut remote).await;
         }
         Stream::Libvirt => gate.libvirt.clone(),
-        Stream::Memory | Stream::Disks => gate.socket(door.definition.migration_id, stream),
+        Stream::Memory | Stream::Disks => gate.socket(door.definition.migration_id, hello.stream),
     };
     let mut local = match socket(&path).await {
         Ok(local) => local,
@@ -117,6 +132,32 @@ async fn carry<A: Arrivals>(
     };
     write_line(&mut remote, &ok).await?;
     copy_bidirectional_with_sizes(&mut remote, &mut local, PIECE_BYTES, PIECE_BYTES).await.map(drop)
+}
+
+async fn take_volume<A: Arrivals>(
+    arrivals: &A,
+    door: &Door,
+    id: Option<VolumeId>,
+    remote: &mut TlsStream<TcpStream>,
+) -> std::io::Result<()> {
+    let wanted = &door.definition;
+    let file = match id.filter(|_| wanted.copy_storage && wanted.mode == MigrationMode::Cold) {
+        Some(id) => arrivals.file(wanted, id).await.map_err(|e| e.to_string()),
+        None => Err("no volume is to come in".to_owned()),
+    };
+    let path = match file {
+        Ok(path) => path,
+        Err(why) => return write_line(remote, &Answer { why, ..Answer::default() }).await,
+    };
+    let mine = CancellationToken::new();
+    std::mem::replace(&mut *door.volume.lock().unwrap_or_else(PoisonError::into_inner), mine.clone())
+        .cancel();
+    write_line(remote, &Answer { ok: true, ..Answer::default() }).await?;
+    tokio::select! {
+        biased;
+        () = mine.cancelled() => Err(std::io::Error::other("it is sent anew")),
+        done = volume::receive(&path, remote) => done,
+    }
 }
 
 /// QEMU may be about to make its socket.

@@ -6,12 +6,14 @@
 
 mod call;
 mod door;
+mod volume;
 
 pub use call::{Call, Relay};
 pub use door::{Arrivals, serve};
+pub use volume::length;
 
 use crate::{Error, identity::Identity};
-use basalt_model::{HostId, MigrationId, VmId};
+use basalt_model::{HostId, MigrationId, VmId, VolumeId};
 use basalt_plan::host::{DoorDefinition, DoorSeen};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -20,7 +22,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{io::AsyncReadExt, sync::Notify};
@@ -49,6 +51,8 @@ pub enum Stream {
     Memory,
     /// Blocks of its volumes.
     Disks,
+    /// One volume of a guest that is off, from agent to agent.
+    Volume,
 }
 
 impl Stream {
@@ -62,6 +66,7 @@ impl Stream {
             Self::Libvirt => "libvirt",
             Self::Memory => "memory",
             Self::Disks => "disks",
+            Self::Volume => "volume",
         }
     }
 }
@@ -76,6 +81,9 @@ pub struct Hello {
     pub migration: MigrationId,
     /// What the connection is to carry.
     pub stream: Stream,
+    /// Which volume, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeId>,
 }
 
 /// The answer to a line.
@@ -99,6 +107,8 @@ pub struct Gate {
     dir: PathBuf,
     libvirt: PathBuf,
     doors: Mutex<BTreeMap<VmId, Door>>,
+    /// Migrations whose volumes this agent sends itself, and how to end that.
+    sending: Mutex<BTreeMap<MigrationId, CancellationToken>>,
     /// Something happened at a door.
     pub news: Notify,
 }
@@ -108,14 +118,16 @@ struct Door {
     definition: DoorDefinition,
     /// Ends all that goes through it.
     end: CancellationToken,
+    /// Ends the volume that comes in: of two that send it, the one that came first is dead.
+    volume: Arc<Mutex<CancellationToken>>,
 }
 
 impl Gate {
     /// A gate that listens there, with the identity of a state directory, and sockets below a run directory.
     pub fn new(listen: Option<SocketAddr>, state: &Path, run: &Path, libvirt: PathBuf) -> Self {
         let dir = run.join("migrations");
-        let (state, doors) = (state.to_owned(), Mutex::default());
-        Self { listen, state, dir, libvirt, doors, news: Notify::new() }
+        let (state, doors, sending) = (state.to_owned(), Mutex::default(), Mutex::default());
+        Self { listen, state, dir, libvirt, doors, sending, news: Notify::new() }
     }
 
     fn doors(&self) -> MutexGuard<'_, BTreeMap<VmId, Door>> {
@@ -141,7 +153,8 @@ impl Gate {
                 door.definition = definition.clone();
             }
             _ => {
-                let door = Door { definition: definition.clone(), end: CancellationToken::new() };
+                let (end, volume) = (CancellationToken::new(), Arc::default());
+                let door = Door { definition: definition.clone(), end, volume };
                 if let Some(before) = doors.insert(definition.id, door) {
                     before.end.cancel();
                 }
@@ -162,6 +175,22 @@ impl Gate {
         drop(doors);
         self.clear(migration_id);
         self.news.notify_one();
+    }
+
+    /// Volumes of a migration are sent by this agent from now on; what is given ends it.
+    pub fn begin_sending(&self, id: MigrationId) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.sending().insert(id, token.clone());
+        token
+    }
+
+    /// Ends the sending of volumes of a migration, if this agent does that.
+    pub fn end_sending(&self, id: MigrationId) -> bool {
+        self.sending().remove(&id).inspect(CancellationToken::cancel).is_some()
+    }
+
+    fn sending(&self) -> MutexGuard<'_, BTreeMap<MigrationId, CancellationToken>> {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The door of a migration, if it stands open for that host.

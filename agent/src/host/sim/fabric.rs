@@ -4,6 +4,7 @@
 //! ```text
 //! connect ─► prepare ─► copy ─► switch ─► finish ─► confirm ─► left ─► go
 //!                         └────► split ───┘          (post-copy)
+//! connect ─────────────► copy ─────────────────────────► left          (cold: its volumes)
 //! ```
 //! What hypervisors do when it breaks off is `plan::host::effect`'s. Deterministic: nothing here waits for time.
 
@@ -208,9 +209,6 @@ impl SimHost {
     pub(super) async fn send(&self, send: &SendDefinition, with: &With) -> Result<(), Error> {
         let place = self.state().place.clone();
         let Some((here, fabric)) = place else { return Err(Error::host("migrating", "there is no link")) };
-        if send.mode == MigrationMode::Cold {
-            return Err(refused("migration_failed", "simulated hosts copy no volumes"));
-        }
         fabric.change(|s| s.under_way.insert(send.migration_id));
         let transfer = Transfer { fabric, source: self, here, send, traveller: None, done: None };
         transfer.run(with).await
@@ -247,9 +245,12 @@ fn refused(code: &'static str, evidence: &str) -> Error {
 
 impl Transfer<'_> {
     async fn run(mut self, with: &With) -> Result<(), Error> {
-        let stubborn = self.fabric.state().stubborn.contains(&self.send.id);
+        let cold = self.send.mode == MigrationMode::Cold;
+        let stubborn = !cold && self.fabric.state().stubborn.contains(&self.send.id);
         for step in Step::ALL {
-            if step == Step::Split && !(stubborn && self.send.on_stall == StallPolicy::PostCopy) {
+            if step == Step::Split && !(stubborn && self.send.on_stall == StallPolicy::PostCopy)
+                || cold && !matches!(step, Step::Connect | Step::Copy | Step::Left)
+            {
                 continue;
             }
             let lost = match self.pass(step).await {
@@ -285,18 +286,20 @@ impl Transfer<'_> {
     /// It broke off: what is left here tells whether the guest is whole.
     fn broken(self, why: &str) -> Result<(), Error> {
         let (source, id, done) = (self.source, self.send.id, self.done);
+        let cold = self.send.mode == MigrationMode::Cold;
         drop(self);
         // What comes after it left is a courtesy.
         if done >= Some(Step::Left) {
             return Ok(());
         }
-        let whole = source.look(|w| {
-            w.observed
-                .vms
-                .items
-                .get(&id)
-                .is_some_and(|vm| vm.running.is_some() && vm.transit == basalt_plan::host::Transit::Still)
-        });
+        let whole = cold
+            || source.look(|w| {
+                w.observed
+                    .vms
+                    .items
+                    .get(&id)
+                    .is_some_and(|vm| vm.running.is_some() && vm.transit == basalt_plan::host::Transit::Still)
+            });
         if whole { Err(refused("migration_failed", why)) } else { Err(Error::host("migrating", why)) }
     }
 

@@ -5,7 +5,9 @@ use crate::rows::{FactRow, MigrationRow};
 use basalt_model::{
     CapabilityReason, HostId, MigrationId, Name, VmId,
     hosts::{HostFacts, HostState},
-    migrations::{Migration, MigrationOutcome, MigrationPhase, MigrationResult, MotionProgress},
+    migrations::{
+        Migration, MigrationMode, MigrationOutcome, MigrationPhase, MigrationResult, MotionProgress,
+    },
 };
 use basalt_plan::{
     migrations::{self, AtTarget, Decision, Side, Truth, at_source, at_target},
@@ -73,6 +75,7 @@ pub(super) fn status(
             overdue: ctx.exists(&inputs.overdue, id),
             copies_storage: migration.copies_storage,
             gives_way: false,
+            cold: migration.mode == MigrationMode::Cold,
         };
         Some(match migration.target_host_id {
             None => choose(ctx, &inputs, views, peers, truth, migration),

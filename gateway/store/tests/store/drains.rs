@@ -16,7 +16,6 @@ use basalt_store::{
     tasks,
     testkit::{facts, name, now},
 };
-use serde_json::json;
 
 struct Emptying {
     h: House,

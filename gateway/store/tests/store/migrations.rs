@@ -14,7 +14,6 @@ use basalt_store::{
     testkit::{facts, name, now},
     vms, volumes,
 };
-use serde_json::json;
 
 struct Moving {
     h: House,

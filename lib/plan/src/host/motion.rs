@@ -1,7 +1,7 @@
 //! A VM on its way between hosts, as each of the two acts on it.
 //!
 //! ```text
-//! source   preparing ──(cold: ready)──► begun ──► left
+//! source   preparing ──(cold: ready)──► begun ──► left         (cold, shared volumes: ready ──► left)
 //!              └──────────────────────────┴─────► failed: the guest is here, and power is managed as ever
 //! target   preparing ──► ready ──► copying ──► arrived
 //!              └───────────┴──────────┴──(close)──► failed: nothing is here and nothing comes any more
@@ -63,6 +63,9 @@ fn outgoing(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) -> Judge
             source(case, judgement, body, MotionState::Left, record)
         }
         Some(MotionStep::Failed) => source(case, case.usual(judgement), body, MotionState::Failed, record),
+        Some(MotionStep::Begun) if body.mode == MigrationMode::Cold => {
+            cold_begun(case, judgement, body, record)
+        }
         Some(MotionStep::Begun) => begun(case, judgement, body, record),
         Some(MotionStep::Closed) | None => not_begun(case, judgement, body),
     }
@@ -117,26 +120,20 @@ fn live_not_begun(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) ->
 
 /// The guest is brought down, and stays so until it is at the target or the migration failed.
 fn cold_not_begun(case: &Case<'_>, judgement: Judgement, body: &OutgoingBody) -> Judgement {
-    if body.copy_storage {
-        // Before the guest is brought down for nothing.
-        let reason = reason(
-            case,
-            "cold_copy_unsupported",
-            "volumes of a guest that is off are not sent between hosts",
-            "migrate it while it runs, or keep its volumes in a pool that both hosts share",
-        );
-        let judgement = failed(case, case.usual(judgement), body, reason);
-        return source(case, judgement, body, MotionState::Preparing, None);
-    }
     let down = basalt_wire::agent::manifest::VmBody { power: Power::Stopped, ..case.body.clone() };
     let stopping = Case { body: &down, ..*case };
     let is_down = !live(case.seen);
     let mut judgement = stopping.usual(judgement);
     let state = if is_down { MotionState::Ready } else { MotionState::Preparing };
     if is_down && body.begin {
-        // Its disks are closed, and it is not started while this stands: with shared volumes that is all.
+        // Its disks are closed, and it is not started while this stands.
         judgement = judgement.wait("handing it over");
         judgement.actions.clear();
+    }
+    if is_down && body.begin && body.copy_storage {
+        judgement = judgement.act([send(case, body)]);
+    } else if is_down && body.begin {
+        // With shared volumes that is all.
         judgement.notes.push(Note::Motion(case.id, MotionRecord::new(body.id, MotionStep::Left)));
     }
     source(case, judgement, body, state, None)
@@ -190,6 +187,27 @@ fn begun(
         false => judgement,
     };
     source(case, judgement, body, state, record)
+}
+
+/// Its volumes are being sent, or are no more: what the target has of them counts only when all of it is there, and then
+/// the ledger says that it left.
+fn cold_begun(
+    case: &Case<'_>,
+    judgement: Judgement,
+    body: &OutgoingBody,
+    record: Option<&MotionRecord>,
+) -> Judgement {
+    let judgement = judgement.wait("sending its volumes");
+    let judgement = if !case.look.memory.in_flight.contains_key(&Resource::Vm(case.id)) {
+        let why = record.and_then(|r| r.reason.clone()).unwrap_or_else(|| interrupted(case));
+        failed(case, judgement, body, why)
+    } else if body.cancel {
+        let abort = Action::AbortSend { id: case.id, migration_id: body.id };
+        judgement.on(Resource::Motion(body.id)).act([abort])
+    } else {
+        judgement
+    };
+    source(case, judgement, body, MotionState::Copying, record)
 }
 
 fn failed(

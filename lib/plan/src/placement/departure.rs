@@ -69,14 +69,6 @@ impl Leaving {
         };
         address(source, facts)?;
         let (shared, copies_storage) = storage(&request.volumes, facts, &subject)?;
-        if copies_storage && mode == MigrationMode::Cold {
-            return Err(CapabilityReason::new(
-                "cold_copy_unsupported",
-                subject,
-                "the volumes of a guest that is off are not sent yet: only what both hosts see can stay where it is",
-                "start the VM and migrate it live, or keep its volumes in a shared pool",
-            ));
-        }
         let volumes = match copies_storage {
             // Wanted in pools of the same names, where there is room for them.
             true => request.volumes.iter().map(moved).collect(),

@@ -242,15 +242,38 @@ fn m1_cold_with_shared_volumes_is_down_first_and_then_handed_over_without_a_byte
 }
 
 #[test]
-fn m1_cold_with_volumes_to_send_is_refused_before_the_guest_is_brought_down() {
-    let (mut d, m) = source(out(|b| (b.mode, b.begin, b.copy_storage) = (MigrationMode::Cold, false, true)));
+fn m1_cold_with_volumes_to_send_is_down_first_and_sent_once_and_is_back_when_that_failed() {
+    let cold = |begin, cancel| {
+        out(move |b| {
+            (b.mode, b.copy_storage, b.begin, b.cancel) = (MigrationMode::Cold, true, begin, cancel);
+        })
+    };
+    let (mut d, mut m) = source(cold(false, false));
+    let plan = d.settle(&m);
+    assert_eq!((says(&plan), d.vm(1).unwrap().power), (MotionState::Ready, ObservedPower::Stopped));
+    edit_vm(&mut m, |b| b.motion = cold(true, false));
+    let plan = d.plan(&m);
+    let actions = acts(&plan);
+    let [action @ Action::SendVm(send)] = &actions[..] else { panic!("{:?}", plan.work) };
+    assert!(send.mode == MigrationMode::Cold && send.copy_storage);
+    let (work, now) = (Resource::Vm(vm_id(1)), d.now);
+    d.memory.begin(action, now);
+    d.memory.in_flight.insert(work, "migrating".into());
+    assert_eq!(says(&d.plan(&m)), MotionState::Copying);
+    // Taken back while its volumes are on the way: that is stopped, and until it is the guest stays off.
+    edit_vm(&mut m, |b| b.motion = cold(true, true));
+    let plan = d.plan(&m);
+    assert!(matches!(acts(&plan)[..], [Action::AbortSend { .. }]) && says(&plan) == MotionState::Copying);
+    d.memory.in_flight.remove(&work);
+    let reason = CapabilityReason::new("migration_failed", "migration", "not all arrived", "again");
+    d.memory.end(work, action, Outcome::Refused(reason), now, 0.5);
     let plan = d.settle(&m);
     let motion = vm_report(&plan, 1).0.motion.unwrap();
     assert_eq!(
         (motion.state, motion.reason.unwrap().code.as_ref()),
-        (MotionState::Failed, "cold_copy_unsupported")
+        (MotionState::Failed, "migration_failed")
     );
-    assert_eq!((d.vm(1).unwrap().power, d.count("shutting down")), (ObservedPower::Running, 0));
+    assert_eq!(d.vm(1).unwrap().power, ObservedPower::Running, "it goes on where it was");
 }
 
 #[test]
