@@ -9,7 +9,8 @@ use std::{
 };
 
 /// Makes the guest run what a query says (`+` for a space), at once or behind it, and answer with what it printed; and
-/// serve something large and something slow.
+/// serve something large and something slow; `burn` writes memory without end, until `/tmp/enough` is
+/// there, and `pace` keeps the processor at work for about half of the time.
 pub const USER_DATA: &str = r#"#!/bin/sh
 mkdir -p /www/cgi-bin
 dd if=/dev/urandom of=/www/big bs=1024 count=2048
@@ -29,6 +30,23 @@ cat > /www/cgi-bin/slow <<'END'
 printf 'Content-type: text/plain\r\n\r\n'
 i=0
 while [ $i -lt 50 ]; do echo line-$i; i=$((i+1)); sleep 0.5; done
+END
+cat > /www/cgi-bin/burn <<'END'
+#!/bin/sh
+printf 'Content-type: text/plain\r\n\r\n'
+rm -f /tmp/enough
+(while [ ! -e /tmp/enough ]; do
+    for i in 1 2 3 4 5 6 7 8; do cat /www/big; done > /tmp/burnt
+done) > /dev/null 2>&1 < /dev/null &
+END
+cat > /www/cgi-bin/pace <<'END'
+#!/bin/sh
+printf 'Content-type: text/plain\r\n\r\n'
+(while :; do
+    i=0
+    while [ $i -lt 3000 ]; do i=$((i+1)); done
+    sleep 0.01
+done) > /dev/null 2>&1 < /dev/null &
 END
 chmod 755 /www/cgi-bin/*
 echo yes > /www/seeded

@@ -15,6 +15,7 @@ mod guests;
 mod host_loss;
 mod migration;
 mod migration_faults;
+mod migration_stall;
 mod networks;
 mod partition;
 mod readme;

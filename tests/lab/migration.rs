@@ -20,7 +20,7 @@ fn longest_gap(said: &str) -> u64 {
 }
 
 /// The hosts whose QEMU executes the guest, by libvirt's word.
-fn states(cluster: &Cluster, vm: &str) -> Vec<(String, String)> {
+pub fn states(cluster: &Cluster, vm: &str) -> Vec<(String, String)> {
     let of = |host: &Host| {
         let said = host.run(&["virsh", "domstate", "--reason", vm]).unwrap_or_else(|_| "gone".into());
         (host.name().to_owned(), said.trim().to_owned())
@@ -29,14 +29,19 @@ fn states(cluster: &Cluster, vm: &str) -> Vec<(String, String)> {
 }
 
 /// Moves a guest to a host, and gives its finished task and the migration.
-async fn migrate(cluster: &Cluster, project: &str, vm: &str, body: Value) -> Value {
+pub async fn migrate(cluster: &Cluster, project: &str, vm: &str, body: Value) -> Value {
     let answer = cluster.post(&format!("{project}/vms/{vm}/migrate"), &body).await;
     cluster.follow(&answer).await;
     let id = answer["object"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
     cluster.client.get(&format!("{project}/migrations/{id}")).await.unwrap_or_else(|e| panic!("{}", e.text()))
 }
 
-async fn unpinned<'a>(cluster: &'a Cluster, project: &str, name: &str, address: &str) -> (Guest<'a>, String) {
+pub async fn unpinned<'a>(
+    cluster: &'a Cluster,
+    project: &str,
+    name: &str,
+    address: &str,
+) -> (Guest<'a>, String) {
     let body = json!({"name": name, "spec": {"cpus": 1, "memory_bytes": 268_435_456u64,
         "disks": [{"name": "root", "source": {"kind": "image", "image": journey::IMAGE}}],
         "nics": [{"network": "blue", "address": address}], "stop_grace_seconds": 2,

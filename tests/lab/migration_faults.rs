@@ -2,11 +2,12 @@
 //! At no moment do two hosts execute the guest, both sides agree soon about who owns it, and it survives where a side has it
 //! whole.
 //!
-//! CI takes a sample, `cargo xtask soak --migrations <points>` so many points for each who may fail.
+//! CI takes a sample, `cargo xtask soak --migrations <points>` so many points for each who may fail, or for the
+//! one that `BASALT_MIGRATION_VICTIM` names (`TargetLibvirt`).
 
 use crate::{
     cluster::{Cluster, until},
-    guests::{USER_DATA, network},
+    guests::{USER_DATA, network, wires},
 };
 use basalt_lab::{host::Host, journey};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use std::{
     fmt,
     net::Ipv4Addr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -24,6 +25,8 @@ use std::{
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 51);
 /// Slow enough that there are points to fail at.
 const RATE: u64 = 32 << 20;
+/// What share of the time a guest's processor executes at least while it is let.
+const EXECUTES: f64 = 0.05;
 /// How long power and links are away. A migration that stands still is stopped before.
 const AWAY: Duration = Duration::from_secs(17);
 /// What is promised once everybody can be asked again.
@@ -106,10 +109,13 @@ fn executed(host: &Host, id: &str) -> BTreeMap<u32, u64> {
     host.pids_of("qemu-system-x86").into_iter().filter_map(of).collect()
 }
 
-/// Looks at the processors' threads of all QEMUs of a VM. When two hosts' executed in one interval and in the next one too,
-/// both executed the guest at the same time: a hand-over is one interval at most.
+/// Looks at the processors' threads of all QEMUs of a VM, whose guest always has something to do. A QEMU that only takes it in
+/// or lets go of it runs them for moments. When two hosts' executed in one interval and in the next one too, both executed
+/// the guest at the same time: a hand-over is one interval at most.
 struct Watchman {
     doubles: Arc<AtomicU32>,
+    /// Intervals in which some host executed it.
+    busy: Arc<AtomicU32>,
     looks: Arc<AtomicU32>,
     end: Arc<AtomicBool>,
 }
@@ -119,23 +125,29 @@ impl Watchman {
         let (lab, id) = (cluster.lab.clone(), id.to_owned());
         let (doubles, looks, end) =
             (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
-        let (d, l, e) = (doubles.clone(), looks.clone(), end.clone());
+        let busy = Arc::<AtomicU32>::default();
+        let (d, l, b, e) = (doubles.clone(), looks.clone(), busy.clone(), end.clone());
         std::thread::spawn(move || {
             let mut before: Vec<BTreeMap<u32, u64>> = vec![BTreeMap::new(); lab.hosts().len()];
-            let mut both = false;
+            let (mut both, mut at) = (false, Instant::now());
             while !e.load(Ordering::Relaxed) {
                 let now: Vec<_> = lab.hosts().iter().map(|host| executed(host, &id)).collect();
+                let elapsed = at.elapsed().as_nanos() as f64;
+                at = Instant::now();
+                let executes = |then: &u64, ran: &u64| ran.saturating_sub(*then) as f64 > EXECUTES * elapsed;
                 let moved = before.iter().zip(&now).filter(|(before, now)| {
-                    now.iter().any(|(pid, ran)| before.get(pid).is_some_and(|then| ran > then))
+                    now.iter().any(|(pid, ran)| before.get(pid).is_some_and(|then| executes(then, ran)))
                 });
-                let twice = moved.count() > 1;
+                let moved = moved.count();
+                let twice = moved > 1;
+                b.fetch_add(u32::from(moved > 0), Ordering::Relaxed);
                 d.fetch_add(u32::from(twice && both), Ordering::Relaxed);
                 l.fetch_add(1, Ordering::Relaxed);
                 (before, both) = (now, twice);
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        Self { doubles, looks, end }
+        Self { doubles, busy, looks, end }
     }
 }
 
@@ -151,6 +163,8 @@ struct Way {
     project: String,
     id: String,
     watchman: Watchman,
+    /// The start of the guest that was last given something to do.
+    paced: Mutex<String>,
     /// How long a migration takes when nobody fails.
     whole: Duration,
 }
@@ -168,7 +182,7 @@ impl Way {
         cluster.follow(&made).await;
         let id = made["object"]["id"].as_str().unwrap().to_owned();
         let watchman = Watchman::over(&cluster, &id);
-        let mut way = Self { cluster, project, id, watchman, whole: Duration::ZERO };
+        let mut way = Self { cluster, project, id, watchman, paced: Mutex::default(), whole: Duration::ZERO };
         way.booted().await;
         let begun = Instant::now();
         let (_, target) = way.sides().await;
@@ -214,13 +228,20 @@ impl Way {
     }
 
     async fn booted(&self) -> String {
-        let mut boot = None;
-        until("the guest answers", Duration::from_secs(120), async || {
-            boot = self.boot();
-            boot.is_some()
-        })
-        .await;
-        boot.unwrap()
+        let end = Instant::now() + Duration::from_secs(120);
+        loop {
+            if let Some(boot) = self.boot() {
+                return boot;
+            }
+            if Instant::now() > end {
+                let hosts = self.cluster.lab.hosts();
+                let seen: Vec<_> = hosts.iter().map(|host| (host.name(), executed(host, &self.id))).collect();
+                let wires: String = hosts.iter().map(wires).collect();
+                let vm = self.get("vms/a").await.unwrap_or_default();
+                panic!("the guest does not answer: {seen:?}\n{vm}\n{wires}\n{}", self.cluster.logs());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Whether one host executes it, the other one has nothing of it, and the truth says the same.
@@ -282,6 +303,15 @@ impl Way {
     async fn case(&self, victim: Victim, point: Point) -> Outcome {
         let boot = self.booted().await;
         let (source, target) = self.sides().await;
+        if *self.paced.lock().unwrap() != boot {
+            source.http_get(ADDRESS, "/cgi-bin/pace").unwrap();
+            self.paced.lock().unwrap().clone_from(&boot);
+            let busy = self.watchman.busy.load(Ordering::Relaxed);
+            until("the guest is seen to execute", Duration::from_secs(20), async || {
+                self.watchman.busy.load(Ordering::Relaxed) > busy + 3
+            })
+            .await;
+        }
         let (from, to) = (source.name().to_owned(), target.name().to_owned());
         let migration = self.ask(&to).await;
         tokio::time::sleep(self.whole * point.0 / 10).await;
@@ -347,7 +377,9 @@ fn cases() -> Vec<(Victim, Point)> {
         ];
     };
     let each = |victim| (0..points).map(move |n| (victim, Point((2 * n + 1) * 5 / points.max(1))));
-    Victim::ALL.into_iter().flat_map(each).collect()
+    let only = std::env::var("BASALT_MIGRATION_VICTIM").unwrap_or_default();
+    let chosen = Victim::ALL.into_iter().filter(|victim| only.is_empty() || format!("{victim:?}") == only);
+    chosen.flat_map(each).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

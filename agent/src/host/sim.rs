@@ -408,6 +408,7 @@ impl Host for SimHost {
                 .place
                 .as_ref()
                 .map(|_| SocketAddr::from((tunnel_address(&state.name), 9446))),
+            post_copy: true,
             routers: can.routers,
             fencer: None,
             versions: Versions { agent: env!("CARGO_PKG_VERSION").into(), ..Versions::default() },

@@ -85,7 +85,8 @@ fn check(app: &App, project: ProjectRef, vm: &VmView, spec: &MigrationSpec) -> R
         (request, neighbours)
     });
     let overlays = !request.images.is_empty();
-    let leaving = Leaving::new(request, source, mode, overlays).map_err(|reason| cannot(vec![reason]))?;
+    let how = (mode, spec.on_stall);
+    let leaving = Leaving::new(request, source, how, overlays).map_err(|reason| cannot(vec![reason]))?;
     let wanted = |h: &&HostView| spec.host.as_ref().is_none_or(|name| *name == h.name);
     let decision = placement::choose(&leaving.request, &neighbours, hosts.iter().filter(wanted));
     let (Verdict::Later(reason) | Verdict::Never(reason)) = decision.verdict else { return Ok(()) };

@@ -228,6 +228,9 @@ pub struct HostFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, examples("10.77.0.2:9446"))]
     pub migration_address: Option<SocketAddr>,
+    /// Whether a guest can go over to it, or from it, by post-copy: QEMU's account may use userfaultfd there.
+    #[serde(default)]
+    pub post_copy: bool,
     /// Whether it can be one of a router's hosts: nftables and keepalived are installed.
     #[serde(default)]
     pub routers: bool,

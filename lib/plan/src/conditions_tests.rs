@@ -269,6 +269,7 @@ fn a_host_says_why_it_takes_nothing() {
         tunnel_address: None,
         tunnel_mtu: None,
         migration_address: None,
+        post_copy: false,
         routers: false,
         fencer: None,
         versions: Default::default(),

@@ -81,7 +81,8 @@ pub fn find(
     mut choose: impl FnMut(&Request) -> Decision,
 ) -> Result<Found, CapabilityReason> {
     let mut attempt = |mode| {
-        let leaving = Leaving::new(request.clone(), source, mode, !request.images.is_empty())?;
+        let leaving =
+            Leaving::new(request.clone(), source, (mode, spec.on_stall), !request.images.is_empty())?;
         let decision = choose(&leaving.request);
         let (host_id, pools) = decision.verdict.fits()?;
         let host = decision.explanation.host.ok_or_else(|| not_known_yet("host"))?;

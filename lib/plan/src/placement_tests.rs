@@ -47,6 +47,7 @@ fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         tunnel_address: None,
         tunnel_mtu: None,
         migration_address: None,
+        post_copy: false,
         routers: false,
         fencer: None,
         versions: Versions::default(),

@@ -270,6 +270,7 @@ pub fn qemu_conf(account: &Account) -> String {
     format!(
         "user = \"{}\"\ngroup = \"{}\"\ndynamic_ownership = 1\nremember_owner = 0\nsecurity_driver = \"none\"\n\
          namespaces = [ \"mount\" ]\nseccomp_sandbox = 1\ncgroup_controllers = []\nstdio_handler = \"file\"\n\
+         cgroup_device_acl = [ \"/dev/null\", \"/dev/full\", \"/dev/zero\", \"/dev/random\", \"/dev/urandom\", \"/dev/ptmx\", \"/dev/kvm\", \"/dev/userfaultfd\" ]\n\
          vnc_listen = \"127.0.0.1\"\nkeepalive_interval = 2\nkeepalive_count = 3\n",
         account.name, account.group
     )

@@ -36,7 +36,7 @@ pub const FENCER: &str = "basalt-fencer";
 
 /// Debian's account for QEMU.
 pub const QEMU_ACCOUNT: &str = "libvirt-qemu";
-const KVM_DEVICE: &str = "/dev/kvm";
+const QEMU_DEVICES: [&str; 2] = ["/dev/kvm", "/dev/userfaultfd"];
 const START_LIMIT: Duration = Duration::from_secs(20);
 const OVS_DATABASE: &str = "/etc/openvswitch/conf.db";
 const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
@@ -135,26 +135,32 @@ fn enter_private_mounts(host_dir: &Path) -> Result<()> {
     unmount("/sys", UnmountFlags::DETACH).context("old /sys")?;
     mount("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
         .context("new /sys")?;
-    own_kvm_device()
+    own_devices()
 }
 
-/// Gives the host a `/dev/kvm` as a packaged system has it: open to the group `kvm`.
+/// Gives the host devices of its own that QEMU's account may open: `/dev/kvm` as a packaged system has it, and
+/// `/dev/userfaultfd` for post-copy, as docs/operating/migration.md says.
 ///
-/// libvirt distrusts its memory of what QEMU can do whenever QEMU's account cannot open the device although
+/// libvirt distrusts its memory of what QEMU can do whenever QEMU's account cannot open the first although
 /// root can, and then probes every program anew at every step, for seconds.
-fn own_kvm_device() -> Result<()> {
-    let Ok(machine) = fs::metadata(KVM_DEVICE) else { return Ok(()) };
+fn own_devices() -> Result<()> {
     let devices = Path::new("/run/devices");
     fs::create_dir_all(devices)?;
     // A file system of its own, because the one below may forbid devices.
     mount("tmpfs", devices, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, None)
         .context("device directory")?;
-    let own = devices.join("kvm");
-    mknodat(CWD, &own, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, machine.rdev())
-        .context("mknod kvm")?;
-    chown(&own, Some(0), Some(Account::named(QEMU_ACCOUNT)?.gid))?;
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o660))?;
-    mount_bind(&own, KVM_DEVICE).context("mounting the host's own /dev/kvm")
+    let group = Account::named(QEMU_ACCOUNT)?.gid;
+    for device in QEMU_DEVICES {
+        // A kernel without it has none to give.
+        let Ok(machine) = fs::metadata(device) else { continue };
+        let own = devices.join(Path::new(device).file_name().unwrap_or_default());
+        mknodat(CWD, &own, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, machine.rdev())
+            .with_context(|| format!("mknod {device}"))?;
+        chown(&own, Some(0), Some(group))?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o660))?;
+        mount_bind(&own, device).with_context(|| format!("mounting the host's own {device}"))?;
+    }
+    Ok(())
 }
 
 fn bind(source: &Path, target: &Path) -> Result<()> {

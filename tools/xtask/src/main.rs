@@ -26,6 +26,7 @@ Work on it
   bench [args]              measure, beside the floor of the same machine
   soak [args]               run for long under faults
   soak --krt [commits]      ten million commits on the engine alone, with memory that must stay flat
+  soak --migrations [n]     faults of real migrations, at n points for whoever may fail (10)
 ";
 
 fn main() -> ExitCode {

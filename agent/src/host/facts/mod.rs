@@ -5,7 +5,9 @@ pub mod cpu;
 
 use crate::host::program::Program;
 use basalt_model::hosts::{BridgeFacts, NumaNode};
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap, fs, net::Ipv4Addr, os::unix::fs::MetadataExt as _, path::Path, time::Duration,
+};
 
 /// Directories where distributions put OVMF.
 const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_CODE_4M.fd"];
@@ -36,6 +38,18 @@ pub fn memory_bytes() -> u64 {
 /// Whether OVMF is installed.
 pub fn has_uefi() -> bool {
     OVMF.iter().any(|file| Path::new(file).exists())
+}
+
+/// Whether QEMU's account may use userfaultfd: by the device, which QEMU 8.0 was the first to open, or because everybody may.
+pub fn has_post_copy(qemu: &str) -> bool {
+    let everybody = read("/proc/sys/vm/unprivileged_userfaultfd").trim() == "1";
+    let device = fs::metadata("/dev/userfaultfd").is_ok_and(|device| {
+        let (mode, gid) = (device.mode(), device.gid());
+        let ours = || super::motion::qemu_groups().contains(&gid);
+        mode & 0o006 == 0o006 || mode & 0o060 == 0o060 && ours()
+    });
+    let major: Option<u32> = qemu.split('.').next().and_then(|major| major.parse().ok());
+    everybody || device && major.is_some_and(|major| major >= 8)
 }
 
 /// NUMA nodes, by number.

@@ -147,6 +147,7 @@ impl Parts {
                 None => None,
             },
             tunnel_address: self.tunnel_address,
+            post_copy: facts::has_post_copy(&versions.qemu),
             routers: router::has_tools(),
             fencer: None,
             versions,

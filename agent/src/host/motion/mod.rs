@@ -253,6 +253,22 @@ fn qemu_account() -> Option<u32> {
     QEMU_ACCOUNTS.iter().find_map(find)
 }
 
+/// The groups of QEMU's account, by number; those of root where QEMU has none.
+pub fn qemu_groups() -> Vec<u32> {
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let find = |name: &&str| accounts.lines().find(|l| l.split(':').next() == Some(*name)).map(str::to_owned);
+    let Some(account) = QEMU_ACCOUNTS.iter().find_map(find) else { return vec![0] };
+    let name = account.split(':').next().unwrap_or_default();
+    let own = account.split(':').nth(3).and_then(|gid| gid.parse().ok());
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let of = |line: &str| {
+        let mut fields = line.split(':').skip(2);
+        let gid = fields.next()?.parse().ok()?;
+        fields.next()?.split(',').any(|member| member == name).then_some(gid)
+    };
+    own.into_iter().chain(groups.lines().filter_map(of)).collect()
+}
+
 /// Reads a line of JSON, byte by byte, so that nothing of what follows is taken.
 async fn read_line<T: serde::de::DeserializeOwned>(
     stream: &mut (impl tokio::io::AsyncRead + Unpin),

@@ -144,7 +144,7 @@ fn target(
     let source = ctx.get(&views, &migration.source_host_id).ok_or_else(|| not_known_yet("host"))?;
     let asked = requests::of(ctx, inputs, &vm.0).map_err(|_| not_known_yet("volumes"))?;
     let overlays = !asked.request.images.is_empty();
-    let leaving = Leaving::new(asked.request, source, migration.mode, overlays)?;
+    let leaving = Leaving::new(asked.request, source, (migration.mode, migration.spec.on_stall), overlays)?;
     let wanted = |host: &HostView| migration.spec.host.as_ref().is_none_or(|name| *name == host.name);
     let hosts: Vec<&HostView> = ctx.scan(&views).map(|(_, host)| &**host).filter(|h| wanted(h)).collect();
     let neighbours = {

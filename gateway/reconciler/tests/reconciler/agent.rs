@@ -252,6 +252,7 @@ pub fn facts(threads: u32, memory_bytes: u64) -> HostFacts {
         tunnel_address: Some([10, 78, 0, 1].into()),
         tunnel_mtu: None,
         migration_address: None,
+        post_copy: true,
         routers: true,
         fencer: None,
         versions: Versions::default(),

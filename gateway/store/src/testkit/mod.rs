@@ -241,6 +241,7 @@ pub fn facts(threads: u32, memory_bytes: u64, pool_bytes: u64) -> HostFacts {
         tunnel_address: None,
         tunnel_mtu: None,
         migration_address: None,
+        post_copy: true,
         routers: false,
         fencer: None,
         versions: Versions::default(),

@@ -4,7 +4,7 @@ use super::{HostView, Request, VolumeRequest};
 use basalt_model::{
     CapabilityReason, HostId, Name,
     hosts::{HostFacts, HostState},
-    migrations::MigrationMode,
+    migrations::{MigrationMode, StallPolicy},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +24,8 @@ pub struct Departure {
     pub host: Name,
     /// How it goes.
     pub mode: MigrationMode,
+    /// Whether it may go over to post-copy.
+    post_copy: bool,
     /// What runs guests there: `kvm` or `tcg`.
     accelerator: String,
     cpu_features: BTreeSet<String>,
@@ -55,10 +57,11 @@ impl Leaving {
     pub fn new(
         request: Request,
         source: &HostView,
-        mode: MigrationMode,
+        (mode, on_stall): (MigrationMode, StallPolicy),
         overlays: bool,
     ) -> Result<Self, CapabilityReason> {
         let subject = format!("host/{}", source.name);
+        let post_copy = mode == MigrationMode::Live && on_stall == StallPolicy::PostCopy;
         let Some(facts) = source.facts.as_deref().filter(|_| source.state != HostState::Unreachable) else {
             return Err(CapabilityReason::new(
                 "host_unreachable",
@@ -68,6 +71,9 @@ impl Leaving {
             ));
         };
         address(source, facts)?;
+        if post_copy && !facts.post_copy {
+            return Err(no_post_copy(subject));
+        }
         let (shared, copies_storage) = storage(&request.volumes, facts, &subject)?;
         let volumes = match copies_storage {
             // Wanted in pools of the same names, where there is room for them.
@@ -78,6 +84,7 @@ impl Leaving {
             host_id: source.id,
             host: source.name.clone(),
             mode,
+            post_copy,
             accelerator: facts.accelerator().map(|a| a.kind.clone()).unwrap_or_default(),
             cpu_features: facts.cpu_features.iter().cloned().collect(),
             qemu: facts.versions.qemu.clone(),
@@ -113,6 +120,7 @@ impl Leaving {
             host_id: source.id,
             host: source.name.clone(),
             mode: MigrationMode::Cold,
+            post_copy: false,
             accelerator: String::new(),
             cpu_features: BTreeSet::new(),
             qemu: String::new(),
@@ -190,6 +198,9 @@ pub(super) fn rejections(departure: &Departure, host: &HostView, facts: &HostFac
     if departure.mode == MigrationMode::Live {
         out.extend(execution(departure, host, facts));
     }
+    if departure.post_copy && !facts.post_copy {
+        out.push(no_post_copy(subject()));
+    }
     if let Some(at) = &departure.images_at
         && let Some(here) = facts.pools.first().map(|p| &p.path).filter(|here| *here != at)
     {
@@ -227,6 +238,15 @@ pub(super) fn rejections(departure: &Departure, host: &HostView, facts: &HostFac
         out.push(reason);
     }
     out
+}
+
+fn no_post_copy(subject: String) -> CapabilityReason {
+    CapabilityReason::new(
+        "post_copy_unavailable",
+        subject,
+        "its QEMU may not fetch a guest's memory as the guest touches it (userfaultfd)",
+        "let QEMU's account use userfaultfd on both hosts (docs/operating/migration.md), or choose another on_stall",
+    )
 }
 
 /// Whether a guest that executes could go on there: the same accelerator, all CPU features, a QEMU that is not older.

@@ -52,7 +52,9 @@ fn share(facts: &mut HostFacts, id: u128) {
 #[test]
 fn m2_r53_a_target_that_lacks_what_the_vm_needs_is_rejected_with_every_reason() {
     let source = ready(1, |f| f.accelerators[0].kind = "kvm".into());
-    let live = Leaving::new(on_first(&["default"]), &source, MigrationMode::Live, true).unwrap();
+    let live =
+        Leaving::new(on_first(&["default"]), &source, (MigrationMode::Live, StallPolicy::Cancel), true)
+            .unwrap();
     assert!(live.copies_storage);
     let kvm = |f: &mut HostFacts| f.accelerators[0].kind = "kvm".into();
     assert_eq!(codes(&live, &ready(2, kvm)), Vec::<String>::new());
@@ -80,7 +82,9 @@ fn m2_r53_a_target_that_lacks_what_the_vm_needs_is_rejected_with_every_reason() 
     }
     assert_eq!(codes(&live, &ready(2, |_| {})), ["accelerator_differs"]);
     // A guest that is off goes to any CPU and any QEMU.
-    let cold = Leaving::new(on_first(&["default"]), &source, MigrationMode::Cold, true).unwrap();
+    let cold =
+        Leaving::new(on_first(&["default"]), &source, (MigrationMode::Cold, StallPolicy::Cancel), true)
+            .unwrap();
     assert!(cold.copies_storage, "its volumes are sent");
     let other = ready(2, |f| (f.cpu_features, f.versions.qemu) = (vec![], "6.0".into()));
     assert_eq!(codes(&cold, &other), Vec::<String>::new());
@@ -90,7 +94,8 @@ fn m2_r53_a_target_that_lacks_what_the_vm_needs_is_rejected_with_every_reason() 
 #[test]
 fn m2_shared_storage_is_not_sent_and_must_be_seen_by_the_target() {
     let source = ready(1, |f| share(f, 7));
-    let leaving = Leaving::new(on_first(&["nfs"]), &source, MigrationMode::Live, false).unwrap();
+    let leaving =
+        Leaving::new(on_first(&["nfs"]), &source, (MigrationMode::Live, StallPolicy::Cancel), false).unwrap();
     assert!(!leaving.copies_storage);
     assert_eq!(codes(&leaving, &ready(2, |_| {})), ["shared_pool_missing"]);
     assert_eq!(codes(&leaving, &ready(2, |f| share(f, 8))), ["shared_pool_missing"]);
@@ -101,7 +106,13 @@ fn m2_shared_storage_is_not_sent_and_must_be_seen_by_the_target() {
     let decision = choose(&leaving.request, &Default::default(), [&sees]);
     let Verdict::Fits { pools, .. } = decision.verdict else { panic!("{:?}", decision.verdict) };
     assert_eq!(leaving.pools(&pools, sees.facts.as_deref().unwrap()), [name("same")]);
-    let mixed = Leaving::new(on_first(&["nfs", "default"]), &source, MigrationMode::Live, false).unwrap_err();
+    let mixed = Leaving::new(
+        on_first(&["nfs", "default"]),
+        &source,
+        (MigrationMode::Live, StallPolicy::Cancel),
+        false,
+    )
+    .unwrap_err();
     assert_eq!(mixed.code, "mixed_storage");
 }
 
@@ -109,10 +120,12 @@ fn m2_shared_storage_is_not_sent_and_must_be_seen_by_the_target() {
 fn m2_nothing_leaves_a_host_that_is_not_heard_of() {
     let mut source = ready(1, |_| {});
     source.state = HostState::Unreachable;
-    let refused = Leaving::new(on_first(&[]), &source, MigrationMode::Cold, false).unwrap_err();
+    let refused =
+        Leaving::new(on_first(&[]), &source, (MigrationMode::Cold, StallPolicy::Cancel), false).unwrap_err();
     assert_eq!(refused.code, "host_unreachable");
     let deaf = ready(1, |f| f.migration_address = None);
-    let refused = Leaving::new(on_first(&[]), &deaf, MigrationMode::Cold, false).unwrap_err();
+    let refused =
+        Leaving::new(on_first(&[]), &deaf, (MigrationMode::Cold, StallPolicy::Cancel), false).unwrap_err();
     assert_eq!(refused.code, "migration_unavailable");
 }
 
@@ -140,4 +153,18 @@ fn m5_a_vm_of_a_dead_host_goes_where_the_same_storage_is_seen_and_asks_nothing_o
         let refused = Leaving::of_dead(on_first(pools), &dead, false).unwrap_err();
         assert_eq!(refused.code.as_ref(), "ha_local_storage", "{pools:?}");
     }
+}
+
+#[test]
+fn m2_post_copy_is_refused_where_a_host_cannot_before_anything_moves() {
+    let how = (MigrationMode::Live, StallPolicy::PostCopy);
+    let refused = Leaving::new(on_first(&["default"]), &ready(1, |_| {}), how, false).unwrap_err();
+    assert_eq!((refused.code.as_ref(), refused.subject.as_str()), ("post_copy_unavailable", "host/h1"));
+    let able = |f: &mut HostFacts| f.post_copy = true;
+    let leaving = Leaving::new(on_first(&["default"]), &ready(1, able), how, false).unwrap();
+    assert_eq!(codes(&leaving, &ready(2, |_| {})), ["post_copy_unavailable"]);
+    assert_eq!(codes(&leaving, &ready(2, able)), Vec::<String>::new());
+    // A guest that is off is not sent by post-copy, whatever the policy says.
+    let cold = (MigrationMode::Cold, StallPolicy::PostCopy);
+    Leaving::new(on_first(&["default"]), &ready(1, |_| {}), cold, false).unwrap();
 }

@@ -93,6 +93,7 @@ fn view(n: usize, host: &SimHost, shared: &BTreeMap<&Name, Uuid>) -> HostView {
         tunnel_address: None,
         tunnel_mtu: None,
         migration_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9446))),
+        post_copy: false,
         routers: false,
         fencer: host.fencer.then_some(FencerFacts { window_seconds: FENCER_WINDOW, watchdog: false }),
         versions: Versions::default(),
