@@ -1,5 +1,5 @@
-//! The running agent: seven loops around one cycle. Polling brings manifests and the directory, the cycle acts, reporting
-//! tells, renewal keeps the identity alive, a lease is held for VMs that need one, consoles are opened for users. The gateway may be away for as long as it likes: what is in
+//! The running agent: eight loops around one cycle. Polling brings manifests and the directory, the cycle acts, reporting
+//! tells, lines go to the logs of tasks, renewal keeps the identity alive, a lease is held for VMs that need one, consoles are opened for users. The gateway may be away for as long as it likes: what is in
 //! the ledger goes on.
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     ledger::Ledger,
     link::{Fetched, Gateway, Listed},
     outbox::Outbox,
+    task_logs::TaskLog,
 };
 use basalt_daemon::{Clock, Drain};
 use basalt_model::{DateTime, HostId, hosts::HostFacts};
@@ -21,6 +22,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
+
+/// How long a report waits for the lines that go before it.
+const LINES_FIRST: Duration = Duration::from_secs(1);
 
 /// How often things are done that no news brings.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +173,7 @@ impl<H: Host, L: Ledger, G: Gateway> Agent<H, L, G> {
                 poll(&*gateway, &wait, offers.clone()),
                 look_up(&*gateway, &wait, offers),
                 report(&*gateway, &wait, &outbox, &status),
+                write_logs(&*gateway, &wait, outbox.lines()),
                 renew(&*gateway, &wait),
                 holder.hold(&*gateway, &wait, &status),
                 consoles::serve(&served, &gateway, &wait)
@@ -294,8 +299,12 @@ async fn look_up<G: Gateway>(gateway: &G, wait: &Wait, offers: mpsc::Sender<Offe
 }
 
 async fn report<G: Gateway>(gateway: &G, wait: &Wait, outbox: &Outbox, status: &watch::Sender<Status>) {
-    let mut failures = 0;
+    let (mut failures, lines) = (0, outbox.lines());
     loop {
+        if !lines.is_empty() {
+            // A report may end a task: its lines go before. Whatever becomes of them, the other loop sees to it.
+            let _ = tokio::time::timeout(LINES_FIRST, lines.flush(gateway, &*wait.clock)).await;
+        }
         let draft = outbox.draft();
         match gateway.report(&draft.report).await {
             Ok(answer) => {
@@ -310,6 +319,28 @@ async fn report<G: Gateway>(gateway: &G, wait: &Wait, outbox: &Outbox, status: &
             Err(e) => {
                 if failures == 0 {
                     tracing::warn!(error = %e, "the report did not arrive");
+                }
+                wait.after(&e, failures).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// Sends lines for the logs of tasks as they come.
+async fn write_logs<G: Gateway>(gateway: &G, wait: &Wait, lines: &TaskLog) {
+    let mut failures = 0;
+    loop {
+        match lines.flush(gateway, &*wait.clock).await {
+            Ok(()) if lines.is_empty() => {
+                failures = 0;
+                lines.news().await;
+            }
+            // More than may be sent in a second waits for its turn.
+            Ok(()) => tokio::time::sleep(wait.jittered(Duration::from_secs(1))).await,
+            Err(e) => {
+                if failures == 0 {
+                    tracing::warn!(error = %e, "lines for logs did not arrive; they are kept");
                 }
                 wait.after(&e, failures).await;
                 failures = failures.saturating_add(1);

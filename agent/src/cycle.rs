@@ -12,6 +12,7 @@ use crate::{
     lease::Lease,
     ledger::Ledger,
     outbox::Outbox,
+    task_lines::{self, Hearers},
 };
 use basalt_daemon::Clock;
 use basalt_model::{
@@ -235,6 +236,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
 
     fn adopt(&mut self, manifest: Manifest) {
         self.memory.accept(&manifest);
+        self.parts.outbox.lines().forget(&manifest);
         if std::mem::take(&mut self.lost) {
             self.disown_operations(&manifest);
         }
@@ -307,6 +309,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             self.memory = before;
             return Err(e);
         }
+        self.say_blocked(&plan.blocked, now);
         self.parts.outbox.items(revision, plan.items);
         begun.into_iter().for_each(|work| self.begin(work));
         Ok(Stepped { wake_at: plan.wake_at, settled })
@@ -370,6 +373,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
 
     fn begin(&mut self, work: Work) {
         let Work { resource, actions } = work;
+        actions.iter().for_each(|action| self.say_begun(resource, action));
         let (actions, guard) = self.guarded(resource, actions);
         self.stages.set(resource, actions.first().map_or("", |a| a.stage()).into());
         let (host, stages, downloads) =
@@ -462,6 +466,7 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
                 self.motions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
             for (action, outcome) in outcomes {
+                self.say_ended(resource, &action, &outcome, now);
                 match &outcome {
                     Outcome::Done => tracing::info!(?resource, "{}", action.stage()),
                     Outcome::Refused(reason) | Outcome::Failed(reason) => {
@@ -483,8 +488,70 @@ impl<H: Host, L: Ledger> Cycle<H, L> {
             }
         }
         for (id, seen) in self.moved() {
+            self.say_moved(id, &seen);
             self.parts.outbox.moved(id, seen);
         }
+    }
+
+    fn hearers(&self) -> Option<Hearers<'_>> {
+        self.manifest.as_ref().map(|manifest| Hearers { manifest, memory: &self.memory })
+    }
+
+    /// Tells the logs of tasks of what takes long when it begins: once, however often it is tried.
+    fn say_begun(&self, resource: Resource, action: &Action) {
+        let (Some(hearers), Some(text)) = (self.hearers(), task_lines::begun(action)) else { return };
+        let (about, now) = (hearers.of(resource, action), self.parts.clock.now());
+        let text = || format!("{}{text}", hearers.label(resource));
+        self.parts.outbox.lines().say_once(now, &about, action.stage(), text);
+    }
+
+    /// Tells the logs of tasks how an action ended.
+    fn say_ended(&self, resource: Resource, action: &Action, outcome: &Outcome, now: DateTime) {
+        let Some(hearers) = self.hearers() else { return };
+        let lines = self.parts.outbox.lines();
+        match outcome {
+            Outcome::Done => {
+                let Some(mut text) = hearers.done(resource, action) else { return };
+                if let Action::SendVm(send) = action
+                    && let Some(seen) = self.memory.progress.get(&send.id)
+                {
+                    text = format!("{text}: {}", task_lines::figures(seen));
+                }
+                let about = hearers.of(resource, action);
+                // What others wait for is done anew as others come and go; each of them hears of it once. So do
+                // those whose guest is asked again and again.
+                let own = matches!(resource, Resource::Vm(_)) && !matches!(action, Action::ShutdownVm(_));
+                if own {
+                    lines.say(now, &about, &text);
+                } else {
+                    lines.say_once(now, &about, &text, || text.clone());
+                }
+            }
+            Outcome::Refused(reason) | Outcome::Failed(reason) => {
+                let about = hearers.of(resource, action);
+                let text = || task_lines::failure(&hearers.label(resource), reason);
+                lines.say_once(now, &about, &task_lines::same(reason), text);
+            }
+        }
+    }
+
+    /// Tells the logs of tasks why an item cannot be had.
+    fn say_blocked(&self, blocked: &[(ItemKey, CapabilityReason)], now: DateTime) {
+        let Some(hearers) = self.hearers().filter(|_| !blocked.is_empty()) else { return };
+        let reasons: BTreeMap<&ItemKey, &CapabilityReason> = blocked.iter().map(|(k, r)| (k, r)).collect();
+        for item in &hearers.manifest.items {
+            let Some(reason) = reasons.get(&item.key()) else { continue };
+            let about: Vec<_> = hearers.open(item).into_iter().collect();
+            let text = || task_lines::failure("", reason);
+            self.parts.outbox.lines().say_once(now, &about, &task_lines::same(reason), text);
+        }
+    }
+
+    /// Tells the logs of tasks how far a VM's sending is.
+    fn say_moved(&self, id: VmId, seen: &MotionProgress) {
+        let (now, lines) = (self.parts.clock.now(), self.parts.outbox.lines());
+        let Some(hearers) = self.hearers().filter(|_| lines.figures_due(id, now)) else { return };
+        lines.say(now, &hearers.item(ItemKey { kind: ItemKind::Vm, id: id.0 }), &task_lines::figures(seen));
     }
 
     fn save(&mut self) -> Result<(), Error> {

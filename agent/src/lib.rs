@@ -3,7 +3,7 @@
 //! ```text
 //!  gateway ──manifest──► poll ──► cycle ──► Host ──► libvirt, Open vSwitch, files
 //!     ▲                            │  ▲ ledger (fsynced before anything is done)
-//!     └──────report────── outbox ◄─┘
+//!     └──report, lines─── outbox ◄─┘
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -22,6 +22,8 @@ pub mod lease;
 pub mod ledger;
 pub mod link;
 pub mod outbox;
+mod task_lines;
+pub mod task_logs;
 
 pub use agent::{Agent, Handle, Options, Pace, Status};
 pub use config::Config;

@@ -1,4 +1,4 @@
-//! The way to the gateway: enrolment, renewal, manifest, directory, report, image grants. Mutual TLS; every call
+//! The way to the gateway: enrolment, renewal, manifest, directory, report, lines for logs, image grants. Mutual TLS; every call
 //! has a time limit; 429 and 503 are patience, not failure.
 
 mod console;
@@ -20,6 +20,7 @@ use basalt_wire::{
         directory::Directory,
         enrol,
         lease::{LeaseAnswer, LeaseRequest},
+        task_logs::{LogAnswer, LogBatch},
     },
     rest::{Problem, TransferGrant},
 };
@@ -77,6 +78,11 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Sends a report; also the sign of life.
     fn report(&self, report: &Report) -> impl Future<Output = Result<ReportAnswer, Error>> + Send;
+
+    /// Sends lines for the logs of tasks. A gateway without logs passes over them.
+    fn log(&self, _batch: &LogBatch) -> impl Future<Output = Result<LogAnswer, Error>> + Send {
+        std::future::ready(Ok(LogAnswer::default()))
+    }
 
     /// Asks for the lease under which VMs execute that would be started elsewhere. A gateway without leases never answers.
     fn lease(&self, _request: &LeaseRequest) -> impl Future<Output = Result<LeaseAnswer, Error>> + Send {
@@ -248,6 +254,12 @@ impl Gateway for Link {
         let what = "reporting";
         let call = self.current().0.post(format!("{}/agent/v1/report", self.url)).timeout(CALL_LIMIT);
         body(what, answer(what, call.json(report).send().await).await?).await
+    }
+
+    async fn log(&self, batch: &LogBatch) -> Result<LogAnswer, Error> {
+        let what = "sending lines for logs";
+        let call = self.current().0.post(format!("{}/agent/v1/log", self.url)).timeout(CALL_LIMIT);
+        body(what, answer(what, call.json(batch).send().await).await?).await
     }
 
     async fn lease(&self, request: &LeaseRequest) -> Result<LeaseAnswer, Error> {

@@ -1,5 +1,6 @@
 //! What the gateway is to be told: changed facts only, everything when it asks.
 
+use crate::task_logs::TaskLog;
 use basalt_model::{CapabilityReason, VmId, hosts::HostFacts, migrations::MotionProgress};
 use basalt_wire::agent::{ItemKey, ItemKind, ItemObserved, ItemReport, Report};
 use std::{
@@ -16,6 +17,7 @@ pub struct Outbox(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     news: Notify,
+    lines: TaskLog,
 }
 
 #[derive(Default)]
@@ -46,7 +48,12 @@ impl Outbox {
     /// An empty one. `boot` is made anew with every start of the agent.
     pub fn new(boot: Uuid) -> Self {
         let state = State { boot, ..State::default() };
-        Self(Arc::new(Shared { state: Mutex::new(state), news: Notify::new() }))
+        Self(Arc::new(Shared { state: Mutex::new(state), news: Notify::new(), lines: TaskLog::new(boot) }))
+    }
+
+    /// Lines for the logs of tasks, which go a way of their own.
+    pub fn lines(&self) -> &TaskLog {
+        &self.0.lines
     }
 
     fn change(&self, f: impl FnOnce(&mut Facts)) {

@@ -129,6 +129,11 @@ LOGGED TABLE host_links (
     manifest_refused jsonb,
     send_full boolean NOT NULL DEFAULT false
 );
+LOGGED TABLE host_logs (
+    host_id uuid NOT NULL,
+    agent_boot uuid NOT NULL,
+    sequence bigint NOT NULL
+);
 LOGGED TABLE hosts (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -592,6 +597,8 @@ CONSTRAINT host_leases_host ON host_leases FOREIGN KEY (host_id) REFERENCES host
 CONSTRAINT host_leases_id ON host_leases PRIMARY KEY (host_id);
 CONSTRAINT host_links_host ON host_links FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT host_links_id ON host_links PRIMARY KEY (host_id);
+CONSTRAINT host_logs_host ON host_logs FOREIGN KEY (host_id) REFERENCES hosts(id);
+CONSTRAINT host_logs_id ON host_logs PRIMARY KEY (host_id);
 CONSTRAINT hosts_id ON hosts PRIMARY KEY (id);
 CONSTRAINT hosts_name ON hosts UNIQUE (name);
 CONSTRAINT idempotency_keys_id ON idempotency_keys PRIMARY KEY (principal_id, key);
@@ -1996,6 +2003,7 @@ POLICY system_rows ON host_facts FOR ALL TO {basalt_system} USING (true) WITH CH
 POLICY system_rows ON host_heartbeats FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_leases FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON host_links FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON host_logs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON hosts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON idempotency_keys FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON idempotency_keys FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
@@ -2085,6 +2093,7 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON host_facts TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_heartbeats TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_leases TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON host_links TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON host_logs TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON hosts TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON idempotency_keys TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON idempotency_keys TO basalt_tenant;

@@ -28,5 +28,6 @@ mod security_groups;
 mod simulated_checks;
 mod simulation;
 mod steps;
+mod task_logs;
 mod twins;
 mod unstick;

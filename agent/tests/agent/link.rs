@@ -14,15 +14,19 @@ use basalt_agent::{
     host::Downloads,
     identity::Identity,
     link::{Gateway, Link},
+    task_logs::TaskLog,
 };
 use basalt_daemon::{
     Clock, Drain, ManualClock,
     pki::{Authority, Subject},
     tls::{Peer, serve, server_config},
 };
-use basalt_model::{DateTime, ImageId};
+use basalt_model::{DateTime, Generation, ImageId};
 use basalt_wire::{
-    agent::{Report, ReportAnswer, enrol},
+    agent::{
+        ItemKind, Report, ReportAnswer, enrol,
+        task_logs::{LogAnswer, LogBatch, LogSubject},
+    },
     rest::{Problem, TransferGrant},
 };
 use chrono::TimeDelta;
@@ -90,8 +94,17 @@ async fn manifest(State(site): At, peer: Extension<Peer>, headers: HeaderMap) ->
 
 async fn report(State(site): At, headers: HeaderMap, Json(_): Json<Report>) -> Response {
     assert!(headers.contains_key("basalt-agent-boot"));
+    in_mood(&site, ReportAnswer { send_full: true })
+}
+
+async fn log(State(site): At, headers: HeaderMap, Json(batch): Json<LogBatch>) -> Response {
+    assert!(headers.contains_key("basalt-agent-boot"));
+    in_mood(&site, LogAnswer { refused: u32::try_from(batch.lines.len()).unwrap() })
+}
+
+fn in_mood(site: &Site, well: impl serde::Serialize) -> Response {
     match site.mood.load(Ordering::Relaxed) {
-        0 => Json(ReportAnswer { send_full: true }).into_response(),
+        0 => Json(well).into_response(),
         1 => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "7")]).into_response(),
         2 => problem(StatusCode::FORBIDDEN, "revoked"),
         3 => problem(StatusCode::CONFLICT, "fenced"),
@@ -170,6 +183,7 @@ fn begin() -> Rig {
         .route("/agent/v1/renew", post(renewal))
         .route("/agent/v1/manifest", get(manifest))
         .route("/agent/v1/report", post(report))
+        .route("/agent/v1/log", post(log))
         .route("/agent/v1/images/{image}/download", post(grant))
         .route("/blobs", get(blob))
         .with_state(site.clone());
@@ -238,6 +252,24 @@ async fn patience_refusal_and_failure_are_told_apart() {
     rig.site.mood.store(4, Ordering::Relaxed);
     let e = link.report(&report).await.unwrap_err();
     assert!(matches!(&e, Error::Link { why, .. } if why.contains("it is internal")), "{e}");
+}
+
+#[tokio::test]
+async fn t1_lines_for_logs_wait_while_the_gateway_asks_for_patience() {
+    let rig = begin();
+    let link = enrolled(&rig).await;
+    let (log, clock) = (TaskLog::new(Uuid::from_u128(1)), &rig.site.clock);
+    let about = LogSubject { kind: ItemKind::Vm, id: Uuid::from_u128(9), generation: Generation(1) };
+    log.say(clock.now(), &[about], "started");
+    rig.site.mood.store(1, Ordering::Relaxed);
+    let busy = log.flush(&link, clock).await;
+    assert!(matches!(busy, Err(Error::Busy(wait)) if wait.as_secs() == 7) && !log.is_empty());
+    rig.site.mood.store(0, Ordering::Relaxed);
+    log.flush(&link, clock).await.unwrap();
+    assert!(log.is_empty());
+    log.say(clock.now(), &[about], "stopped");
+    let answer = link.log(&log.draft(clock.now()).unwrap()).await.unwrap();
+    assert_eq!(answer, LogAnswer { refused: 1 });
 }
 
 #[tokio::test]

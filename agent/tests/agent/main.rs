@@ -24,3 +24,4 @@ mod security;
 mod seed;
 mod segments;
 mod storage;
+mod task_logs;

@@ -20,6 +20,7 @@ use basalt_wire::agent::{
     ItemKind, ItemObserved, Manifest, Report, ReportAnswer,
     console::Mode,
     directory::{Directory, DirectoryNetwork, Peer, PeerPort},
+    task_logs::{LogAnswer, LogBatch},
 };
 use std::{
     collections::BTreeMap,
@@ -40,6 +41,10 @@ struct Memory {
     reports: Mutex<Vec<Report>>,
     /// Answer the next report so.
     send_full: Mutex<bool>,
+    /// Batches of lines in the order in which they came, each with the reports that came before it.
+    logs: Mutex<Vec<(usize, LogBatch)>>,
+    /// So many batches are taken and their answers lost.
+    deaf: Mutex<u32>,
 }
 
 impl Memory {
@@ -47,7 +52,8 @@ impl Memory {
         let (first, away) = (Self::bytes(manifest), watch::Sender::new(false));
         let send_full = Mutex::new(false);
         let (manifest, directory) = (watch::Sender::new(first), watch::Sender::default());
-        Self { manifest, away, directory, reports: Mutex::default(), send_full }
+        let (reports, logs, deaf) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { manifest, away, directory, reports, send_full, logs, deaf }
     }
     fn bytes(manifest: &Manifest) -> (i64, Vec<u8>) {
         (manifest.revision, serde_json::to_vec(manifest).unwrap())
@@ -99,6 +105,19 @@ impl Gateway for Memory {
         self.check()?;
         self.reports.lock().unwrap().push(report.clone());
         Ok(ReportAnswer { send_full: std::mem::take(&mut *self.send_full.lock().unwrap()) })
+    }
+    async fn log(&self, batch: &LogBatch) -> Result<LogAnswer, Error> {
+        self.check()?;
+        // Slower than a report: what goes first does so because it is made to.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let before = self.reports.lock().unwrap().len();
+        self.logs.lock().unwrap().push((before, batch.clone()));
+        let mut deaf = self.deaf.lock().unwrap();
+        if *deaf > 0 {
+            *deaf -= 1;
+            return Err(Error::link("sending lines", "the answer was lost"));
+        }
+        Ok(LogAnswer::default())
     }
     async fn renew(&self) -> Result<Option<DateTime>, Error> {
         Ok(None)
@@ -279,6 +298,42 @@ async fn v3_the_gateway_goes_away_the_guest_dies_and_runs_again_and_is_reported_
     agent.reported(ObservedPower::Paused).await;
     assert!(agent.gateway.reports.lock().unwrap().len() > told);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn t1_lines_outlive_a_gateway_that_is_away_and_go_before_the_report_of_what_they_led_to() {
+    let mut agent = begin(&one(1, |_| {}));
+    agent.settled(1).await;
+    agent.reported(ObservedPower::Running).await;
+    *agent.gateway.deaf.lock().unwrap() = 2;
+    agent.gateway.put(&one(2, |w| w.power = Power::Stopped));
+    agent.settled(2).await;
+    agent.gateway.away.send_replace(true);
+    // The agent has the manifest in its ledger only when it was fetched, so the gateway goes after that.
+    agent.host.suffer(&Mishap::Kill(vm_id(1)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    agent.gateway.away.send_replace(false);
+    agent.gateway.put(&one(3, |_| {}));
+    agent.settled(3).await;
+    agent.reported(ObservedPower::Running).await;
+    let (gateway, ..) = agent.stop().await;
+    let logs = gateway.logs.lock().unwrap();
+    // Taken by number, as a gateway takes them: none twice, none missing.
+    let mut lines = BTreeMap::new();
+    for (reports, line) in logs.iter().flat_map(|(n, batch)| batch.lines.iter().map(move |l| (n, l))) {
+        assert_eq!(lines.entry(line.sequence).or_insert((*reports, line.clone())).1, *line);
+    }
+    let numbers: Vec<i64> = lines.keys().copied().collect();
+    assert_eq!(numbers, (1..=i64::try_from(lines.len()).unwrap()).collect::<Vec<_>>());
+    assert!(logs.iter().map(|(_, batch)| batch.lines.len()).sum::<usize>() > lines.len(), "some came twice");
+    let texts: Vec<_> = lines.values().map(|(_, line)| line.text.as_str()).collect();
+    let asked = texts.iter().position(|text| *text == "the guest was asked to shut down").unwrap();
+    assert_eq!(texts[asked..].iter().filter(|text| **text == "started").count(), 1, "{texts:?}");
+    // The line that it was started was there before the report that the first generation is so.
+    let started = lines.values().find(|(_, line)| line.text == "started").unwrap().0;
+    let reports = gateway.reports.lock().unwrap();
+    let done = |r: &Report| r.items.iter().any(|i| i.kind == ItemKind::Vm && i.generation.0 == 1);
+    assert!(started <= reports.iter().position(done).unwrap());
 }
 
 #[tokio::test]

@@ -166,6 +166,7 @@ pub static RULES: &[Rule] = &[
     rule("GET", "/agent/v1/manifest", Who::Agent),
     rule("GET", "/agent/v1/directory", Who::Agent),
     rule("POST", "/agent/v1/report", Who::Agent),
+    rule("POST", "/agent/v1/log", Who::Agent),
     rule("POST", "/agent/v1/lease", Who::Agent),
     rule("POST", "/agent/v1/images/{image}/download", Who::Agent),
     rule("GET", "/agent/v1/consoles", Who::Agent),

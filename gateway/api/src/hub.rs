@@ -213,6 +213,14 @@ impl Hub {
         inner.tasks.entry(task).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
+    /// Lines were written to logs of tasks by this gateway. They are not in the feed.
+    pub fn logs_written(&self, tasks: impl IntoIterator<Item = TaskId>) {
+        let inner = self.inner();
+        for sender in tasks.into_iter().filter_map(|id| inner.tasks.get(&id)) {
+            sender.send_modify(|n| *n += 1);
+        }
+    }
+
     /// Begins a watch: at a position that was given before, or with a snapshot.
     pub fn subscribe(&self, filter: Filter, from: Option<&str>) -> Subscription {
         let mut inner = self.inner();

@@ -53,6 +53,7 @@ mod security_groups;
 mod service_tokens;
 mod sim;
 mod store_problem;
+mod task_logs;
 mod tasks;
 mod tenants;
 mod unstick;

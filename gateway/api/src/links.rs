@@ -27,6 +27,10 @@ const STALE: TimeDelta = TimeDelta::seconds(20);
 /// end meanwhile, and no more, however often it tries.
 const CONFLICT_SECONDS: i64 = 10;
 
+/// Lines for logs of tasks that a host may write in a second, and so many at once after a silence. An agent keeps to less.
+const LINES_A_SECOND: i64 = 200;
+const LINES_AT_ONCE: i64 = 1000;
+
 /// What became of a report's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -52,6 +56,9 @@ struct Link {
     acts_on: Option<i64>,
     seen: Option<DateTime>,
     written: Option<DateTime>,
+    /// Lines for logs that it wrote, less those that time has paid for, and when that was reckoned.
+    lines: i64,
+    lines_at: Option<DateTime>,
     /// The last sign of life that another gateway wrote down, by its clock, and when that was noticed, by ours.
     anywhere: Option<(DateTime, DateTime)>,
 }
@@ -128,6 +135,18 @@ impl Links {
         if let Some(link) = links.get_mut(&host).filter(|l| l.boot == boot && l.sequence == sequence) {
             link.sequence = sequence - 1;
         }
+    }
+
+    /// Whether a host may write so many lines for logs now; if so, they are counted.
+    pub fn takes_lines(&self, host: HostId, lines: usize, now: DateTime) -> bool {
+        let mut links = self.links();
+        let link = links.entry(host).or_default();
+        let lines = i64::try_from(lines).unwrap_or(i64::MAX);
+        let passed = link.lines_at.map_or(0, |at| (now - at).num_milliseconds().max(0));
+        let owed = (link.lines - passed.saturating_mul(LINES_A_SECOND) / 1000).max(0);
+        let takes = owed.saturating_add(lines) <= LINES_AT_ONCE;
+        (link.lines, link.lines_at) = (if takes { owed + lines } else { owed }, Some(now));
+        takes
     }
 
     /// A sign of life.
@@ -226,6 +245,17 @@ mod tests {
         let due: Vec<i64> = (0..25).filter(|s| links.conflict_due(host, at(*s))).collect();
         assert_eq!(due, [0, 10, 20]);
         assert!(links.conflict_due(host, at(5)), "a clock that was set back stops nothing");
+    }
+
+    #[test]
+    fn a_host_writes_so_many_lines_a_second_and_no_more() {
+        let (links, host) = (Links::default(), HostId(Uuid::from_u128(1)));
+        let at = |milliseconds| DateTime::UNIX_EPOCH + chrono::TimeDelta::milliseconds(milliseconds);
+        let taken = (0..20).filter(|_| links.takes_lines(host, 100, at(0))).count();
+        assert_eq!(taken, 10);
+        assert!(!links.takes_lines(host, 100, at(400)) && links.takes_lines(host, 100, at(900)));
+        assert!(links.takes_lines(HostId(Uuid::from_u128(2)), 100, at(0)), "each host has its own");
+        assert!(!links.takes_lines(host, 1001, at(9_000_000)), "more than there ever may be");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::{
     App, adoption, agent, audit, consoles, counters, debug, directory, drains, enrolment, explain, health,
     host_loss, hosts, image_events, images, login, metrics, migrations, networks, pools, ports, projects,
-    role_bindings, routers, security_groups, service_tokens, sim, tasks, tenants, unstick, users, vm_verbs,
-    vms, volumes, watch,
+    role_bindings, routers, security_groups, service_tokens, sim, task_logs, tasks, tenants, unstick, users,
+    vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -29,7 +29,7 @@ pub fn users(document: OpenApi) -> OpenApiRouter<App> {
         .merge(infrastructure())
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(tasks::get_task))
-        .routes(routes!(tasks::list_task_logs))
+        .routes(routes!(task_logs::list_task_logs))
         .routes(routes!(tasks::cancel_task))
         .routes(routes!(tasks::retry_task))
         .routes(routes!(tasks::put_task_dependencies))
@@ -110,6 +110,7 @@ pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(agent::read_manifest))
         .routes(routes!(directory::read_directory))
         .routes(routes!(agent::report))
+        .routes(routes!(task_logs::take_task_logs))
         .routes(routes!(host_loss::renew_lease))
         .routes(routes!(agent::begin_download))
         .routes(routes!(consoles::list_console_tickets))

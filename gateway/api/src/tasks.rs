@@ -16,7 +16,7 @@ use axum::{
 use basalt_model::{
     CapabilityReason, FieldError, TaskId,
     roles::{Role, Scope, allows},
-    tasks::{Task, TaskKind, TaskLog, TaskState},
+    tasks::{Task, TaskKind, TaskState},
 };
 use basalt_store::{Error as StoreError, TenantTx, drains, task_dependencies, tasks};
 use basalt_wire::rest::Page;
@@ -58,19 +58,6 @@ pub struct WaitParams {
     /// Answer when the task has ended, or after this many seconds (0 to 55), as it then is.
     #[serde(default)]
     pub wait_seconds: u32,
-}
-
-/// Which lines to read.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct LogParams {
-    /// Only lines after this one.
-    #[serde(default)]
-    pub after: i64,
-    /// Lines on a page, 1 to 500; 100 when nothing is said.
-    #[serde(default)]
-    pub limit: Option<u32>,
 }
 
 /// Lists the tasks that the caller may read, oldest first.
@@ -131,27 +118,6 @@ pub async fn get_task(
             changed = news.changed() => changed.map_err(|e| Error::internal("waiting for a task", e))?,
         }
     }
-}
-
-/// Lists the lines of a task's log.
-#[utoipa::path(get, path = "/v1/tasks/{task}/logs", tag = "tasks", params(("task" = TaskId, Path, description = "Id"), LogParams),
-    responses((status = 200, body = Vec<TaskLog>), crate::openapi::Problems))]
-pub async fn list_task_logs(
-    State(app): State<App>,
-    permit: Permit,
-    Path(task): Path<String>,
-    Query(params): Query<LogParams>,
-) -> Result<Answer<Vec<TaskLog>>, Error> {
-    let id = task.parse().map_err(|_| Error::not_found("task", &task))?;
-    let limit = limit(params.limit)?;
-    let found = find(&app, &permit, id, &task).await?;
-    let lines = match found.tenant_id {
-        Some(tenant) => {
-            tasks::logs(&mut app.store.tenant_read(tenant).await?, id, params.after, limit).await?
-        }
-        None => tasks::logs(&mut app.store.system_read().await?, id, params.after, limit).await?,
-    };
-    Ok(Answer(lines))
 }
 
 /// Cancels a task that has not ended, and turns its intent back where that is possible.
@@ -250,7 +216,7 @@ async fn begin(app: &App, task: &Task) -> Result<TenantTx, Error> {
 }
 
 /// Reads a task that the caller may read; any other is not found. The work is the same for both.
-async fn find(app: &App, permit: &Permit, id: TaskId, text: &str) -> Result<Task, Error> {
+pub(crate) async fn find(app: &App, permit: &Permit, id: TaskId, text: &str) -> Result<Task, Error> {
     let unknown = || Error::not_found("task", text);
     match tasks::get(&mut app.store.system_read().await?, id).await {
         Ok(task) if allows(&permit.principal.grants, Role::Viewer, &scope(&task)) => Ok(task),

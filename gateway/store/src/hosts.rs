@@ -358,6 +358,7 @@ pub async fn finalize(tx: &mut SystemTx, id: HostId) -> Result<Finalized> {
         "DELETE FROM host_claims WHERE host_id = $1",
         "DELETE FROM agent_conflicts WHERE host_id = $1",
         "DELETE FROM host_links WHERE host_id = $1",
+        "DELETE FROM host_logs WHERE host_id = $1",
         "DELETE FROM host_leases WHERE host_id = $1",
         "DELETE FROM host_deaths WHERE host_id = $1",
         "DELETE FROM host_heartbeats WHERE host_id = $1",

@@ -44,6 +44,7 @@ pub mod security_groups;
 pub mod service_tokens;
 mod store;
 pub mod task_dependencies;
+pub mod task_logs;
 mod task_retries;
 pub mod tasks;
 mod tenant;

@@ -6,7 +6,7 @@
 //! ```text
 //! tasks (live) ──trigger, in the transaction that ends it──► tasks_finished, a partition for each day ──dropped
 //! ```
-//! A task that waits for others is in `task_dependencies.rs`, another attempt in `task_retries.rs`.
+//! A task that waits for others is in `task_dependencies.rs`, another attempt in `task_retries.rs`, logs in `task_logs.rs`.
 
 use crate::{
     Change, Error, Handle, List, Page, Result, SystemTx, TenantTx,
@@ -16,18 +16,13 @@ use crate::{
 };
 use basalt_model::{
     CapabilityReason, DateTime, Generation, Metadata, ProjectId, TaskId, TenantId,
-    tasks::{Subject, Task, TaskKind, TaskLog, TaskMove, TaskState},
+    tasks::{Subject, Task, TaskKind, TaskMove, TaskState},
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 pub use crate::task_retries::retry;
-
-/// Log lines kept of one task; the oldest go.
-pub const MAX_LOG_LINES: i64 = 1000;
-/// Bytes kept of one log line.
-pub const MAX_LOG_LINE_BYTES: usize = 4096;
 
 macro_rules! columns {
     () => {
@@ -306,64 +301,6 @@ pub async fn list(tx: &mut impl Handle, filter: &Filter, page: &Page) -> Result<
         .fetch_all(tx.conn())
         .await?;
     Ok(page.cut(tasks.into_iter().map(|t| t.0).collect(), |t| t.id.0))
-}
-
-/// Lines of a task's log after a sequence number, at most `limit`.
-pub async fn logs(tx: &mut impl Handle, id: TaskId, after: i64, limit: u32) -> Result<Vec<TaskLog>> {
-    let rows = sqlx::query(
-        "SELECT seq, at, line FROM task_logs WHERE task_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-    )
-    .bind(id)
-    .bind(after)
-    .bind(i64::from(limit))
-    .fetch_all(tx.conn())
-    .await?;
-    let line =
-        |r: PgRow| Ok(TaskLog { seq: r.try_get("seq")?, at: r.try_get("at")?, line: r.try_get("line")? });
-    rows.into_iter().map(line).collect()
-}
-
-/// Appends lines, each to its task, in order. Lines are cut at [`MAX_LOG_LINE_BYTES`]; of each task the
-/// newest [`MAX_LOG_LINES`] stay. Lines for unknown tasks are dropped.
-pub async fn append_log(tx: &mut SystemTx, lines: &[(TaskId, DateTime, String)]) -> Result<()> {
-    let ids: Vec<Uuid> = lines.iter().map(|l| l.0.0).collect();
-    let at: Vec<DateTime> = lines.iter().map(|l| l.1).collect();
-    let texts: Vec<String> = lines.iter().map(|l| cut(&l.2, MAX_LOG_LINE_BYTES)).collect();
-    // The lock on the tasks orders writers of one log, so that numbers are neither skipped nor given twice.
-    sqlx::query("SELECT id FROM tasks WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE")
-        .bind(&ids)
-        .execute(tx.conn())
-        .await?;
-    sqlx::query(
-        "INSERT INTO task_logs (task_id, seq, tenant_id, at, line)
-         SELECT t.id, coalesce((SELECT max(l.seq) FROM task_logs l WHERE l.task_id = t.id), 0)
-            + row_number() OVER (PARTITION BY t.id ORDER BY n.ord), t.tenant_id, n.at, n.line
-         FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) WITH ORDINALITY n(id, at, line, ord)
-         JOIN tasks t ON t.id = n.id",
-    )
-    .bind(&ids)
-    .bind(at)
-    .bind(texts)
-    .execute(tx.conn())
-    .await?;
-    sqlx::query(
-        "DELETE FROM task_logs l USING (SELECT task_id, max(seq) AS newest FROM task_logs WHERE task_id = ANY($1)
-            GROUP BY task_id) n WHERE l.task_id = n.task_id AND l.seq <= n.newest - $2",
-    )
-    .bind(&ids)
-    .bind(MAX_LOG_LINES)
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-fn cut(text: &str, bytes: usize) -> String {
-    let mut end = text.len().min(bytes);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    // PostgreSQL keeps no NUL in text.
-    text[..end].replace('\0', "\u{fffd}")
 }
 
 /// Carries out moves in one statement and returns the tasks that moved. Ended tasks never move, no task

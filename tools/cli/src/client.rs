@@ -3,17 +3,19 @@
 use crate::{Failure, config::Config, failure::standing_task, output::note};
 use basalt_model::{
     TaskId,
-    tasks::{Task, TaskState},
+    tasks::{Task, TaskLog, TaskState},
 };
 use basalt_wire::rest::Problem;
 use bytes::Bytes;
 use reqwest::{Certificate, Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::{fs, time::Duration};
+use std::{cell::RefCell, fs, time::Duration};
 
 /// Pause before a question that was not answered is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Lines of a log that are asked for at once.
+const LINES: usize = 500;
 
 /// A connection to one gateway.
 #[derive(Clone)]
@@ -125,6 +127,63 @@ impl Client {
     /// `DELETE`.
     pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
         decode(send(self.request(Method::DELETE, path).timeout(Duration::from_secs(60))).await?).await
+    }
+
+    /// Reads the lines of a task's log after the one with the number `seen`, and counts it on. `wait` goes into the query.
+    pub async fn lines(
+        &self,
+        path: &str,
+        wait: &str,
+        seen: &mut i64,
+        mut line: impl FnMut(&TaskLog),
+    ) -> Result<(), Failure> {
+        loop {
+            let url = format!("{path}/logs?after={seen}&limit={LINES}{wait}");
+            let lines: Vec<TaskLog> = self.get(&url).await?;
+            for one in &lines {
+                line(one);
+                *seen = one.seq;
+            }
+            if lines.len() < LINES {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Follows a task to its end as [`Self::follow`] does; `line` hears of each line of its log when it is written.
+    pub async fn follow_log(
+        &self,
+        id: TaskId,
+        timeout: Duration,
+        progress: impl FnMut(&Task),
+        line: impl FnMut(&TaskLog),
+    ) -> Result<Task, Failure> {
+        let (path, log) = (format!("/v1/tasks/{id}"), RefCell::new((0, line)));
+        let read = async || {
+            let mut seen = log.borrow().0;
+            let read = self.lines(&path, "&wait_seconds=20", &mut seen, |one| {
+                let mut log = log.borrow_mut();
+                log.0 = one.seq;
+                (log.1)(one);
+            });
+            read.await
+        };
+        let reading = async {
+            loop {
+                // What goes wrong is said of the task itself, which is asked for beside this.
+                let pause = if read().await.is_ok() { Duration::from_millis(50) } else { AGAIN };
+                tokio::time::sleep(pause).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = self.follow(id, timeout, progress) => ended,
+            ended = reading => ended,
+        };
+        if matches!(ended, Ok(_) | Err(Failure::Task(_))) {
+            // Those that came just before its end; of an ended task the answer is not held.
+            read().await?;
+        }
+        ended
     }
 
     /// Follows a task to its end; `progress` hears of every change. A gateway that goes away meanwhile is waited

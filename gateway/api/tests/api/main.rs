@@ -17,6 +17,7 @@ mod people;
 mod routers;
 mod security_groups;
 mod server_owned;
+mod task_logs;
 mod tasks;
 mod watch;
 mod writes;

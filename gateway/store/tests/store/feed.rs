@@ -8,7 +8,7 @@ use basalt_model::{
 use basalt_store::{
     Feed, Finalized, Ids, Key, New, Options, Store,
     feed::{Batch, Cursor, Row, Table},
-    tasks, tenants,
+    task_logs, tasks, tenants,
     testkit::{self, name, now},
     vms::{self, PowerVerb},
 };
@@ -482,7 +482,7 @@ async fn facts_that_say_the_same_are_no_news() {
     let cursor = feed.bootstrap().await.unwrap().cursor;
     let mut tx = h.db.store.system().await.unwrap();
     tasks::advance(&mut tx, &step, now()).await.unwrap();
-    tasks::append_log(&mut tx, &[(task, now(), "a line".into())]).await.unwrap();
+    task_logs::append(&mut tx, &[(task, now(), "a line".into())]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(feed.pull(&cursor).await.unwrap().changes, vec![]);
 }

@@ -19,6 +19,7 @@ mod schema;
 mod security_groups;
 mod task_dependencies;
 mod task_history;
+mod task_logs;
 mod task_retries;
 mod tasks;
 mod vms;

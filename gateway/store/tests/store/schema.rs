@@ -193,6 +193,7 @@ async fn p15_r28_every_watched_table_has_its_four_triggers_and_no_other_table_ha
             "host_heartbeats",
             "host_leases",
             "host_links",
+            "host_logs",
             "idempotency_keys",
             "image_events",
             "join_tokens",

@@ -10,7 +10,7 @@ use basalt_model::{
     tasks::{TaskMove, TaskState},
 };
 use basalt_store::{
-    Error, Page, tasks,
+    Error, Page, task_logs, tasks,
     testkit::{Database, now},
 };
 use chrono::TimeDelta;
@@ -172,7 +172,7 @@ async fn t6_history_is_kept_by_the_day_and_dropped_by_policy_with_its_logs() {
     let early = record(&h, &mut admin, 3, now()).await;
     let done: Vec<_> = early.iter().map(|id| to(*id, TaskState::Completed, 100)).collect();
     let mut tx = h.db.store.system().await.unwrap();
-    tasks::append_log(&mut tx, &[(early[0], now(), "kept".into())]).await.unwrap();
+    task_logs::append(&mut tx, &[(early[0], now(), "kept".into())]).await.unwrap();
     tx.commit().await.unwrap();
     advance(&h, &done, now()).await;
     assert_eq!(keep(&h.db, now(), 30).await.unwrap(), 2 * (tasks::DAYS_AHEAD + 1));
@@ -205,7 +205,7 @@ async fn t6_history_is_kept_by_the_day_and_dropped_by_policy_with_its_logs() {
     all.sort_unstable();
     assert_eq!((listed(2).await, listed(500).await), (all.clone(), all.clone()));
     let mut tenant = h.db.store.tenant_read(h.tenant).await.unwrap();
-    assert_eq!(tasks::logs(&mut tenant, early[0], 0, 5).await.unwrap()[0].line, "kept");
+    assert_eq!(task_logs::list(&mut tenant, early[0], 0, 5).await.unwrap()[0].line, "kept");
     drop(tenant);
     // Somebody reads them for hours: nobody waits behind the dropping.
     let mut reader = PgConnection::connect(&h.db.owner_url()).await.unwrap();

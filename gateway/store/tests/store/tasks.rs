@@ -7,7 +7,7 @@ use basalt_model::{
     vms::{OperationVerb, Power},
 };
 use basalt_store::{
-    Error, Key, Page, tasks,
+    Error, Key, Page, task_logs, tasks,
     testkit::{name, now},
     vms::{self, PowerVerb},
 };
@@ -69,24 +69,24 @@ async fn t1_logs_are_numbered_seen_by_the_tenant_and_bounded() {
     let task = h.vm("web-1").await.task.id;
     let mut tx = h.db.store.system().await.unwrap();
     let line = |i: usize| (task, now(), format!("line {i}"));
-    tasks::append_log(&mut tx, &[line(1), line(2), (TaskId((h.ids)()), now(), "lost".into())]).await.unwrap();
+    task_logs::append(&mut tx, &[line(1), line(2), (TaskId((h.ids)()), now(), "lost".into())]).await.unwrap();
     tx.commit().await.unwrap();
     let mut tenant = h.db.store.tenant_read(h.tenant).await.unwrap();
-    let logs = tasks::logs(&mut tenant, task, 0, 10).await.unwrap();
+    let logs = task_logs::list(&mut tenant, task, 0, 10).await.unwrap();
     assert_eq!(
         logs.iter().map(|l| (l.seq, l.line.as_str())).collect::<Vec<_>>(),
         [(1, "line 1"), (2, "line 2")]
     );
     let many: Vec<_> = (3..=1100).map(line).chain([(task, now(), "é".repeat(5000))]).collect();
     let mut tx = h.db.store.system().await.unwrap();
-    tasks::append_log(&mut tx, &many).await.unwrap();
+    task_logs::append(&mut tx, &many).await.unwrap();
     tx.commit().await.unwrap();
     drop(tenant);
     let mut tenant = h.db.store.tenant_read(h.tenant).await.unwrap();
-    let logs = tasks::logs(&mut tenant, task, 0, 2000).await.unwrap();
+    let logs = task_logs::list(&mut tenant, task, 0, 2000).await.unwrap();
     assert_eq!((logs.len(), logs[0].seq, logs[999].seq), (1000, 102, 1101));
-    assert_eq!(logs[999].line.len(), tasks::MAX_LOG_LINE_BYTES);
-    assert_eq!(tasks::logs(&mut tenant, task, 1099, 5).await.unwrap().len(), 2);
+    assert_eq!(logs[999].line.len(), task_logs::MAX_LINE_BYTES);
+    assert_eq!(task_logs::list(&mut tenant, task, 1099, 5).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Between gateway and agent: enrolment, manifest, report, consoles, questions. See docs/protocol.md.
+//! Between gateway and agent: enrolment, manifest, report, lines for logs, consoles, questions. See docs/protocol.md.
 
 pub mod console;
 pub mod counters;
@@ -7,6 +7,7 @@ pub mod enrol;
 pub mod lease;
 pub mod manifest;
 pub mod report;
+pub mod task_logs;
 
 pub use manifest::{Desired, Item, ItemKey, ItemKind, Manifest};
 pub use report::{ItemObserved, ItemReport, Report, ReportAnswer};

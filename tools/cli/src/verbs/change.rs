@@ -8,11 +8,11 @@ use crate::{
     kinds::{Can, Kind, escape, named},
     output::{Format, note, print_value, sayln},
 };
-use basalt_model::tasks::Task;
+use basalt_model::tasks::{Task, TaskLog};
 use basalt_wire::rest::JoinToken;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
-use std::{fs, path::Path};
+use std::{cell::RefCell, fs, path::Path};
 
 /// A change that the gateway took, and what is still to be waited for.
 pub(super) struct Taken {
@@ -222,8 +222,10 @@ impl Session {
     async fn finish(&self, taken: &Taken) -> Result<Option<Value>, Failure> {
         let Taken { kind, label, done, answer, task } = taken;
         if let (Some(task), true) = (task, self.wait) {
-            let mut progress = Progress::new(label);
-            self.client.follow(task.id, self.left(), |t| progress.show(t)).await?;
+            let progress = RefCell::new(Progress::new(label));
+            let show = |task: &Task| progress.borrow_mut().show(task);
+            let tell = |line: &TaskLog| progress.borrow().tell(line);
+            self.client.follow_log(task.id, self.left(), show, tell).await?;
         }
         match (self.output, task) {
             (Format::Json | Format::Yaml, Some(_)) if !self.wait => Ok(Some(answer.clone())),
@@ -259,7 +261,7 @@ impl Session {
     }
 }
 
-/// How far a task is: a bar at a terminal, else a line for every stage.
+/// How far a task is: a bar at a terminal, else a line for every stage; and the lines of its log.
 struct Progress<'a> {
     label: &'a str,
     bar: ProgressBar,
@@ -273,6 +275,11 @@ impl<'a> Progress<'a> {
             bar.set_style(style);
         }
         Self { label, bar, stage: String::new() }
+    }
+
+    fn tell(&self, line: &TaskLog) {
+        // The bar is drawn anew below it.
+        self.bar.suspend(|| note!("{}: {}", self.label, line.line));
     }
 
     fn show(&mut self, task: &Task) {

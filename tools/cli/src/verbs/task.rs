@@ -11,9 +11,6 @@ use basalt_model::tasks::{Task, TaskLog};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Lines that are asked for at once.
-const LINES: usize = 500;
-
 impl Session {
     pub(super) async fn list_tasks(&self, state: Option<&str>) -> Result<(), Failure> {
         let kind = Kind::find("task")?;
@@ -33,11 +30,15 @@ impl Session {
         let (mut seen, mut away) = (0, Away::default());
         let following = async {
             loop {
-                // Held by the server until the task ends, so that its last lines are not missed.
-                let wait = if self.wait { "?wait_seconds=1" } else { "" };
-                if let Some(task) = away.bear(self.client.get::<Task>(&format!("{path}{wait}")).await)? {
-                    seen = self.print_lines(&path, seen).await?;
-                    if task.state.is_terminal() || !self.wait {
+                // Held by the server until there is a line, or the task ends.
+                let before = seen;
+                let wait = if self.wait { "&wait_seconds=1" } else { "" };
+                let read = self.client.lines(&path, wait, &mut seen, print_line).await;
+                if away.bear(read)?.is_some() && seen == before {
+                    let task: Option<Task> = away.bear(self.client.get(&path).await)?;
+                    if let Some(task) = task.filter(|task| task.state.is_terminal() || !self.wait) {
+                        // Those that came just before its end.
+                        self.client.lines(&path, "", &mut seen, print_line).await?;
                         return Ok(task);
                     }
                 }
@@ -52,21 +53,6 @@ impl Session {
         let why = task.error.map(|e| format!(": {e}")).unwrap_or_default();
         sayln!("task/{} {} {} %{why}", task.id, task.state.as_str(), task.progress);
         Ok(())
-    }
-
-    /// Prints the lines after one; gives the last.
-    async fn print_lines(&self, path: &str, mut after: i64) -> Result<i64, Failure> {
-        loop {
-            let lines: Vec<TaskLog> =
-                self.client.get(&format!("{path}/logs?after={after}&limit={LINES}")).await?;
-            for line in &lines {
-                sayln!("{} {}", line.at.format("%H:%M:%S%.3f"), line.line);
-                after = line.seq;
-            }
-            if lines.len() < LINES {
-                return Ok(after);
-            }
-        }
     }
 
     pub(super) async fn cancel(&self, task: &str) -> Result<(), Failure> {
@@ -86,7 +72,10 @@ impl Session {
         let again: Value = self.client.call(&path).await?;
         let attempt: Task = serde_json::from_value(again.clone())?;
         let ended = match self.wait {
-            true => serde_json::to_value(self.client.follow(attempt.id, self.left(), |_| ()).await?)?,
+            true => {
+                let tell = |line: &TaskLog| note!("task/{}: {}", attempt.id, line.line);
+                serde_json::to_value(self.client.follow_log(attempt.id, self.left(), |_| (), tell).await?)?
+            }
             false => again,
         };
         let state = ended.get("state").and_then(Value::as_str).unwrap_or_default();
@@ -113,4 +102,8 @@ impl Session {
         }
         Ok(())
     }
+}
+
+fn print_line(line: &TaskLog) {
+    sayln!("{} {}", line.at.format("%H:%M:%S%.3f"), line.line);
 }

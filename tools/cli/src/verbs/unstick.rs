@@ -6,7 +6,7 @@ use crate::{
     kinds::{Kind, named},
     output::{Format, note, print, print_value, sayln},
 };
-use basalt_model::tasks::Task;
+use basalt_model::tasks::{Task, TaskLog};
 use basalt_wire::rest::{Accepted, Unstick};
 use serde_json::{Value, json};
 
@@ -60,7 +60,8 @@ impl Session {
         let taken: Accepted<Unstick> = serde_json::from_value(answer)?;
         let label = format!("{}/{}", kind.name, taken.object.name);
         if let Some(task) = taken.task.filter(|t| self.wait && !t.state.is_terminal()) {
-            let ended: Task = self.client.follow(task.id, self.left(), |_| ()).await?;
+            let tell = |line: &TaskLog| note!("{label}: {}", line.line);
+            let ended: Task = self.client.follow_log(task.id, self.left(), |_| (), tell).await?;
             sayln!("{label} {way}: task {} {}", ended.id, ended.state.as_str());
         } else {
             sayln!("{label} {way}");
