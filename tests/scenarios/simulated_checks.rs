@@ -1,21 +1,31 @@
 //! Checks that need a stale view, lost news, two gateways or a power cut at an exact step: on the simulator, see
 //! docs/testing.md.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use basalt_agent::host::sim::SharedStorage;
 use basalt_daemon::Clock;
+use basalt_model::{Name, VmId, vms::ObservedPower};
 use basalt_plan::host::effect::Mishap;
 use basalt_reconciler::handlers::Effect;
-use basalt_tests::sim::{
-    Base, Plan, World,
-    faults::{ActionFault, EffectFault, Script},
-    oracles,
-    queue::{Event, MILLI, SECOND},
-    run::begin,
-    sweep::{done, rested},
-    users::{changed_vm, named_vm, without_vm},
+use basalt_tests::{
+    house::PROJECT,
+    sim::{
+        Base, Plan, World,
+        agents::Agent,
+        base::Call,
+        faults::{ActionFault, EffectFault, Script},
+        motion::MotionFault,
+        oracles,
+        queue::{Event, MILLI, SECOND},
+        run::begin,
+        steps::VM,
+        sweep::{done, rested},
+        users::{changed_vm, named_vm, without_vm},
+    },
 };
 use serde_json::json;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
+use uuid::Uuid;
 
 /// A world in which hosts are there and nothing was asked for yet.
 async fn world(base: &Arc<Base>, seed: u64, gateways: usize) -> World {
@@ -239,6 +249,52 @@ async fn manifest(world: &World) -> Vec<String> {
     world.place.database.ask(&[query]).await.remove(0)
 }
 
+/// What the API shows, what hosts have, and what they are told to have, besides generations.
+async fn all_of_it(world: &World) -> Result<(Vec<String>, Vec<String>)> {
+    let told = "SELECT kind, id, present, body FROM manifest_items WHERE present ORDER BY 1, 2, host_id";
+    Ok((oracles::picture_now(world).await?, world.place.database.ask(&[told]).await.remove(0)))
+}
+
+#[tokio::test]
+async fn o11_r9_what_was_changed_and_changed_back_is_as_if_it_never_was() {
+    let base = base().await;
+    let mut world = world(&base, 11, 2).await;
+    told(&mut world, async |world| {
+        done(world, &["+wire", "+group", "+router", "+vm off"]).await?;
+        let (first, before) = (world.user.model.vms[VM].clone(), all_of_it(world).await?);
+        let fields = [
+            json!({"cpus": 3}),
+            json!({"memory_bytes": 320 << 20}),
+            json!({"stop_grace_seconds": 9}),
+            json!({"cloud_init": {"user_data": "#!other"}}),
+            json!({"security_groups": ["guard"]}),
+            json!({"power": "running"}),
+        ];
+        for field in fields {
+            let mut other = first.clone();
+            for (name, value) in field.as_object().into_iter().flatten() {
+                other[name] = value.clone();
+            }
+            world.want("there", changed_vm(VM, other));
+            rested(world).await?;
+            ensure!(all_of_it(world).await? != before, "{field} changes nothing");
+            world.want("back", changed_vm(VM, first.clone()));
+            rested(world).await?;
+            assert_eq!(all_of_it(world).await?, before, "{field} and back");
+        }
+        for (there, back) in [("rules", "rules back"), ("routes", "routes back"), ("start", "stop")] {
+            done(world, &[there]).await?;
+            ensure!(all_of_it(world).await? != before, "{there} changes nothing");
+            done(world, &[back]).await?;
+            assert_eq!(all_of_it(world).await?, before, "{there} and {back}");
+        }
+        ensure!(world.user.refused == 0, "something was refused");
+        oracles::at_rest(world).await
+    })
+    .await;
+    world.end();
+}
+
 /// How many virtual milliseconds after the first of so many creates the last of them was given to a host.
 async fn last_placed(base: &Arc<Base>, vms: u64, poison: bool) -> i64 {
     let mut world = world(base, 13, 1).await;
@@ -341,6 +397,137 @@ async fn r33_a_host_that_reboots_at_any_step_of_a_create_ends_with_the_vm_runnin
     })
     .await;
     world.end();
+}
+
+/// A VM goes to another host, and something happens on the way; whether it did.
+async fn moved(world: &mut World, script: Script) -> Result<bool> {
+    done(world, &["+vm"]).await?;
+    world.faults.script = Some(script.after(world.faults.seen));
+    done(world, &["migrate"]).await?;
+    let met = world.faults.script.take().is_none();
+    // It runs, on the one host that is its own, and nothing of it is elsewhere.
+    oracles::at_rest(world).await?;
+    done(world, &["-vm"]).await?;
+    Ok(met)
+}
+
+#[tokio::test]
+async fn r33_a_host_that_reboots_at_any_step_of_a_migration_ends_with_the_vm_running_once() {
+    let base = base().await;
+    let mut world = world(&base, 133, 2).await;
+    told(&mut world, async |world| {
+        let down = 20 * SECOND;
+        let kinds: [(&str, fn(u64, u64) -> Script, u64); 3] = [
+            ("whoever acts", |step, down| Script::Action(step, ActionFault::PowerCut(down)), 6),
+            ("the source", |step, down| Script::Motion(step, MotionFault::CutSource(down)), 4),
+            ("the target", |step, down| Script::Motion(step, MotionFault::CutTarget(down)), 4),
+        ];
+        for (who, script, least) in kinds {
+            let mut steps = 0;
+            while moved(world, script(steps, down)).await? {
+                steps += 1;
+            }
+            println!("{who} rebooted at each of {steps} steps");
+            assert!(steps >= least, "{who}: {steps} steps");
+        }
+        Ok(())
+    })
+    .await;
+    world.end();
+}
+
+/// A world whose hosts mount the same storage, have fencers, and execute one VM in it.
+async fn sharing(base: &Arc<Base>, dir: &Path, ha: &str) -> World {
+    let mut world = World::new(Arc::clone(base), 55, 2).await;
+    let (storage, pool) = (SharedStorage::new(Uuid::from_u128(0x5a)), Name::new("shared").unwrap());
+    for agent in &mut world.agents {
+        agent.sim.mount(&pool, &storage);
+        agent.fence(dir).unwrap();
+    }
+    begin(&mut world, &Plan::script(55, &[])).await.unwrap();
+    let disk = json!({"name": "root", "pool": "shared", "source": {"kind": "image", "image": "tiny"}});
+    world.want("create", named_vm(VM, json!({"ha": {"policy": ha}, "disks": [disk]})));
+    rested(&mut world).await.unwrap();
+    world
+}
+
+/// The VM as the API shows it, and how many hosts execute it.
+async fn the_vm(world: &World) -> Result<(serde_json::Value, usize)> {
+    let live = world.gateways[0].live.as_ref().context("it runs")?;
+    let call = Call::new("GET", &format!("/v1/projects/{PROJECT}/vms/{VM}")).token(&world.base.token);
+    let vm = live.doors.users(call).await.ok()?;
+    let id: VmId = serde_json::from_value(vm["id"].clone())?;
+    let runs = |agent: &&Agent| {
+        agent.sim.look(|w| w.observed.vms.items.get(&id).is_some_and(|vm| vm.power == ObservedPower::Running))
+    };
+    Ok((vm, world.agents.iter().filter(runs).count()))
+}
+
+/// The host is lost for good at one step of a migration. Whether there is such a step, and whether the VM runs in the end.
+async fn lost(world: &mut World, script: Script, ha: bool) -> Result<Option<bool>> {
+    world.faults.script = Some(script.after(world.faults.seen));
+    done(world, &["migrate"]).await?;
+    if world.faults.script.take().is_some() {
+        return Ok(None);
+    }
+    // Longer than any lease, window and patience of a migration.
+    let end = world.now + 900 * SECOND;
+    world.until(900, |world| world.now >= end).await?;
+    rested(world).await?;
+    let (vm, runs) = the_vm(world).await?;
+    if ha || runs > 0 {
+        ensure!(runs == 1, "{runs} hosts execute it: {vm:#}");
+        oracles::at_rest(world).await?;
+        return Ok(Some(true));
+    }
+    // Why it does not run and what would help; as long as its migration waits for the host, that is all there is to say.
+    let said = |kind: &str, reason: &str| {
+        let mut all = vm["conditions"].as_array().into_iter().flatten();
+        all.any(|c| c["type"] == kind && c["reason"] == reason && c["status"] != "true")
+    };
+    ensure!(said("Ready", "host_unreachable"), "{vm:#}");
+    ensure!(said("RestartedElsewhere", "no_ha_policy") || said("Progressing", "host_unreachable"), "{vm:#}");
+    Ok(Some(false))
+}
+
+async fn lost_at_each_step(ha: &str) -> (u32, u32) {
+    let (base, dir) = (base().await, tempfile::tempdir().unwrap());
+    let (mut runs, mut stays) = (0, 0);
+    for fault in [MotionFault::LoseSource, MotionFault::LoseTarget] {
+        for step in 0.. {
+            let mut world = sharing(&base, dir.path(), ha).await;
+            let mut end = None;
+            told(&mut world, async |world| {
+                end = lost(world, Script::Motion(step, fault), ha == "restart").await?;
+                Ok(())
+            })
+            .await;
+            world.end();
+            match end {
+                None if step >= 3 => break,
+                None => panic!("{fault:?}: a migration of {step} steps"),
+                Some(true) => runs += 1,
+                Some(false) => stays += 1,
+            }
+        }
+    }
+    (runs, stays)
+}
+
+#[tokio::test]
+async fn r51_r55_a_host_lost_for_good_in_the_midst_of_a_migration_costs_no_vm_that_is_to_be_started_elsewhere()
+ {
+    let (runs, stays) = lost_at_each_step("restart").await;
+    println!("it ran once on a living host after each of {runs} losses");
+    assert!(runs >= 8 && stays == 0, "{runs} ran, {stays} did not");
+}
+
+#[tokio::test]
+async fn r51_r55_a_vm_without_a_policy_stays_with_a_reason_where_its_host_is_lost_in_the_midst_of_a_migration()
+ {
+    let (runs, stays) = lost_at_each_step("none").await;
+    println!("after {runs} losses it ran on the other host, after {stays} it stayed with a reason");
+    assert!(runs >= 1 && stays >= 1, "{runs} ran, {stays} stayed");
 }
 
 #[tokio::test]

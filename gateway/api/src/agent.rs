@@ -99,6 +99,9 @@ pub async fn read_manifest(
         check_start(&app, host, &headers).await?;
     }
     let manifest: manifests::Manifest<Box<RawValue>> = manifests::read(&app.store, host).await?;
+    // Where the feed is behind (the agent came from another gateway, or this one is slow to read), its old revision is other
+    // than what the agent has for as long as that lasts, and no poll would be held.
+    app.hub.manifest_written(host, manifest.revision);
     if have == Some(manifest.revision) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(manifest.revision)?)]).into_response());
     }

@@ -17,15 +17,16 @@ use basalt_agent::{
     Error,
     cycle::{Cycle, Parts, Tuning},
     host::{Host, sim::SimHost},
-    lease::Lease,
+    lease::{Files, Lease},
     ledger::MemoryLedger,
     outbox::{Draft, Outbox},
 };
 use basalt_daemon::Clock;
+use basalt_model::hosts::FencerFacts;
 use basalt_plan::host::{Action, Resource, effect::Mishap};
-use basalt_wire::agent::directory::Directory;
+use basalt_wire::agent::{directory::Directory, lease::LeaseRequest};
 use futures::FutureExt;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -54,7 +55,10 @@ pub struct Agent {
     pub live: Option<Live>,
     /// The gateway that it speaks with.
     pub home: usize,
+    /// It is gone for good.
+    pub lost: bool,
     ledger: MemoryLedger,
+    lease: Lease,
     actions: u64,
 }
 
@@ -88,7 +92,32 @@ impl Agent {
     pub fn new(number: usize, enrolled: Enrolled, clock: Arc<NodeClock>, home: usize) -> Self {
         let sim = Arc::new(SimHost::new(&enrolled.name, clock.clone()));
         let actions = (number as u64 + 1) << 32;
-        Self { enrolled, clock, sim, live: None, home, ledger: MemoryLedger::default(), actions }
+        Self {
+            enrolled,
+            clock,
+            sim,
+            live: None,
+            home,
+            lost: false,
+            ledger: MemoryLedger::default(),
+            lease: Lease::none(),
+            actions,
+        }
+    }
+
+    /// From its next start on it has a fencer and asks for leases. Time on the host itself stands still, so that one which it
+    /// was given holds for as long as the world lasts: what is played here ends hosts whole.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn fence(&mut self, dir: &Path) -> Result<()> {
+        let dir = dir.join(&self.enrolled.name);
+        std::fs::create_dir_all(&dir)?;
+        let never = Duration::from_secs(1 << 40);
+        Files::in_dir(&dir).alive(never, FencerFacts { window_seconds: 5, watchdog: false })?;
+        self.lease = Lease::in_dir(&dir);
+        self.lease.keep(never)?;
+        Ok(())
     }
 
     /// Nothing is to be done there, and all was told.
@@ -103,7 +132,7 @@ impl World {
     /// An agent starts, or starts again, from its ledger.
     pub fn boot(&mut self, h: usize) -> Result<()> {
         let agent = &mut self.agents[h];
-        if agent.live.is_some() {
+        if agent.live.is_some() || agent.lost {
             return Ok(());
         }
         let boot = agent.ledger.start(agent.clock.new_id());
@@ -111,8 +140,7 @@ impl World {
         let parts = Parts {
             host: Arc::new(gate.clone()),
             ledger: agent.ledger.clone(),
-            // What this world is about needs none.
-            lease: Lease::none(),
+            lease: agent.lease.clone(),
             clock: agent.clock.clone(),
             downloads: Arc::new(NoDownloads),
             outbox: outbox.clone(),
@@ -143,7 +171,40 @@ impl World {
         for event in [Event::Facts(h), Event::Look(h), Event::Poll(h), Event::Directory(h)] {
             self.queue.once(self.now, event);
         }
+        if self.agents[h].lease.fencer().is_some() {
+            self.queue.once(self.now, Event::Lease(h));
+        }
         Ok(())
+    }
+
+    /// A host loses its power and never comes back.
+    pub async fn lose(&mut self, h: usize) {
+        self.agents[h].lost = true;
+        self.crash_agent(h, 0).await;
+        self.agents[h].sim.suffer(&Mishap::PowerCut);
+        let line = format!("{} is lost for good", self.agents[h].enrolled.name);
+        self.say(line);
+    }
+
+    /// Hosts that are not gone for good.
+    pub fn living(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.iter().filter(|agent| !agent.lost)
+    }
+
+    /// Asks for the lease of its host, as it does every few seconds.
+    pub fn renew(&mut self, h: usize) {
+        let (home, call) = (self.agents[h].home, self.call(h, "POST", "/agent/v1/lease"));
+        let agent = &self.agents[h];
+        let Some(live) = &agent.live else { return };
+        let request = LeaseRequest {
+            agent_boot: live.boot,
+            boot_id: "the only one".into(),
+            manifest_revision: live.have,
+            fencer: agent.lease.fencer(),
+        };
+        let body = serde_json::to_value(&request).unwrap_or_default();
+        self.send(home, Kind::Lease(h), call.json(body));
+        self.queue.once(self.now + 5 * SECOND, Event::Lease(h));
     }
 
     /// An agent's process is gone. Of what its host was doing for it, the seed says whether it still comes to its end.
@@ -389,7 +450,7 @@ impl World {
             Kind::Report(_) => live.report.as_ref().is_some_and(|(sent, _)| *sent == number),
             Kind::Poll(_) => live.poll == Some(number),
             Kind::Directory(_) => live.look_up == Some(number),
-            Kind::User => false,
+            Kind::User | Kind::Lease(_) => false,
         };
         if !waits {
             return Ok(());
@@ -433,7 +494,7 @@ impl World {
                     (false, _) => again = Some(Event::Directory(h)),
                 }
             }
-            Kind::User => {}
+            Kind::User | Kind::Lease(_) => {}
         }
         match again {
             Some(event) => self.try_again(h, event, reply.as_ref()),

@@ -23,6 +23,8 @@ pub enum Kind {
     Poll(usize),
     /// An agent asks for its directory.
     Directory(usize),
+    /// An agent asks for its lease.
+    Lease(usize),
     /// The user writes.
     User,
 }
@@ -30,7 +32,7 @@ pub enum Kind {
 impl Kind {
     fn agent(self) -> Option<usize> {
         match self {
-            Kind::Report(h) | Kind::Poll(h) | Kind::Directory(h) => Some(h),
+            Kind::Report(h) | Kind::Poll(h) | Kind::Directory(h) | Kind::Lease(h) => Some(h),
             Kind::User => None,
         }
     }

@@ -142,6 +142,17 @@ pub enum Script {
     Motion(u64, MotionFault),
 }
 
+impl Script {
+    /// The same, where its number counts from what was seen so far.
+    pub fn after(self, seen: Seen) -> Self {
+        match self {
+            Self::Effect(at, fault) => Self::Effect(seen.effects + at, fault),
+            Self::Action(at, fault) => Self::Action(seen.actions + at, fault),
+            Self::Motion(at, fault) => Self::Motion(seen.motions + at, fault),
+        }
+    }
+}
+
 impl Faults {
     /// The fault that an effect meets.
     pub fn meet_effect(&mut self, effect: &Effect) -> Option<EffectFault> {
@@ -215,6 +226,7 @@ impl Faults {
         self.count(match fault {
             MotionFault::KillSource(_) | MotionFault::KillTarget(_) => "agent killed during a migration",
             MotionFault::CutSource(_) | MotionFault::CutTarget(_) => "power cut during a migration",
+            MotionFault::LoseSource | MotionFault::LoseTarget => "host lost during a migration",
             MotionFault::CutLink(_) => "link cut during a migration",
             MotionFault::AnswerLost => "migration's answer lost",
         });

@@ -212,7 +212,7 @@ impl World {
         }
         self.queue.once(self.now, Event::Step(g));
         self.wake_polls(g);
-        Ok(())
+        self.watch(g)
     }
 
     /// Asks for the next effect.

@@ -27,6 +27,7 @@ pub mod soak;
 pub mod steps;
 pub mod sweep;
 pub mod users;
+pub mod watcher;
 pub mod world;
 
 pub use base::Base;

@@ -24,6 +24,10 @@ pub enum MotionFault {
     CutSource(Micros),
     /// The target loses its power first.
     CutTarget(Micros),
+    /// The source is lost first, for good.
+    LoseSource,
+    /// The target is lost first, for good.
+    LoseTarget,
     /// The link between the two is cut first, for so long.
     CutLink(Micros),
     /// The step is taken and the source never hears of it.
@@ -76,6 +80,7 @@ impl World {
         let (mut lost, mut ended) = (false, way.poll());
         if let (None, Some(send)) = (&ended, way.sends()) {
             let (id, target) = (send.migration_id, self.host(send.target));
+            self.sent.insert((send.id, target));
             let fault = self.faults.meet_motion();
             if let Some(fault) = fault {
                 self.say(format!("{what}: {fault:?}"));
@@ -92,6 +97,12 @@ impl World {
                     self.crash_agent(h, down).await;
                     return Ok(());
                 }
+                Some(MotionFault::LoseSource) => {
+                    drop(way);
+                    self.lose(h).await;
+                    return Ok(());
+                }
+                Some(MotionFault::LoseTarget) => self.lose(target).await,
                 Some(MotionFault::KillTarget(down)) => self.crash_agent(target, down).await,
                 Some(MotionFault::CutTarget(down)) => {
                     self.agents[target].sim.suffer(&Mishap::PowerCut);

@@ -49,6 +49,8 @@ pub enum Event {
     Poll(usize),
     /// An agent asks for its directory.
     Directory(usize),
+    /// An agent asks for its lease.
+    Lease(usize),
     /// An agent starts again.
     Boot(usize),
     /// A call arrives at its gateway.

@@ -6,6 +6,7 @@ use super::{
     queue::{Event, SECOND},
     sweep::rested,
     users::once_more,
+    watcher::{Counts, Watcher},
     world::{Deeds, World},
 };
 use anyhow::{Result, bail};
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub deeds: Deeds,
     /// Operations of the user that were refused.
     pub refused: u32,
+    /// What was watched.
+    pub watched: Counts,
     /// Virtual seconds.
     pub seconds: u64,
     /// What was accepted, in order.
@@ -119,6 +122,7 @@ pub async fn run(base: &Arc<Base>, plan: &Plan) -> Result<Outcome, Box<Failure>>
             faults: world.faults.met,
             by_kind: std::mem::take(&mut world.faults.by_kind),
             deeds: world.deeds,
+            watched: world.watcher.as_ref().map(|w| w.counts).unwrap_or_default(),
             refused: world.user.refused,
             seconds: world.now / SECOND,
         }),
@@ -130,6 +134,7 @@ pub async fn run(base: &Arc<Base>, plan: &Plan) -> Result<Outcome, Box<Failure>>
 
 async fn drive(world: &mut World, plan: &Plan) -> Result<Vec<String>> {
     begin(world, plan).await?;
+    world.watcher = Some(Watcher::new(plan.seed));
     world.faults.on = plan.faults > 0;
     world.faults.only.clone_from(&plan.only);
     world.queue.once(world.now, Event::Fault);
@@ -138,6 +143,7 @@ async fn drive(world: &mut World, plan: &Plan) -> Result<Vec<String>> {
         bail!("the user is not done, or not enough went wrong ({} faults)", world.faults.met);
     }
     settle(world).await?;
+    world.watched()?;
     oracles::picture_now(world).await
 }
 

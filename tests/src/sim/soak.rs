@@ -54,7 +54,7 @@ async fn seeds(base: &Arc<Base>, plan: &Plan) -> Result<()> {
 
 async fn swept(base: &Arc<Base>, plan: &Plan) -> Result<()> {
     let mut failed = 0;
-    for workflows in [sweep::LIVES, sweep::CHANGES, sweep::WIRES, sweep::WAYS] {
+    for workflows in sweep::ALL {
         let started = Instant::now();
         match sweep(base, plan.seed, workflows, plan.every).await {
             Ok(swept) => {

@@ -20,7 +20,8 @@ pub fn step(world: &World, word: &str) -> Option<Wanted> {
 
 fn machine(world: &World, word: &str) -> Option<Wanted> {
     let create = |changes: Value| {
-        let mut all = json!({"stop_grace_seconds": 5});
+        // Longer than anything that a sweep does to a host: within it a guest is only asked.
+        let mut all = json!({"stop_grace_seconds": 300});
         users::merge(&mut all, changes);
         named_vm(VM, all)
     };
@@ -92,7 +93,7 @@ fn wire(word: &str) -> Option<Wanted> {
     };
     let plain = json!({"networks": ["lan"], "nat": false});
     let routed = json!({"networks": ["lan"], "nat": false,
-        "routes": [{"destination": "192.168.0.0/16", "via": "10.10.0.100"}]});
+        "routes": [{"destination": "192.168.0.0/16", "next_hop": "10.10.0.100"}]});
     match word {
         "+wire" => wanted(create("networks", "wire", &json!({"cidr": "10.20.0.0/24"})), |model| {
             model.networks.insert("wire".into());

@@ -1,8 +1,8 @@
 //! The crash sweep: every workflow, with one fault at every step of it: before, after, its answer lost, or doubled, and then
 //! the same gateway goes on, or the other; and each step of a migration, with either host killed or without power.
 //!
-//! One world serves many injections: a workflow is done with a fault, everything must come to rest as promised, with no
-//! more changes on hosts than without the fault, and what leads back to the beginning is done without one.
+//! One world serves many injections: workflows lead round in a circle, each is done with its next fault, and after each
+//! everything must come to rest as promised, with no more changes on hosts than without the fault.
 
 use super::{
     base::Base,
@@ -14,8 +14,11 @@ use super::{
     steps::step,
     world::World,
 };
-use anyhow::{Result, bail, ensure};
-use std::{collections::BTreeMap, sync::Arc};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// A gateway that comes back so soon has its lease still.
 const SOON: u64 = 50 * MILLI;
@@ -26,59 +29,52 @@ const IDLE: u64 = 8 * SECOND;
 /// After so many injections all oracles look; after each, those that are quick.
 const LOOK: u64 = 24;
 
-/// A workflow: what must be there before, what is done, and what leads back; words of [`super::steps`].
+/// A round of workflows: what must be there before, and workflows that lead from one to the next and from the last back
+/// to the first, each by its name and a word of [`super::steps`]. So nothing is done only to get back.
 #[derive(Clone, Copy, Debug)]
-pub struct Workflow {
-    /// Its name.
-    pub name: &'static str,
+pub struct Round {
     before: &'static [&'static str],
-    what: &'static [&'static str],
-    back: &'static [&'static str],
+    workflows: &'static [(&'static str, &'static str)],
 }
 
-const fn workflow(
-    name: &'static str,
-    before: &'static [&'static str],
-    what: &'static [&'static str],
-    back: &'static [&'static str],
-) -> Workflow {
-    Workflow { name, before, what, back }
+const fn round(before: &'static [&'static str], workflows: &'static [(&'static str, &'static str)]) -> Round {
+    Round { before, workflows }
 }
 
 /// Of VMs that come and go.
-pub const LIVES: &[Workflow] = &[
-    workflow("create", &[], &["+vm"], &["-vm"]),
-    workflow("create stopped", &[], &["+vm off"], &["-vm"]),
-    workflow("create with all", &["+wire", "+group"], &["+vm with all"], &["-vm"]),
-    workflow("delete", &["+vm"], &["-vm"], &["+vm"]),
-    workflow("delete stopped", &["+vm off"], &["-vm"], &["+vm off"]),
-    workflow("redeploy", &["+vm"], &["redeploy"], &["-vm", "+vm"]),
+pub const LIVES: &[Round] = &[
+    round(&[], &[("create", "+vm"), ("redeploy", "redeploy"), ("delete", "-vm")]),
+    round(&[], &[("create stopped", "+vm off"), ("delete stopped", "-vm")]),
 ];
+/// Of VMs with everything that a VM can have.
+pub const FULL: &[Round] =
+    &[round(&["+wire", "+group"], &[("create with all", "+vm with all"), ("delete with all", "-vm")])];
 /// Of VMs that are changed.
-pub const CHANGES: &[Workflow] = &[
-    workflow("stop", &["+vm"], &["stop"], &["start"]),
-    workflow("start", &["+vm", "stop"], &["start"], &["stop"]),
-    workflow("pause", &["+vm"], &["pause"], &["resume"]),
-    workflow("resume", &["+vm", "pause"], &["resume"], &["pause"]),
-    workflow("data changed", &["+vm"], &["data"], &["data back"]),
-    workflow("memory changed", &["+vm off"], &["memory"], &["memory back"]),
+pub const CHANGES: &[Round] = &[
+    round(&["+vm"], &[("stop", "stop"), ("start", "start")]),
+    round(&["+vm"], &[("pause", "pause"), ("resume", "resume")]),
+    round(&["+vm", "data back"], &[("data changed", "data"), ("data changed back", "data back")]),
+    round(&["+vm off"], &[("memory grown", "memory"), ("memory shrunk", "memory back")]),
 ];
 /// Of what VMs need.
-pub const WIRES: &[Workflow] = &[
-    workflow("network used", &["+wire"], &["+vm on wire"], &["-vm"]),
-    workflow("network deleted", &["+wire"], &["-wire"], &["+wire"]),
-    workflow("volume deleted", &["+volume"], &["-volume"], &["+volume"]),
-    workflow("router", &["+vm"], &["+router"], &["-router"]),
-    workflow("router deleted", &["+vm", "+router"], &["-router"], &["+router"]),
-    workflow("security group changed", &["+group", "+vm guarded"], &["rules"], &["rules back"]),
-    workflow("security group given", &["+group", "+vm"], &["guard"], &["guard back"]),
+pub const WIRES: &[Round] = &[
+    round(&["+wire"], &[("network used", "+vm on wire"), ("network left", "-vm")]),
+    round(&[], &[("network created", "+wire"), ("network deleted", "-wire")]),
+    round(&[], &[("volume created", "+volume"), ("volume deleted", "-volume")]),
 ];
-
+/// Of what guards VMs and leads them out.
+pub const WALLS: &[Round] = &[
+    round(&["+vm"], &[("router created", "+router"), ("router deleted", "-router")]),
+    round(&["+vm", "+router"], &[("routes given", "routes"), ("routes taken", "routes back")]),
+    round(&["+group", "+vm guarded"], &[("security group changed", "rules"), ("changed back", "rules back")]),
+    round(&["+group", "+vm"], &[("security group given", "guard"), ("security group taken", "guard back")]),
+];
 /// Of VMs that go to another host.
-pub const WAYS: &[Workflow] = &[
-    workflow("migrate", &["+vm"], &["migrate"], &[]),
-    workflow("migrate paused", &["+vm", "pause"], &["migrate"], &[]),
-];
+pub const WAYS: &[Round] =
+    &[round(&["+vm"], &[("migrate", "migrate")]), round(&["+vm", "pause"], &[("migrate paused", "migrate")])];
+
+/// All of them.
+pub const ALL: [&[Round]; 6] = [LIVES, FULL, CHANGES, WIRES, WALLS, WAYS];
 
 /// What a sweep came to.
 #[derive(Clone, Debug, Default)]
@@ -101,63 +97,56 @@ impl Swept {
 pub async fn sweep(
     base: &Arc<Base>,
     seed: u64,
-    workflows: &[Workflow],
+    rounds: &[Round],
     every: usize,
 ) -> Result<Swept, Box<Failure>> {
     let mut swept = Swept::default();
-    for workflow in workflows {
+    for round in rounds {
         let mut world = World::new(Arc::clone(base), seed, 2).await;
-        let result = one(&mut world, workflow, every).await;
+        let result = one(&mut world, round, every, &mut swept).await;
         let story = std::mem::take(&mut world.story);
         world.end();
-        match result {
-            Ok(injections) => drop(swept.injections.insert(workflow.name, injections)),
-            Err(why) => {
-                let why = why.context(format!("in the workflow {:?}", workflow.name));
-                return Err(Box::new(Failure { seed, why, story }));
-            }
-        }
+        result.map_err(|why| Box::new(Failure { seed, why, story }))?;
     }
     Ok(swept)
 }
 
-async fn one(world: &mut World, workflow: &Workflow, every: usize) -> Result<u64> {
+async fn one(world: &mut World, round: &Round, every: usize, swept: &mut Swept) -> Result<()> {
     begin(world, &Plan::script(0, &[])).await?;
-    for step in workflow.before {
+    for step in round.before {
         done(world, &[step]).await?;
     }
-    let reference = Reference::of(world, workflow).await?;
-    let mut injections = 0;
-    for injection in reference.injections().into_iter().step_by(every) {
-        world.story.clear();
-        let script = injection.script(world.faults.seen);
-        world.say(format!("SWEEP {} {script:?}", workflow.name));
-        world.faults.script = Some(script);
-        let before = oracles::changes(world);
-        done(world, workflow.what).await?;
-        ensure!(world.user.refused == 0, "an operation was refused");
-        injections += u64::from(world.faults.script.take().is_none());
-        world.fabric.calm();
-        if !injection.changes_course(&reference) {
-            reference.check(&difference(&before, &oracles::changes(world)))?;
-        }
-        let shown = Shown::of(world).await?;
-        oracles::promises(world, &shown)?;
-        reference.compare(&oracles::picture(world, &shown))?;
-        if injections % LOOK == 0 {
-            oracles::at_rest(world).await?;
-        }
-        done(world, workflow.back).await?;
+    let start = oracles::picture_now(world).await?;
+    let mut legs = Vec::new();
+    for (name, word) in round.workflows {
+        let leg = Leg::of(world, name, word, every).await;
+        legs.push(leg.with_context(|| format!("in the workflow {name:?}"))?);
     }
-    oracles::at_rest(world).await?;
-    Ok(injections)
+    let end = legs.last().map(|leg| &leg.picture);
+    ensure!(end == Some(&start), "O11: round and back again there is {end:?}, there was {start:?}");
+    let mut injections = 0;
+    while legs.iter().any(|leg| !leg.left.is_empty()) {
+        for leg in &mut legs {
+            world.story.clear();
+            let met = leg.go(world).await.with_context(|| format!("in the workflow {:?}", leg.name))?;
+            *swept.injections.entry(leg.name).or_default() += met;
+            injections += met;
+            if met > 0 && injections % LOOK == 0 {
+                oracles::at_rest(world).await?;
+            }
+        }
+    }
+    oracles::at_rest(world).await
 }
 
-/// A workflow without faults.
-struct Reference {
+/// A workflow of a round: what it does without faults, and the faults that are still to strike it.
+struct Leg {
+    name: &'static str,
+    word: &'static str,
     steps: Seen,
     changes: BTreeMap<&'static str, u32>,
     picture: Vec<String>,
+    left: VecDeque<Injection>,
 }
 
 /// Where a fault strikes.
@@ -180,48 +169,58 @@ struct Injection {
 }
 
 impl Injection {
-    fn script(self, seen: Seen) -> Script {
+    fn script(self) -> Script {
         match self.site {
-            Site::Effect => at_effect(seen.effects + self.step, self.fault),
-            Site::Action => at_action(seen.actions + self.step, self.fault),
-            Site::Motion => at_motion(seen.motions + self.step, self.fault),
+            Site::Effect => at_effect(self.step, self.fault),
+            Site::Action => at_action(self.step, self.fault),
+            Site::Motion => at_motion(self.step, self.fault),
         }
-    }
-
-    /// Whether hosts do other things after it than without it: a migration that is broken off is not tried again.
-    fn changes_course(self, reference: &Reference) -> bool {
-        reference.steps.motions > 0 && self.site != Site::Effect
     }
 }
 
-impl Reference {
-    async fn of(world: &mut World, workflow: &Workflow) -> Result<Self> {
+impl Leg {
+    async fn of(world: &mut World, name: &'static str, word: &'static str, every: usize) -> Result<Self> {
         let (seen, before) = (world.faults.seen, oracles::changes(world));
-        done(world, workflow.what).await?;
+        done(world, &[word]).await?;
         let after = world.faults.seen;
         let steps = Seen {
             effects: after.effects - seen.effects,
             actions: after.actions - seen.actions,
             motions: after.motions - seen.motions,
         };
+        ensure!(world.user.refused == 0, "an operation was refused");
         let changes = difference(&before, &oracles::changes(world));
         oracles::at_rest(world).await?;
         let picture = oracles::picture_now(world).await?;
-        done(world, workflow.back).await?;
-        if steps == Seen::default() {
-            bail!("the workflow {} does nothing", workflow.name);
-        }
-        Ok(Self { steps, changes, picture })
+        let left = injections(steps).into_iter().step_by(every).collect();
+        Ok(Self { name, word, steps, changes, picture, left })
     }
 
-    /// Every fault at every step.
-    fn injections(&self) -> Vec<Injection> {
-        let steps = |site, steps| (0..steps).map(move |step| (site, step));
-        let all = steps(Site::Effect, self.steps.effects)
-            .chain(steps(Site::Action, self.steps.actions))
-            .chain(steps(Site::Motion, self.steps.motions));
-        let each = |(site, step)| (0..8).map(move |fault| Injection { site, step, fault });
-        all.flat_map(each).collect()
+    /// Does it, with the next fault if one is left; how many struck.
+    async fn go(&mut self, world: &mut World) -> Result<u64> {
+        let injection = self.left.pop_front();
+        if let Some(injection) = injection {
+            let script = injection.script().after(world.faults.seen);
+            world.say(format!("SWEEP {} {script:?}", self.name));
+            world.faults.script = Some(script);
+        }
+        let before = oracles::changes(world);
+        done(world, &[self.word]).await?;
+        ensure!(world.user.refused == 0, "an operation was refused");
+        let met = injection.is_some() && world.faults.script.take().is_none();
+        world.fabric.calm();
+        if !injection.is_some_and(|injection| self.changes_course(injection)) {
+            self.check(&difference(&before, &oracles::changes(world)))?;
+        }
+        let shown = Shown::of(world).await?;
+        oracles::promises(world, &shown)?;
+        self.compare(&oracles::picture(world, &shown))?;
+        Ok(u64::from(met))
+    }
+
+    /// Whether hosts do other things after it than without it: a migration that is broken off is not tried again.
+    fn changes_course(&self, injection: Injection) -> bool {
+        self.steps.motions > 0 && injection.site != Site::Effect
     }
 
     /// Hosts were changed as often as without a fault, and by the same.
@@ -239,6 +238,15 @@ impl Reference {
         ensure!(picture.len() == self.picture.len(), "O2: {picture:?}, without the fault {:?}", self.picture);
         Ok(())
     }
+}
+
+/// Every fault at every step.
+fn injections(steps: Seen) -> Vec<Injection> {
+    let of = |site, steps| (0..steps).map(move |step| (site, step));
+    let all = of(Site::Effect, steps.effects)
+        .chain(of(Site::Action, steps.actions))
+        .chain(of(Site::Motion, steps.motions));
+    all.flat_map(|(site, step)| (0..8).map(move |fault| Injection { site, step, fault })).collect()
 }
 
 fn at_effect(at: u64, fault: u64) -> Script {

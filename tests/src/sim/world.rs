@@ -10,15 +10,19 @@ use super::{
     oracles,
     queue::{Event, Micros, Queue, SECOND},
     users::User,
+    watcher::Watcher,
 };
 use anyhow::Result;
 use basalt_agent::host::sim::fabric::Fabric;
 use basalt_daemon::ManualClock;
-use basalt_model::DateTime;
+use basalt_model::{DateTime, VmId};
 use basalt_plan::host::Action;
 use basalt_reconciler::handlers::Effect;
 use chrono::TimeDelta;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Everything that there is.
 pub struct World {
@@ -44,12 +48,16 @@ pub struct World {
     pub agents: Vec<Agent>,
     /// What lies between hosts.
     pub fabric: Fabric,
+    /// VMs that were ever on their way to a host.
+    pub sent: BTreeSet<(VmId, usize)>,
     /// Calls on their way.
     pub calls: BTreeMap<u64, Sent>,
     /// What goes wrong.
     pub faults: Faults,
     /// Who uses it.
     pub user: User,
+    /// Who watches, if anybody does.
+    pub watcher: Option<Watcher>,
     /// Whether leases are renewed each second, as real gateways do, and not only where somebody needs one.
     pub renews: bool,
     /// When anything was last written or done.
@@ -107,9 +115,11 @@ impl World {
             gateways,
             agents,
             fabric,
+            sent: BTreeSet::new(),
             calls: BTreeMap::new(),
             faults: Faults::default(),
             user: User::new(seed),
+            watcher: None,
             renews: false,
             active_at: 0,
             log: None,
@@ -181,7 +191,7 @@ impl World {
     /// no action.
     pub fn rests(&self) -> bool {
         let idle = |g: &Gateway| g.live.as_ref().is_some_and(|live| live.in_flight() == 0);
-        self.gateways.iter().all(idle) && self.agents.iter().all(Agent::rests)
+        self.gateways.iter().all(idle) && self.living().all(Agent::rests)
     }
 
     async fn happen(&mut self, event: Event) -> Result<()> {
@@ -207,6 +217,7 @@ impl World {
             Event::Report(h) => self.report(h),
             Event::Poll(h) => self.poll(h),
             Event::Directory(h) => self.look_up(h),
+            Event::Lease(h) => self.renew(h),
             Event::Boot(h) => self.boot(h)?,
             Event::Arrive(n) => self.arrive(n).await?,
             Event::Answer(n) => self.answer(n).await?,

@@ -5,6 +5,7 @@ use crate::{
     door::{Door, small_vm},
     enrolment::{Host, enrol},
 };
+use basalt_api::rows::Noun;
 use basalt_model::{Epoch, GIB, Generation, HostId, ImageId, images::ImageFormat};
 use basalt_store::{agent_conflicts, manifests, testkit};
 use basalt_wire::agent::manifest::{ItemKind, Manifest};
@@ -61,6 +62,30 @@ async fn a_manifest_poll_is_held_until_the_revision_moves() {
     assert_eq!(answer.header("etag"), format!("\"{revision}\""));
     let manifest = Manifest::read(answer.body.to_string().as_bytes(), host.id).unwrap();
     assert_eq!((manifest.revision, manifest.items.len()), (revision, 1));
+}
+
+#[tokio::test]
+async fn a_poll_is_held_where_the_feed_is_behind_what_the_agent_has() {
+    let door = Door::new().await;
+    let host = enrol(&door, "h1").await;
+    let item = network_item(&door).await;
+    door.until("the network", |rows| !rows.all(Noun::Network).is_empty()).await;
+    // Another gateway writes: this one's feed does not hear of it.
+    let other = door.db.connect(basalt_store::Options { max_connections: 1, ..Default::default() }).await;
+    let mut tx = other.system().await.unwrap();
+    let write = manifests::Write { host_id: host.id, upserts: vec![item], removes: vec![] };
+    let revision = manifests::put(&mut tx, &[write], testkit::now()).await.unwrap()[0].revision;
+    tx.commit().await.unwrap();
+    let all = host.get(&door, "/agent/v1/manifest").send().await.expect(200);
+    assert_eq!(all.header("etag"), format!("\"{revision}\""));
+    let begun = Instant::now();
+    let poll =
+        host.get(&door, "/agent/v1/manifest?wait_seconds=1").header("if-none-match", all.header("etag"));
+    assert_eq!(poll.send().await.status, 304);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(990),
+        "answered at once, it would be asked at once again"
+    );
 }
 
 /// A sample of the storm after a gateway's restart; `cargo xtask bench --only fleet` measures a thousand over TLS.
