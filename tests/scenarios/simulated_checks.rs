@@ -411,13 +411,16 @@ async fn moved(world: &mut World, script: Script) -> Result<bool> {
     Ok(met)
 }
 
+/// A fault at a step, for so long.
+type Fault = fn(u64, u64) -> Script;
+
 #[tokio::test]
 async fn r33_a_host_that_reboots_at_any_step_of_a_migration_ends_with_the_vm_running_once() {
     let base = base().await;
     let mut world = world(&base, 133, 2).await;
     told(&mut world, async |world| {
         let down = 20 * SECOND;
-        let kinds: [(&str, fn(u64, u64) -> Script, u64); 3] = [
+        let kinds: [(&str, Fault, u64); 3] = [
             ("whoever acts", |step, down| Script::Action(step, ActionFault::PowerCut(down)), 6),
             ("the source", |step, down| Script::Motion(step, MotionFault::CutSource(down)), 4),
             ("the target", |step, down| Script::Motion(step, MotionFault::CutTarget(down)), 4),

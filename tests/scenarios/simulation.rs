@@ -45,7 +45,7 @@ async fn share(of: u64, which: u64) {
         faults += outcome.faults;
         seeds += 1;
         watched += outcome.watched;
-        if seed / of % COMPARED == 0 {
+        if (seed / of).is_multiple_of(COMPARED) {
             let without = without_faults(&base, seed, &outcome.accepted).await;
             let without = without.unwrap_or_else(|failure| panic!("without faults: {failure}"));
             let (with, without) = (besides_chance(&outcome.picture), besides_chance(&without));
