@@ -88,6 +88,9 @@ pub struct StopRecord {
     pub first_at: DateTime,
     /// When it was last asked.
     pub last_at: DateTime,
+    /// Whether asking ever came to its end. An agent that was killed before has asked nobody, and begins anew.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// Seconds after which a guest that still runs is asked again: it may not have listened yet.
@@ -218,8 +221,9 @@ impl Memory {
     pub fn begin(&mut self, action: &Action, now: DateTime) -> bool {
         let (id, operation, verb) = match action {
             Action::ShutdownVm(id) => {
-                let record = self.stops.entry(*id).or_insert(StopRecord { first_at: now, last_at: now });
-                record.last_at = now;
+                let before = self.stops.get(id).filter(|record| record.asked);
+                let (first_at, asked) = before.map_or((now, false), |record| (record.first_at, true));
+                self.stops.insert(*id, StopRecord { first_at, last_at: now, asked });
                 return true;
             }
             Action::SendVm(send) => {
@@ -264,6 +268,13 @@ impl Memory {
             self.sent(send.id, send.migration_id, outcome);
             return true;
         }
+        let mut durable = false;
+        if let Action::ShutdownVm(id) = action
+            && let Some(record) = self.stops.get_mut(id)
+        {
+            durable = !record.asked;
+            record.asked = true;
+        }
         match outcome {
             Outcome::Done => {
                 self.back_off.remove(&work);
@@ -279,7 +290,7 @@ impl Memory {
                 self.back_off.insert(work, back_off);
             }
         }
-        false
+        durable
     }
 
     /// How the sending of a VM ended. A failure says nothing: what stands on the host does.

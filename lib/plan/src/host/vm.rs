@@ -279,7 +279,7 @@ impl Case<'_> {
 
     fn stop(&self, mut judgement: Judgement, power: ObservedPower) -> Judgement {
         let now = self.look.now;
-        let record = self.look.memory.stops.get(&self.id);
+        let record = self.look.memory.stops.get(&self.id).filter(|r| r.asked);
         let deadline =
             record.map_or(now, |r| r.first_at) + TimeDelta::seconds(self.body.stop_grace_seconds.into());
         if now >= deadline {

@@ -114,6 +114,19 @@ fn v2_a_deaf_guest_is_asked_again_and_forced_after_the_grace() {
 }
 
 #[test]
+fn v2_an_agent_that_died_before_it_asked_asks_however_long_it_was_away() {
+    let (mut d, mut m) = running();
+    edit_vm(&mut m, |b| b.power = Power::Stopped);
+    let ask = d.plan(&m).work[0].actions[0].clone();
+    assert_eq!(ask, Action::ShutdownVm(vm_id(1)));
+    assert!(d.memory.begin(&ask, d.now), "it is kept before it is begun");
+    d.now += TimeDelta::hours(1);
+    assert_eq!(d.plan(&m).work[0].actions, [ask], "its grace begins when it is asked");
+    d.settle(&m);
+    assert_eq!((d.vm(1).unwrap().power, d.count("forcing off")), (ObservedPower::Stopped, 0));
+}
+
+#[test]
 fn v2_a_change_of_mind_while_shutting_down_starts_it_again_without_force() {
     let (mut d, mut m) = running();
     d.world.deaf.insert(vm_id(1));
