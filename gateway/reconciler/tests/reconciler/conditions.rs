@@ -1,11 +1,14 @@
 //! V1: whatever a VM waits for, it says so, with what would help.
 
 use crate::world::{World, until};
-use basalt_model::{CapabilityReason, ConditionStatus, GIB, VmId, vms::ObservedPower};
+use basalt_model::{
+    CapabilityReason, ConditionStatus, GIB, VmId, hosts::HOST_LEASE_SECONDS, vms::ObservedPower,
+};
 use basalt_store::{Key, agent_conflicts, hosts};
 use basalt_wire::agent::manifest::ItemKind;
 use chrono::TimeDelta;
 use serde_json::json;
+use std::time::Duration;
 use uuid::Uuid;
 
 async fn ready_is(world: &World, vm: VmId, reason: &str, part: &str) {
@@ -53,9 +56,14 @@ async fn a_silent_host_makes_its_vms_unknown_and_takes_nothing_until_it_is_back(
     world.completed(made.task.id).await;
     let vm = made.object.id();
     ready_is(&world, vm, "realised", "running").await;
+    // A clock that is set makes nobody silent. That is counted by time that nobody can set, so it is waited for.
     clock.advance(TimeDelta::seconds(31));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let reachable = world.condition(vm, "HostReachable").await;
+    assert!(reachable.is_none_or(|c| c.status != ConditionStatus::False));
+    tokio::time::sleep(Duration::from_secs(HOST_LEASE_SECONDS.unsigned_abs() - 1)).await;
     until("it is unreachable", || async {
-        // Time goes on; the lease and the reading of signs of life need it.
+        // Time goes on; the gateway's own lease needs it.
         clock.advance(TimeDelta::seconds(1));
         let c = world.condition(vm, "HostReachable").await;
         c.is_some_and(|c| c.status == ConditionStatus::False)
