@@ -125,21 +125,32 @@ impl Outbox {
         self.0.news.notified().await;
     }
 
-    /// What the gateway does not know yet.
+    /// What the gateway does not know yet. From now on, until the report is known to have arrived, it may know what is in it or
+    /// what was told before: should its answer be lost, all of that is told again, even where it is by then as it was.
     pub fn draft(&self) -> Draft {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.sequence += 1;
-        let (now, told) = (&state.now, &state.told);
-        let changed = now.items.iter().filter(|(key, item)| told.items.get(key) != Some(item));
+        let State { sequence, now, told, .. } = &mut *state;
+        *sequence += 1;
+        let changed: Vec<_> =
+            now.items.iter().filter(|(key, item)| told.items.get(key) != Some(item)).collect();
+        for (key, _) in &changed {
+            told.items.remove(key);
+        }
+        let facts = if now.facts == told.facts { None } else { now.facts.clone() };
+        if facts.is_some() {
+            told.facts = None;
+        }
+        let items = changed.into_iter().map(|(_, item)| item.clone()).collect();
+        let now = now.clone();
         let report = Report {
             agent_boot: state.boot,
             sequence: state.sequence,
             manifest_revision: now.revision,
             manifest_refused: now.refused.clone(),
-            facts: if now.facts == told.facts { None } else { now.facts.clone() },
-            items: changed.map(|(_, item)| item.clone()).collect(),
+            facts,
+            items,
         };
-        Draft { report, facts: now.clone() }
+        Draft { report, facts: now }
     }
 
     /// A report arrived. `send_full`: the gateway knows nothing of what it was told before.
@@ -183,5 +194,21 @@ mod tests {
         assert_eq!(second.report.items, [item(2, 2)]);
         outbox.told(second, true);
         assert_eq!(outbox.draft().report.items.len(), 2, "everything was asked for");
+    }
+
+    #[test]
+    fn r2_what_was_in_a_report_whose_answer_was_lost_is_told_again_though_it_is_as_before() {
+        let outbox = Outbox::new(Uuid::from_u128(1));
+        let at = |stage: &str| [ItemReport { stage: stage.into(), ..item(1, 1) }, item(2, 1)];
+        outbox.items(1, at(""));
+        outbox.told(outbox.draft(), false);
+        outbox.items(1, at("resuming"));
+        let lost = outbox.draft();
+        assert_eq!(lost.report.items, at("resuming")[..1]);
+        outbox.items(1, at(""));
+        let again = outbox.draft();
+        assert_eq!(again.report.items, at("")[..1], "the gateway may have taken the lost one in");
+        outbox.told(again, false);
+        assert!(outbox.draft().report.items.is_empty());
     }
 }
