@@ -23,7 +23,7 @@ use basalt_wire::agent::{
     task_logs::{LogAnswer, LogBatch},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -316,15 +316,17 @@ async fn t1_lines_outlive_a_gateway_that_is_away_and_go_before_the_report_of_wha
     agent.gateway.put(&one(3, |_| {}));
     agent.settled(3).await;
     agent.reported(ObservedPower::Running).await;
-    // What the lost answers were about is sent again sooner or later, whatever else there is to say.
-    let twice = |gateway: &Memory| {
+    // What the lost answers were about is sent again sooner or later, and so is what was done since.
+    let all_said = |gateway: &Memory| {
         let logs = gateway.logs.lock().unwrap();
-        let all: Vec<i64> =
-            logs.iter().flat_map(|(_, batch)| &batch.lines).map(|line| line.sequence).collect();
-        all.iter().collect::<BTreeSet<_>>().len() < all.len()
+        let lines: Vec<_> = logs.iter().flat_map(|(_, batch)| &batch.lines).collect();
+        let once: BTreeMap<i64, &str> = lines.iter().map(|l| (l.sequence, l.text.as_str())).collect();
+        let asked = once.iter().find(|(_, text)| text.contains("asked to shut down"));
+        let again = asked.is_some_and(|(n, _)| once.range(n..).any(|(_, text)| *text == "started"));
+        again && once.len() < lines.len()
     };
     for _ in 0..400 {
-        if twice(&agent.gateway) {
+        if all_said(&agent.gateway) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
