@@ -93,7 +93,7 @@ async fn sharing_with_a_guest() -> (Cluster, String, String) {
         declare_shared(host);
     }
     for host in ["h1", "h2"] {
-        until("the shared pool is known", Duration::from_secs(60), async || {
+        until("the shared pool is known", Duration::from_secs(120), async || {
             let seen: Value = cluster.client.get(&format!("/v1/hosts/{host}")).await.unwrap();
             let shared = |p: &Value| p["shared_id"].is_string();
             seen["facts"]["pools"].as_array().is_some_and(|pools| pools.iter().any(shared))
