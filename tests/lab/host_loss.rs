@@ -4,16 +4,11 @@
 use crate::{
     cluster::{Cluster, until},
     guests::{USER_DATA, network},
+    watchman::Watchman,
 };
 use basalt_lab::{host::Host, journey};
 use serde_json::{Value, json};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// What M5 promises.
 const PROMISED: Duration = Duration::from_secs(60);
@@ -45,34 +40,11 @@ fn executes(host: &Host, id: &str) -> bool {
 }
 
 /// Counts looks in which two hosts had a QEMU of the VM.
-struct Watchman {
-    doubles: Arc<AtomicU32>,
-    looks: Arc<AtomicU32>,
-    end: Arc<AtomicBool>,
-}
-
-impl Watchman {
-    fn over(cluster: &Cluster, id: &str) -> Self {
-        let (lab, id) = (cluster.lab.clone(), id.to_owned());
-        let (doubles, looks, end) =
-            (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
-        let (d, l, e) = (doubles.clone(), looks.clone(), end.clone());
-        std::thread::spawn(move || {
-            while !e.load(Ordering::Relaxed) {
-                let executing = lab.hosts().iter().filter(|host| executes(host, &id)).count();
-                d.fetch_add(u32::from(executing > 1), Ordering::Relaxed);
-                l.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        });
-        Self { doubles, looks, end }
-    }
-}
-
-impl Drop for Watchman {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-    }
+fn watch(cluster: &Cluster, id: &str) -> Watchman {
+    let id = id.to_owned();
+    Watchman::new(cluster.lab.clone(), Duration::from_millis(50), move |lab| {
+        lab.hosts().iter().filter(|host| executes(host, &id)).count() > 1
+    })
 }
 
 async fn vm(cluster: &Cluster, project: &str) -> Value {
@@ -114,7 +86,7 @@ async fn sharing_with_a_guest() -> (Cluster, String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn m5_r55_the_guest_of_a_lost_host_runs_elsewhere_within_a_minute_and_never_on_two() {
     let (cluster, project, id) = sharing_with_a_guest().await;
-    let watchman = Watchman::over(&cluster, &id);
+    let watchman = watch(&cluster, &id);
     let other = |name: &str| if name == "h1" { "h2" } else { "h1" };
 
     // Cut off with its agent dead and its guest alive: only the fencer can end it.
@@ -165,7 +137,7 @@ async fn m5_r55_the_guest_of_a_lost_host_runs_elsewhere_within_a_minute_and_neve
     let took = begun.elapsed();
     eprintln!("power cut: it executed elsewhere after {took:?}");
     assert!(took <= PROMISED, "{}", cluster.logs());
-    let (doubles, looks) = (watchman.doubles.load(Ordering::Relaxed), watchman.looks.load(Ordering::Relaxed));
+    let (doubles, looks) = (watchman.doubles(), watchman.looks());
     eprintln!("{looks} looks at the processes of both hosts, two executed it in {doubles}");
     assert!(looks > 100 && doubles == 0);
 }

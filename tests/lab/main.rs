@@ -25,3 +25,4 @@ mod segments;
 mod trouble;
 mod underlay;
 mod verbs;
+mod watchman;

@@ -8,6 +8,7 @@
 use crate::{
     cluster::{Cluster, until},
     guests::{USER_DATA, network, wires},
+    watchman::Watchman,
 };
 use basalt_lab::{host::Host, journey};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -112,49 +113,26 @@ fn executed(host: &Host, id: &str) -> BTreeMap<u32, u64> {
 /// Looks at the processors' threads of all QEMUs of a VM, whose guest always has something to do. A QEMU that only takes it in
 /// or lets go of it runs them for moments. When two hosts' executed in one interval and in the next one too, both executed
 /// the guest at the same time: a hand-over is one interval at most.
-struct Watchman {
-    doubles: Arc<AtomicU32>,
-    /// Intervals in which some host executed it.
-    busy: Arc<AtomicU32>,
-    looks: Arc<AtomicU32>,
-    end: Arc<AtomicBool>,
-}
-
-impl Watchman {
-    fn over(cluster: &Cluster, id: &str) -> Self {
-        let (lab, id) = (cluster.lab.clone(), id.to_owned());
-        let (doubles, looks, end) =
-            (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
-        let busy = Arc::<AtomicU32>::default();
-        let (d, l, b, e) = (doubles.clone(), looks.clone(), busy.clone(), end.clone());
-        std::thread::spawn(move || {
-            let mut before: Vec<BTreeMap<u32, u64>> = vec![BTreeMap::new(); lab.hosts().len()];
-            let (mut both, mut at) = (false, Instant::now());
-            while !e.load(Ordering::Relaxed) {
-                let now: Vec<_> = lab.hosts().iter().map(|host| executed(host, &id)).collect();
-                let elapsed = at.elapsed().as_nanos() as f64;
-                at = Instant::now();
-                let executes = |then: &u64, ran: &u64| ran.saturating_sub(*then) as f64 > EXECUTES * elapsed;
-                let moved = before.iter().zip(&now).filter(|(before, now)| {
-                    now.iter().any(|(pid, ran)| before.get(pid).is_some_and(|then| executes(then, ran)))
-                });
-                let moved = moved.count();
-                let twice = moved > 1;
-                b.fetch_add(u32::from(moved > 0), Ordering::Relaxed);
-                d.fetch_add(u32::from(twice && both), Ordering::Relaxed);
-                l.fetch_add(1, Ordering::Relaxed);
-                (before, both) = (now, twice);
-                std::thread::sleep(Duration::from_millis(100));
-            }
+///
+/// `busy` counts intervals in which some host executed it.
+fn watch(cluster: &Cluster, id: &str, busy: Arc<AtomicU32>) -> Watchman {
+    let id = id.to_owned();
+    let mut before: Vec<BTreeMap<u32, u64>> = vec![BTreeMap::new(); cluster.lab.hosts().len()];
+    let (mut both, mut at) = (false, Instant::now());
+    Watchman::new(cluster.lab.clone(), Duration::from_millis(100), move |lab| {
+        let now: Vec<_> = lab.hosts().iter().map(|host| executed(host, &id)).collect();
+        let elapsed = at.elapsed().as_nanos() as f64;
+        at = Instant::now();
+        let executes = |then: &u64, ran: &u64| ran.saturating_sub(*then) as f64 > EXECUTES * elapsed;
+        let moved = before.iter().zip(&now).filter(|(before, now)| {
+            now.iter().any(|(pid, ran)| before.get(pid).is_some_and(|then| executes(then, ran)))
         });
-        Self { doubles, busy, looks, end }
-    }
-}
-
-impl Drop for Watchman {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-    }
+        let moved = moved.count();
+        busy.fetch_add(u32::from(moved > 0), Ordering::Relaxed);
+        before = now;
+        // In this interval and in the one before.
+        std::mem::replace(&mut both, moved > 1) && both
+    })
 }
 
 /// Two hosts and a guest that goes from one to the other.
@@ -163,6 +141,8 @@ struct Way {
     project: String,
     id: String,
     watchman: Watchman,
+    /// Intervals in which some host executed it.
+    busy: Arc<AtomicU32>,
     /// The start of the guest that was last given something to do.
     paced: Mutex<String>,
     /// How long a migration takes when nobody fails.
@@ -181,8 +161,10 @@ impl Way {
         let made: Value = cluster.post(&format!("{project}/vms"), &body).await;
         cluster.follow(&made).await;
         let id = made["object"]["id"].as_str().unwrap().to_owned();
-        let watchman = Watchman::over(&cluster, &id);
-        let mut way = Self { cluster, project, id, watchman, paced: Mutex::default(), whole: Duration::ZERO };
+        let busy = Arc::<AtomicU32>::default();
+        let watchman = watch(&cluster, &id, busy.clone());
+        let mut way =
+            Self { cluster, project, id, watchman, busy, paced: Mutex::default(), whole: Duration::ZERO };
         way.booted().await;
         let begun = Instant::now();
         let (_, target) = way.sides().await;
@@ -306,9 +288,9 @@ impl Way {
         if *self.paced.lock().unwrap() != boot {
             source.http_get(ADDRESS, "/cgi-bin/pace").unwrap();
             self.paced.lock().unwrap().clone_from(&boot);
-            let busy = self.watchman.busy.load(Ordering::Relaxed);
+            let busy = self.busy.load(Ordering::Relaxed);
             until("the guest is seen to execute", Duration::from_secs(20), async || {
-                self.watchman.busy.load(Ordering::Relaxed) > busy + 3
+                self.busy.load(Ordering::Relaxed) > busy + 3
             })
             .await;
         }
@@ -349,7 +331,7 @@ impl Way {
             "the guest was started anew ({context}): {outcome}\n{}",
             self.cluster.logs()
         );
-        let doubles = self.watchman.doubles.load(Ordering::Relaxed);
+        let doubles = self.watchman.doubles();
         assert_eq!(doubles, 0, "two hosts executed it ({context})\n{}", self.cluster.logs());
         assert!(decided <= DECIDED && agreed <= AGREED, "{context}: {decided:?}, {agreed:?}: {outcome}");
         Outcome { victim, point, result, decided, agreed, survived }
@@ -360,7 +342,7 @@ impl Way {
         for (victim, point) in cases {
             println!("{}", self.case(victim, point).await);
         }
-        println!("{} looks at the processes", self.watchman.looks.load(Ordering::Relaxed));
+        println!("{} looks at the processes", self.watchman.looks());
     }
 }
 

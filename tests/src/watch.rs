@@ -1,15 +1,39 @@
 //! A client of `/v1/watch`: reads server-sent events one by one.
 
 use crate::api::Api;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use basalt_model::tasks::TaskState;
 use basalt_wire::rest::WatchEvent;
 use futures::StreamExt;
+use serde_json::Value;
 use std::{collections::VecDeque, pin::Pin, time::Duration};
+use uuid::Uuid;
 
 /// How long to wait for one event.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 type Bytes = Pin<Box<dyn futures::Stream<Item = reqwest::Result<Vec<u8>>> + Send>>;
+
+/// One object: its kind and its id.
+pub type Of = (String, Uuid);
+
+/// Whether an object may be told so after it was told otherwise: its generation never goes back, nor does a task, and that ends
+/// once. What is observed of it may go back: another host has seen less of it.
+pub fn goes_on(of: &Of, before: &Value, object: &Value) -> Result<()> {
+    let generation = |o: &Value| o["generation"].as_i64();
+    ensure!(generation(object) >= generation(before), "{of:?} went back from {before} to {object}");
+    if of.0 == "task" {
+        let age = |o: &Value| -> Result<(bool, bool, i64)> {
+            let state: TaskState = serde_json::from_value(o["state"].clone())?;
+            let progress = o["progress"].as_i64().context("a task has progress")?;
+            Ok((state.is_terminal(), state != TaskState::Pending, progress))
+        };
+        let (was, is) = (age(before)?, age(object)?);
+        ensure!(is >= was, "{of:?} went back from {before} to {object}");
+        ensure!(!was.0 || object["state"] == before["state"], "{of:?} ended twice: {before}, {object}");
+    }
+    Ok(())
+}
 
 /// An open watch.
 pub struct Watch {

@@ -6,9 +6,12 @@
 //! - a list and everything watched since is the list of later: the state of a watcher at a position is that of a snapshot
 //!   taken there, and in the end that of `GET`.
 
-use crate::{House, api::Api, watch::Watch};
+use crate::{
+    House,
+    api::Api,
+    watch::{Of, Watch, goes_on},
+};
 use anyhow::{Context, Result, bail, ensure};
-use basalt_model::tasks::TaskState;
 use basalt_wire::rest::{Page, WatchEvent, WatchKind};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
@@ -128,8 +131,6 @@ async fn write(shared: Arc<Shared>, writer: usize, mut rng: StdRng) -> Result<()
     Ok(())
 }
 
-type Of = (String, Uuid);
-
 struct Watcher {
     shared: Arc<Shared>,
     rng: StdRng,
@@ -248,19 +249,7 @@ impl Watcher {
     fn goes_on(&self, of: &Of, object: &Value) -> Result<()> {
         ensure!(!self.gone.contains(of), "{of:?} was gone and is there again: {object}");
         let Some(before) = self.now.get(of) else { return Ok(()) };
-        let generation = |o: &Value| o["generation"].as_i64();
-        ensure!(generation(object) >= generation(before), "{of:?} went back from {before} to {object}");
-        if of.0 == "task" {
-            let age = |o: &Value| -> Result<(bool, bool, i64)> {
-                let state: TaskState = serde_json::from_value(o["state"].clone())?;
-                let progress = o["progress"].as_i64().context("a task has progress")?;
-                Ok((state.is_terminal(), state != TaskState::Pending, progress))
-            };
-            let (was, is) = (age(before)?, age(object)?);
-            ensure!(is >= was, "{of:?} went back from {before} to {object}");
-            ensure!(!was.0 || object["state"] == before["state"], "{of:?} ended twice: {before}, {object}");
-        }
-        Ok(())
+        goes_on(of, before, object)
     }
 
     /// A list of later: it is taken now, so this watcher comes to its position sooner or later.

@@ -4,12 +4,13 @@
 //! It stands behind the hub, where the socket of a real watch begins: what it reads is what that would be written.
 
 use super::{dice::Dice, world::World};
+use crate::watch::{Of, goes_on};
 use anyhow::{Context, Result, bail, ensure};
 use basalt_api::{
     hub::{Delivery, Event, Filter, Subscription},
     rows::Noun,
 };
-use basalt_model::{roles::Scope, tasks::TaskState};
+use basalt_model::roles::Scope;
 use basalt_wire::rest::{WatchEvent, WatchKind};
 use serde_json::Value;
 use std::{
@@ -17,10 +18,7 @@ use std::{
     ops::AddAssign,
 };
 use tokio::sync::mpsc::{Receiver, error::TryRecvError};
-use uuid::Uuid;
 
-/// One object.
-type Of = (String, Uuid);
 /// What somebody knows.
 type State = BTreeMap<Of, Value>;
 
@@ -119,23 +117,7 @@ impl Watcher {
     fn goes_on(&self, of: &Of, object: &Value) -> Result<()> {
         ensure!(!self.gone.contains(of), "O7: {of:?} was gone and is there again: {object}");
         let Some(before) = self.now.get(of) else { return Ok(()) };
-        // What is observed of it may: another host has seen less of it.
-        let generation = |o: &Value| o["generation"].as_i64();
-        ensure!(generation(object) >= generation(before), "O7: {of:?} went back from {before} to {object}");
-        if of.0 == "task" {
-            let age = |o: &Value| -> Result<(bool, bool, i64)> {
-                let state: TaskState = serde_json::from_value(o["state"].clone())?;
-                let progress = o["progress"].as_i64().context("a task has progress")?;
-                Ok((state.is_terminal(), state != TaskState::Pending, progress))
-            };
-            let (was, is) = (age(before)?, age(object)?);
-            ensure!(is >= was, "O7: {of:?} went back from {before} to {object}");
-            ensure!(
-                !was.0 || object["state"] == before["state"],
-                "O7, O6: {of:?} ended twice: {before}, {object}"
-            );
-        }
-        Ok(())
+        goes_on(of, before, object).context("O7")
     }
 
     /// Reads what there is; `false` when the connection ended.

@@ -1,16 +1,24 @@
 //! What most tests begin with: a tenant with a project, an image and a network, and short ways to act in it.
 
 use basalt_model::{
-    Epoch, HostId, ImageId, Labels, ProjectId, TenantId, VmId, hosts::HostFacts, images::ImageFormat,
-    networks::NetworkSpec, vms::VmSpec,
+    Epoch, GIB, HostId, ImageId, Labels, ProjectId, TenantId, VmId, VolumeId, hosts::HostFacts,
+    images::ImageFormat, networks::NetworkSpec, vms::VmSpec,
 };
 use basalt_store::{
-    Accepted, Change, Error, Ids, New, networks,
+    Accepted, Change, Error, Ids, Key, New, Page, hosts, networks,
     placements::{self, Place},
+    pools,
     testkit::{self, Database, name, now},
     vms::{self, Vm},
+    volumes,
 };
 use serde_json::json;
+
+/// VMs, CPUs, memory and bytes of a pool that a host promised.
+pub type Claims = (u32, u32, u64, u64);
+/// Those of one VM as [`small`] says.
+pub const ONE: Claims = (1, 1, GIB, GIB);
+pub const NONE: Claims = (0, 0, 0, 0);
 
 pub struct House {
     pub db: Database,
@@ -83,6 +91,27 @@ impl House {
         let mut tx = self.db.store.system().await.unwrap();
         placements::place(&mut tx, &place).await.unwrap();
         tx.commit().await.unwrap();
+    }
+
+    /// What each of two hosts promised, of this pool too.
+    pub async fn claims(&self, hosts: [HostId; 2], pool: &str) -> [Claims; 2] {
+        let mut tx = self.db.store.system_read().await.unwrap();
+        let mut out = [NONE; 2];
+        for (host, out) in hosts.into_iter().zip(&mut out) {
+            let claimed = hosts::get(&mut tx, &Key::from(host)).await.unwrap().claimed;
+            let pools = pools::list(&mut tx, Some(host), &Page::default()).await.unwrap().items;
+            let pool = pools.iter().find(|p| p.facts.name == name(pool)).unwrap();
+            *out = (claimed.vms, claimed.cpus, claimed.memory_bytes, pool.claimed_bytes);
+        }
+        out
+    }
+
+    /// Where a VM is placed, under which epoch, and where its volume is.
+    pub async fn at(&self, vm: VmId, volume: VolumeId) -> (Option<HostId>, Epoch, Option<HostId>) {
+        let mut tx = self.db.store.tenant_read(self.tenant).await.unwrap();
+        let placement = vms::get(&mut tx, self.project, &Key::from(vm)).await.unwrap().placement.unwrap();
+        let volume = volumes::get(&mut tx, self.project, &Key::from(volume)).await.unwrap();
+        (placement.host_id, placement.epoch, volume.volume.host_id)
     }
 
     pub async fn vms(&self, n: usize) -> Vec<VmId> {

@@ -1,6 +1,6 @@
 //! The loss of hosts: a lease is a row, a proof names the last one, and a VM goes elsewhere only under one that stands.
 
-use crate::fixture::{House, small, spec};
+use crate::fixture::{Claims, House, NONE, ONE, small, spec};
 use basalt_model::{
     DateTime, Epoch, GIB, Generation, HostId, Name, VmId, VolumeId,
     host_loss::DeathKind,
@@ -9,14 +9,12 @@ use basalt_model::{
     vms::{HaPolicy, HaSpec, ObservedPower, VmObserved, VmSpec},
 };
 use basalt_store::{
-    Change, Error, Key, Page, Update,
+    Change, Error, Key, Update,
     host_loss::{self, Ask, Evacuation, Granted, Proof},
-    hosts,
     migrations::Stepped,
-    pools,
     reports::{self, ItemFact, Report, Seen},
     testkit::{facts, name, now},
-    vms, volumes,
+    vms,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -125,29 +123,14 @@ impl Lost {
     }
 
     /// VMs, CPUs, memory and bytes of the shared pool that each host promised.
-    async fn claims(&self) -> [(u32, u32, u64, u64); 2] {
-        let mut tx = self.h.db.store.system_read().await.unwrap();
-        let mut out = [(0, 0, 0, 0); 2];
-        for (host, out) in self.hosts.iter().zip(&mut out) {
-            let claimed = hosts::get(&mut tx, &Key::from(*host)).await.unwrap().claimed;
-            let pools = pools::list(&mut tx, Some(*host), &Page::default()).await.unwrap().items;
-            let shared = pools.iter().find(|p| p.facts.name == name("shared")).unwrap();
-            *out = (claimed.vms, claimed.cpus, claimed.memory_bytes, shared.claimed_bytes);
-        }
-        out
+    async fn claims(&self) -> [Claims; 2] {
+        self.h.claims(self.hosts, "shared").await
     }
 
     async fn at(&self) -> (Option<HostId>, Epoch, Option<HostId>) {
-        let mut tx = self.h.db.store.tenant_read(self.h.tenant).await.unwrap();
-        let placement =
-            vms::get(&mut tx, self.h.project, &Key::from(self.vm)).await.unwrap().placement.unwrap();
-        let volume = volumes::get(&mut tx, self.h.project, &Key::from(self.volume)).await.unwrap();
-        (placement.host_id, placement.epoch, volume.volume.host_id)
+        self.h.at(self.vm, self.volume).await
     }
 }
-
-const ONE: (u32, u32, u64, u64) = (1, 1, GIB, GIB);
-const NONE: (u32, u32, u64, u64) = (0, 0, 0, 0);
 
 #[tokio::test]
 async fn r55_a_proof_names_the_last_lease_and_stands_until_the_host_knows() {

@@ -1,6 +1,6 @@
 //! Migrations: who owns a VM changes once, by compare-and-set, and what was kept free for it is given back.
 
-use crate::fixture::{House, small};
+use crate::fixture::{Claims, House, NONE, ONE, small};
 use basalt_model::{
     Epoch, GIB, HostId, MigrationId, TaskId, VmId, VolumeId,
     migrations::{Migration, MigrationMode, MigrationOutcome, MigrationResult, MigrationSpec},
@@ -8,11 +8,11 @@ use basalt_model::{
     vms::Power,
 };
 use basalt_store::{
-    Error, Key, Page, hosts,
+    Error, Key,
     migrations::{self, Choice, Settlement, Stepped},
-    pools, tasks,
+    tasks,
     testkit::{facts, name, now},
-    vms, volumes,
+    vms,
 };
 
 struct Moving {
@@ -71,28 +71,14 @@ impl Moving {
     }
 
     /// VMs, CPUs, memory and bytes of the pool that each host promised.
-    async fn claims(&self) -> [(u32, u32, u64, u64); 2] {
-        let mut tx = self.h.db.store.system_read().await.unwrap();
-        let mut out = [(0, 0, 0, 0); 2];
-        for (host, out) in self.hosts.iter().zip(&mut out) {
-            let claimed = hosts::get(&mut tx, &Key::from(*host)).await.unwrap().claimed;
-            let pools = pools::list(&mut tx, Some(*host), &Page::default()).await.unwrap().items;
-            *out = (claimed.vms, claimed.cpus, claimed.memory_bytes, pools[0].claimed_bytes);
-        }
-        out
+    async fn claims(&self) -> [Claims; 2] {
+        self.h.claims(self.hosts, "default").await
     }
 
     async fn at(&self) -> (Option<HostId>, Epoch, Option<HostId>) {
-        let mut tx = self.h.db.store.tenant_read(self.h.tenant).await.unwrap();
-        let placement =
-            vms::get(&mut tx, self.h.project, &Key::from(self.vm)).await.unwrap().placement.unwrap();
-        let volume = volumes::get(&mut tx, self.h.project, &Key::from(self.volume)).await.unwrap();
-        (placement.host_id, placement.epoch, volume.volume.host_id)
+        self.h.at(self.vm, self.volume).await
     }
 }
-
-const ONE: (u32, u32, u64, u64) = (1, 1, GIB, GIB);
-const NONE: (u32, u32, u64, u64) = (0, 0, 0, 0);
 
 #[tokio::test]
 async fn m1_a_vm_goes_to_the_target_with_its_volumes_and_claims() {
