@@ -81,4 +81,12 @@ id! {
     AuditId,
     /// One upload or download of the image service.
     TransferId,
+    /// An agent or MCP server that deployments run.
+    ArtifactId,
+    /// A place where deployments run.
+    ProviderId,
+    /// A value that is kept encrypted.
+    SecretId,
+    /// An artifact that runs at a provider.
+    DeploymentId,
 }

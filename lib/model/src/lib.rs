@@ -7,7 +7,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod adoption;
+pub mod agents;
+pub mod artifacts;
 pub mod conditions;
+pub mod deployments;
 pub mod drains;
 pub mod host_loss;
 pub mod hosts;
@@ -19,12 +22,14 @@ pub mod names;
 pub mod networks;
 pub mod object;
 pub mod pools;
+pub mod providers;
 pub mod quotas;
 pub mod reasons;
 pub mod roles;
 pub mod routers;
 pub mod security_groups;
 pub mod selector;
+pub mod servers;
 pub mod tasks;
 pub mod validate;
 pub mod vms;

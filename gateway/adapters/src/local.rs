@@ -1,0 +1,1 @@
+//! A container engine (Docker or Podman) through its Docker-compatible socket.
