@@ -403,6 +403,16 @@ LOGGED TABLE task_logs_other (
     at timestamp with time zone NOT NULL,
     line text NOT NULL
 );
+LOGGED TABLE task_work (
+    task_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    kind text NOT NULL,
+    available_at timestamp with time zone NOT NULL,
+    fence bigint NOT NULL DEFAULT 0,
+    claim_id uuid,
+    executor uuid,
+    executor_start uuid
+);
 LOGGED TABLE tasks (
     id uuid NOT NULL,
     tenant_id uuid,
@@ -695,6 +705,7 @@ CONSTRAINT service_tokens_id ON service_tokens PRIMARY KEY (id);
 CONSTRAINT service_tokens_user ON service_tokens FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE;
 CONSTRAINT task_logs_id ON task_logs PRIMARY KEY (task_id, seq);
 CONSTRAINT task_logs_other_pkey ON task_logs_other PRIMARY KEY (task_id, seq);
+CONSTRAINT task_work_id ON task_work PRIMARY KEY (task_id);
 CONSTRAINT tasks_ended ON tasks CHECK (((state = ANY (ARRAY['pending'::text, 'executing'::text])) = (finished_at IS NULL)));
 CONSTRAINT tasks_id ON tasks PRIMARY KEY (id);
 CONSTRAINT tasks_progress ON tasks CHECK (((progress >= 0) AND (progress <= 100)));
@@ -761,6 +772,7 @@ CREATE INDEX security_group_uses_rules_of ON public.security_group_uses USING bt
 CREATE INDEX security_group_uses_vm_id ON public.security_group_uses USING btree (vm_id) WHERE (vm_id IS NOT NULL);
 CREATE UNIQUE INDEX service_tokens_name ON public.service_tokens USING btree (name) WHERE ((user_id IS NULL) AND (revoked_at IS NULL));
 CREATE INDEX service_tokens_user_id ON public.service_tokens USING btree (user_id) WHERE (user_id IS NOT NULL);
+CREATE INDEX task_work_available ON public.task_work USING btree (kind, available_at);
 CREATE INDEX tasks_deadline ON public.tasks USING btree (deadline);
 CREATE INDEX tasks_project ON public.tasks USING btree (project_id, id);
 CREATE INDEX tasks_retry_of ON public.tasks USING btree (retry_of) WHERE (retry_of IS NOT NULL);
@@ -2050,6 +2062,8 @@ POLICY system_rows ON service_tokens FOR ALL TO {basalt_system} USING (true) WIT
 POLICY system_rows ON task_logs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON task_logs FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY owner_rows ON task_logs_other FOR ALL TO {basalt_owner} USING (true) WITH CHECK (true);
+POLICY system_rows ON task_work FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON task_work FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY ended_rows ON tasks FOR ALL TO {basalt_owner} USING ((finished_at IS NOT NULL)) WITH CHECK (false);
 POLICY system_rows ON tasks FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON tasks FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
@@ -2136,6 +2150,8 @@ GRANT INSERT, SELECT, UPDATE ON security_groups TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON service_tokens TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON task_logs TO basalt_system;
 GRANT SELECT ON task_logs TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON task_work TO basalt_system;
+GRANT INSERT, SELECT ON task_work TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON tasks TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON tasks TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON tasks_finished TO basalt_system;

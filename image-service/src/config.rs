@@ -18,6 +18,19 @@ pub struct Config {
     pub tls: Tls,
     /// Keys that token signatures are checked with.
     pub tokens: Tokens,
+    /// What may be fetched for imports.
+    #[serde(default)]
+    pub import: Import,
+}
+
+/// `[import]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Import {
+    /// Networks that are not public and may be fetched from all the same: `["10.20.0.0/16"]`, for a mirror inside.
+    pub allow: Vec<ipnet::IpNet>,
+    /// Authorities to trust besides the machine's, PEM.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[listen]`

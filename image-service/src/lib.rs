@@ -7,7 +7,9 @@ pub mod config;
 mod doors;
 mod durable;
 mod error;
+pub mod fetch;
 pub mod gateway;
+pub mod imports;
 mod inspect;
 pub mod redeem;
 pub mod spool;
@@ -17,7 +19,9 @@ pub use error::Error;
 
 use basalt_daemon::{Clock, Drain, tls};
 use blobs::Blobs;
-use config::Config;
+use config::{Config, Import};
+use fetch::Fetcher;
+use imports::{Imports, Works};
 use redeem::Ledger;
 use spool::{Gateway, Spool};
 use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
@@ -25,6 +29,8 @@ use uploads::Uploads;
 
 /// How often sessions and tokens whose time is over are removed, in seconds.
 const SWEEP_SECONDS: u64 = 60;
+/// First pause after nothing came from where an image is fetched.
+const IMPORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Everything one image service holds.
 pub struct ImageService {
@@ -33,6 +39,7 @@ pub struct ImageService {
     uploads: Arc<Uploads>,
     blobs: Arc<Blobs>,
     spool: Arc<Spool>,
+    imports: Arc<Imports>,
 }
 
 /// What an image service needs to run.
@@ -47,7 +54,9 @@ pub struct Options<G> {
     pub sockets: Vec<TcpListener>,
     /// Certificate and key of the door, PEM.
     pub identity: (String, String),
-    /// Where events go.
+    /// What may be fetched for imports.
+    pub import: Import,
+    /// Where events go and work comes from.
     pub gateway: G,
 }
 
@@ -56,6 +65,7 @@ impl ImageService {
     pub fn open(
         dir: &Path,
         keys: basalt_wire::upload_token::Keyring,
+        import: &Import,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, Error> {
         let blobs = Arc::new(Blobs::open(dir)?);
@@ -63,7 +73,9 @@ impl ImageService {
         let uploads = Arc::new(Uploads::open(dir.join("uploads"), blobs.clone(), spool.clone())?);
         uploads.recover(clock.now())?;
         let ledger = Ledger::open(dir.join("redeemed"), keys)?;
-        Ok(Arc::new(Self { clock, ledger, uploads, blobs, spool }))
+        let (kept, fetcher) = ((uploads.clone(), spool.clone()), Fetcher::new(import)?);
+        let imports = Imports::open(dir.join("imports"), kept, clock.clone(), fetcher, IMPORT_PAUSE)?;
+        Ok(Arc::new(Self { clock, ledger, uploads, blobs, spool, imports: Arc::new(imports) }))
     }
 
     /// The clients' door.
@@ -74,21 +86,25 @@ impl ImageService {
     fn sweep(&self) -> Result<(), Error> {
         let now = self.clock.now();
         self.uploads.sweep(now)?;
+        self.imports.sweep()?;
         self.blobs.sweep(now)?;
         self.ledger.sweep(now)
     }
 }
 
-impl<G: Gateway> Options<G> {
+impl<G: Gateway + Works> Options<G> {
     /// Serves until the drain begins.
     pub async fn run(self, drain: Drain) -> Result<(), Error> {
-        let service = ImageService::open(&self.dir, self.keys, self.clock.clone())?;
+        let service = ImageService::open(&self.dir, self.keys, &self.import, self.clock.clone())?;
+        let gateway = Arc::new(self.gateway);
         let config = tls::server_config(&self.identity.0, &self.identity.1, None)
             .map_err(|e| Error::Config(e.to_string()))?;
         let delivering = {
-            let (spool, clock, drain) = (service.spool.clone(), self.clock.clone(), drain.clone());
-            tokio::spawn(async move { spool.run(self.gateway, clock, drain).await })
+            let (spool, gateway) = (service.spool.clone(), gateway.clone());
+            let (clock, drain) = (self.clock.clone(), drain.clone());
+            tokio::spawn(async move { spool.run(&*gateway, clock, drain).await })
         };
+        let importing = tokio::spawn(service.imports.clone().run(gateway, drain.clone()));
         let sweeping = {
             let (service, drain) = (service.clone(), drain.clone());
             tokio::spawn(async move {
@@ -102,7 +118,7 @@ impl<G: Gateway> Options<G> {
         };
         let served = tls::serve(self.sockets, config, service.router(), drain.clone()).await;
         drain.begin();
-        for task in [delivering, sweeping] {
+        for task in [delivering, importing, sweeping] {
             task.await.map_err(|e| Error::Interrupted(e.to_string()))?;
         }
         served.map_err(|e| Error::Config(e.to_string()))
@@ -123,6 +139,7 @@ pub fn from_config(
         dir: config.storage.dir.clone(),
         sockets: inherited.sockets("clients", std::slice::from_ref(&config.listen.clients)).map_err(wrong)?,
         identity: (read("cert.pem")?, read("key.pem")?),
+        import: config.import.clone(),
         gateway: gateway::HttpsGateway::new(&config.gateway.url, &config.tls.dir)?,
     })
 }

@@ -103,9 +103,9 @@ impl Spool {
     }
 
     /// Delivers until the drain begins.
-    pub async fn run(&self, gateway: impl Gateway, clock: Arc<dyn Clock>, drain: Drain) {
+    pub async fn run(&self, gateway: &impl Gateway, clock: Arc<dyn Clock>, drain: Drain) {
         while !drain.has_begun() {
-            let pause = match self.step(&gateway, clock.jitter()).await {
+            let pause = match self.step(gateway, clock.jitter()).await {
                 Ok(pause) => pause.unwrap_or(MAX_PAUSE_SECONDS),
                 Err(e) => {
                     tracing::error!(error = %e, "the spool cannot be read");

@@ -7,7 +7,7 @@
 //! Every arrow is written down before the next begins, so that a restart goes on where it stopped.
 
 use crate::{Error, blobs::Blobs, durable, inspect::inspect, redeem::Session, spool::Spool};
-use basalt_model::{CapabilityReason, DateTime};
+use basalt_model::{CapabilityReason, DateTime, TransferId};
 use basalt_wire::{
     image::{ImageEvent, ImageOutcome},
     upload_token::Claims,
@@ -97,6 +97,28 @@ impl Uploads {
         }
     }
 
+    /// Goes on with an upload under another transfer: what becomes of it is said under that one's id, and what has become
+    /// of it already is said again.
+    pub fn take_over(
+        &self,
+        session: &Session,
+        transfer: TransferId,
+        event_id: Uuid,
+        now: DateTime,
+    ) -> Result<State, Error> {
+        let lock = self.lock_known(session)?;
+        let mut slot = lock.try_lock().map_err(|_| Error::Busy)?;
+        // The written state counts; what this process remembers of it is read anew.
+        *slot = None;
+        let mut state = self.state(session)?;
+        (state.claims.transfer_id, state.event_id) = (transfer, event_id);
+        if let Some(outcome) = &state.finished {
+            self.spool.put(&event(&state, outcome.clone(), now))?;
+        }
+        durable::put(&self.paths(session).0, &serde_json::to_vec(&state)?)?;
+        Ok(state)
+    }
+
     /// Removes an upload that did not finish; nothing stays behind.
     pub fn remove(&self, session: &Session) -> Result<(), Error> {
         self.state(session)?;
@@ -123,9 +145,7 @@ impl Uploads {
         S: Stream<Item = Result<Bytes, E>> + Unpin,
         E: std::fmt::Display,
     {
-        // Only sessions that exist get a lock: a stranger's guesses must not fill the memory.
-        self.state(s)?;
-        let mut slot = self.lock(s).try_lock_owned().map_err(|_| Error::Busy)?;
+        let mut slot = self.lock_known(s)?.try_lock_owned().map_err(|_| Error::Busy)?;
         let upload = match slot.take() {
             Some(upload) => upload,
             None => self.reopen(s)?,
@@ -202,6 +222,12 @@ impl Uploads {
 
     fn opened(&self) -> std::sync::MutexGuard<'_, HashMap<Session, Arc<tokio::sync::Mutex<Option<Upload>>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only sessions that exist get a lock: a stranger's guesses must not fill the memory.
+    fn lock_known(&self, session: &Session) -> Result<Arc<tokio::sync::Mutex<Option<Upload>>>, Error> {
+        self.state(session)?;
+        Ok(self.lock(session))
     }
 
     fn lock(&self, session: &Session) -> Arc<tokio::sync::Mutex<Option<Upload>>> {

@@ -17,6 +17,7 @@ mod faults;
 mod foreign;
 mod host_loss;
 mod identity;
+mod imports;
 mod ledger;
 mod life;
 mod live;

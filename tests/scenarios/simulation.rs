@@ -27,7 +27,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Seeds that each run of CI takes, and faults of each at least.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 500;
 const FAULTS: u64 = 50;
 /// Each so many-th seed is compared with the same calls in a world without faults.
 const COMPARED: u64 = 10;
@@ -98,30 +98,30 @@ async fn swept(rounds: &[sweep::Round], every: u64, least: u64) {
 
 #[tokio::test]
 async fn crash_sweep_of_vms_that_come_and_go() {
-    swept(sweep::LIVES, 5, 160).await;
+    swept(sweep::LIVES, 1, 800).await;
 }
 
 #[tokio::test]
 async fn crash_sweep_of_vms_with_everything_that_a_vm_can_have() {
-    swept(sweep::FULL, 5, 80).await;
+    swept(sweep::FULL, 3, 130).await;
 }
 
 #[tokio::test]
 async fn crash_sweep_of_vms_that_are_changed() {
-    swept(sweep::CHANGES, 5, 95).await;
+    swept(sweep::CHANGES, 1, 455).await;
 }
 
 #[tokio::test]
 async fn crash_sweep_of_networks_and_volumes() {
-    swept(sweep::WIRES, 5, 80).await;
+    swept(sweep::WIRES, 1, 390).await;
 }
 
 #[tokio::test]
 async fn crash_sweep_of_routers_and_security_groups() {
-    swept(sweep::WALLS, 5, 85).await;
+    swept(sweep::WALLS, 3, 140).await;
 }
 
 #[tokio::test]
 async fn crash_sweep_of_vms_on_their_way() {
-    swept(sweep::WAYS, 5, 145).await;
+    swept(sweep::WAYS, 3, 235).await;
 }

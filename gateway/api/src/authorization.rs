@@ -174,6 +174,8 @@ pub static RULES: &[Rule] = &[
     rule("POST", "/agent/v1/consoles/{ticket}/refuse", Who::Agent),
     rule("POST", "/agent/v1/questions/{question}", Who::Agent),
     rule("POST", "/image/v1/events", Who::ImageService),
+    rule("POST", "/image/v1/work", Who::ImageService),
+    rule("POST", "/image/v1/work/{task}", Who::ImageService),
 ];
 
 /// The row of a route.

@@ -123,15 +123,17 @@ pub async fn begin_upload(
         return Err(Error::not_found("image", name));
     }
     let change = permit.change(&app);
+    let id = ImageId(image.metadata.id);
+    let size_bytes = image_transfers::expected_bytes(image)?;
     let claims = Claims {
         key_id: app.images.keys.signing_key_id(),
         transfer_id: TransferId(app.clock.new_id()),
         verb: Verb::Upload,
-        image_id: ImageId(image.metadata.id),
+        image_id: id,
         tenant_id: project.tenant_id,
         project_id: project.id,
         format: image.spec.format,
-        size_bytes: image.spec.size_bytes,
+        size_bytes,
         sha256: image.spec.sha256.clone(),
         expires_at: change.now + TimeDelta::minutes(GRANT_MINUTES),
     };

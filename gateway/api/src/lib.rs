@@ -28,6 +28,7 @@ mod host_loss;
 mod hosts;
 pub mod hub;
 mod image_events;
+mod image_work;
 mod images;
 mod intent;
 mod links;

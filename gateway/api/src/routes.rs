@@ -2,9 +2,9 @@
 
 use crate::{
     App, adoption, agent, audit, consoles, counters, debug, directory, drains, enrolment, explain, health,
-    host_loss, hosts, image_events, images, login, metrics, migrations, networks, pools, ports, projects,
-    role_bindings, routers, security_groups, service_tokens, sim, task_logs, tasks, tenants, unstick, users,
-    vm_verbs, vms, volumes, watch,
+    host_loss, hosts, image_events, image_work, images, login, metrics, migrations, networks, pools, ports,
+    projects, role_bindings, routers, security_groups, service_tokens, sim, task_logs, tasks, tenants,
+    unstick, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -118,6 +118,8 @@ pub fn agents(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(consoles::refuse_console_ticket))
         .routes(routes!(counters::answer_question))
         .routes(routes!(image_events::take_image_event))
+        .routes(routes!(image_work::claim_work))
+        .routes(routes!(image_work::renew_work))
 }
 
 /// Both doors, for the document.

@@ -1,6 +1,6 @@
 //! What moved an image's bytes, and what the image service says became of them.
 
-use crate::{Change, Error, Key, Result, SystemTx, TenantTx, error::named, images, row};
+use crate::{Change, Error, Key, Result, SystemTx, TenantTx, error::named, images, row, work};
 use crate::{
     Handle,
     audit_events::{self, Entry},
@@ -8,6 +8,7 @@ use crate::{
 use basalt_model::{
     CapabilityReason, DateTime, HostId, ImageId, TransferId,
     images::{ImageObserved, ImageState},
+    tasks::TaskKind,
 };
 use sqlx::{Row, types::Json};
 use uuid::Uuid;
@@ -70,6 +71,21 @@ pub enum Outcome {
     },
 }
 
+/// Length of the upload of an image; what is imported is not uploaded.
+pub fn expected_bytes(image: &images::Image) -> Result<u64> {
+    let why = match (&image.spec.source, image.spec.size_bytes) {
+        (None, Some(bytes)) => return Ok(bytes),
+        (Some(source), _) => format!("its bytes are fetched from {}", source.url),
+        (None, None) => "it was declared without a length".to_owned(),
+    };
+    Err(Error::Refused(Box::new(CapabilityReason::new(
+        "not_uploaded",
+        format!("image/{}", image.metadata.name),
+        why,
+        "declare an image with size_bytes and without source to upload its bytes",
+    ))))
+}
+
 /// Records an upload that a token is minted for. Refused once the image is ready or going.
 pub async fn begin_upload(
     tx: &mut TenantTx,
@@ -124,14 +140,25 @@ pub async fn begin_transfer(
 }
 
 /// Applies what the image service says, once for each event, and moves the image's upload task with it.
-/// `false`: it was applied before, the image is gone, or a newer upload decided already.
+/// `false`: it was applied before, the image is gone, a newer upload decided already, or it is of a claim on the image's
+/// import that does not count any more.
 pub async fn apply_event(tx: &mut SystemTx, event: &Event, now: DateTime) -> Result<bool> {
     let conn = tx.conn();
-    let row = sqlx::query("SELECT observed FROM image_observed WHERE image_id = $1 FOR UPDATE")
-        .bind(event.image_id)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let row = sqlx::query(
+        "SELECT o.observed, i.spec -> 'source' IS NOT NULL AS imported
+         FROM image_observed o JOIN images i ON i.id = o.image_id WHERE o.image_id = $1 FOR UPDATE OF o",
+    )
+    .bind(event.image_id)
+    .fetch_optional(&mut *conn)
+    .await?;
     let Some(row) = row else { return Ok(false) };
+    let kind = if row.try_get("imported")? { TaskKind::ImageImport } else { TaskKind::ImageUpload };
+    // Of an import only who holds the newest claim may say what became of it; another may be at it again.
+    if kind == TaskKind::ImageImport
+        && work::is_newest(conn, event.image_id.0, kind, event.transfer_id.0).await? != Some(true)
+    {
+        return Ok(false);
+    }
     let fresh = sqlx::query(
         "INSERT INTO image_events (id, image_id, applied_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     )
@@ -158,7 +185,7 @@ pub async fn apply_event(tx: &mut SystemTx, event: &Event, now: DateTime) -> Res
         "UPDATE tasks SET state = $2, stage = $3, error = $4, started_at = coalesce(started_at, $5),
             progress = CASE $2 WHEN 'completed' THEN 100 WHEN 'executing' THEN greatest(progress, 90) ELSE progress END,
             finished_at = CASE WHEN $6 THEN $5 END
-         WHERE subject_id = $1 AND kind = 'image_upload' AND finished_at IS NULL",
+         WHERE subject_id = $1 AND kind = $7 AND finished_at IS NULL",
     )
     .bind(event.image_id)
     .bind(state)
@@ -166,6 +193,7 @@ pub async fn apply_event(tx: &mut SystemTx, event: &Event, now: DateTime) -> Res
     .bind(error.map(Json))
     .bind(now)
     .bind(done)
+    .bind(row::word(&kind)?)
     .execute(&mut *conn)
     .await?;
     Ok(true)

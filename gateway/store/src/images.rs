@@ -5,12 +5,12 @@ use crate::{
     error::named,
     manifests,
     row::{self, Selected},
-    tasks,
+    tasks, work,
 };
 use basalt_model::{
     DateTime, Generation, ImageId, Metadata, Name, ProjectId, TenantId,
     images::{ImageFormat, ImageObserved, ImageSpec, ImageState, Visibility},
-    tasks::{Subject, TaskKind},
+    tasks::{Subject, Task, TaskKind},
 };
 use serde::Deserialize;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -142,8 +142,12 @@ pub async fn insert(
     .bind(change.now)
     .execute(&mut *conn)
     .await?;
-    let task = tasks::new(change, tenant, project, TaskKind::ImageUpload, image.subject(), Generation::FIRST);
+    let kind = if image.spec.source.is_some() { TaskKind::ImageImport } else { TaskKind::ImageUpload };
+    let task = tasks::new(change, tenant, project, kind, image.subject(), Generation::FIRST);
     tasks::record(conn, change, "image.create", &task, None).await?;
+    if kind == TaskKind::ImageImport {
+        work::offer(tx, &task, change.now).await?;
+    }
     Ok(Accepted { object: image, task })
 }
 
@@ -231,6 +235,19 @@ pub async fn delete(
     let task = tasks::new(change, tenant, project, TaskKind::ImageDelete, image.subject(), generation);
     tasks::record(conn, change, "image.delete", &task, None).await?;
     Ok(Accepted { object: image, task })
+}
+
+/// Turns back the declaration of an image whose bytes did not come to be: it goes.
+pub(crate) async fn turn_back(tx: &mut TenantTx, change: &Change, task: &Task) -> Result<()> {
+    let id = ImageId(task.subject.id);
+    let Some(project) = task.project_id else { return Ok(()) };
+    match get_by_id(tx, id).await {
+        Ok(view) if view.facts.observed.state == ImageState::Ready => return Ok(()),
+        Err(Error::NotFound { .. }) => return Ok(()),
+        other => other?,
+    };
+    delete(tx, change, project, &Key::from(id), None).await?;
+    Ok(())
 }
 
 async fn users(conn: &mut PgConnection, id: ImageId) -> Result<Vec<String>> {

@@ -58,6 +58,7 @@ mod vm_stamps;
 mod vm_write;
 pub mod vms;
 pub mod volumes;
+pub mod work;
 
 pub use change::{Accepted, Change, Finalized, Ids, Key, List, New, Page, Update};
 pub use error::{Error, Result};

@@ -9,6 +9,7 @@ use crate::{
     task_dependencies,
     tasks::{self, Found, columns},
     vm_changes::{PowerVerb, operate, set_power},
+    work,
 };
 use basalt_model::{
     CapabilityReason, Generation, TaskId,
@@ -157,12 +158,15 @@ async fn wait_again(tx: &mut TenantTx, change: &Change, old: &Task) -> Result<Ta
         let message = if going { "it is being deleted" } else { "it is not being deleted any more" };
         return Err(no("superseded", old, message.into(), "ask for what is wanted now"));
     }
-    if old.kind == TaskKind::ImageUpload {
+    if matches!(old.kind, TaskKind::ImageUpload | TaskKind::ImageImport) {
         reopen(tx, old).await?;
     }
     let (tenant, (project, _)) = (tx.tenant(), about(old)?);
     let task = tasks::new(change, tenant, project, old.kind, old.subject.clone(), row.try_get("generation")?);
     tasks::record(tx.conn(), change, "task.attempt", &task, None).await?;
+    if task.kind == TaskKind::ImageImport {
+        work::offer(tx, &task, change.now).await?;
+    }
     Ok(task)
 }
 

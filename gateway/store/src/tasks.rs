@@ -11,7 +11,7 @@
 use crate::{
     Change, Error, Handle, List, Page, Result, SystemTx, TenantTx,
     audit_events::{self, Entry},
-    migrations,
+    images, migrations,
     row::{self, uuids},
 };
 use basalt_model::{
@@ -395,7 +395,7 @@ pub async fn keep_partitions(tx: &mut SystemTx, now: DateTime, keep_days: u32) -
 }
 
 /// Takes a task back, and its intent with it where nothing newer changed the object: a create deletes the
-/// VM, a one-shot verb is cleared, a power verb or a changed spec returns to the one before. Of a task that waits for
+/// VM, or the image whose bytes are not there, a one-shot verb is cleared, a power verb or a changed spec returns to the one before. Of a task that waits for
 /// others nothing was in the truth. What cannot be turned back (a deletion, a redeploy) is not cancelled: it goes on.
 pub async fn cancel(tx: &mut TenantTx, change: &Change, id: TaskId) -> Result<Task> {
     let conn = tx.conn();
@@ -434,7 +434,10 @@ pub async fn cancel(tx: &mut TenantTx, change: &Change, id: TaskId) -> Result<Ta
     let entry = Entry::new("task.cancel", task.tenant_id, task.project_id, "task", id.0, &task.subject.name);
     audit_events::write(conn, change, entry).await?;
     if !was_held {
-        crate::vm_changes::turn_back(tx, change, &task, undo).await?;
+        match task.kind {
+            TaskKind::ImageUpload | TaskKind::ImageImport => images::turn_back(tx, change, &task).await?,
+            _ => crate::vm_changes::turn_back(tx, change, &task, undo).await?,
+        }
     }
     Ok(task)
 }

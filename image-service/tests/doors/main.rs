@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use basalt_daemon::{Clock, ManualClock};
-use basalt_image_service::ImageService;
+use basalt_image_service::{ImageService, config::Import};
 use basalt_model::{DateTime, ImageId, ProjectId, TenantId, TransferId, images::ImageFormat};
 use basalt_wire::{
     rest::Problem,
@@ -57,7 +57,7 @@ impl Door {
     }
 
     fn router(dir: &Path, clock: Arc<ManualClock>) -> Router {
-        ImageService::open(dir, keys(), clock).unwrap().router()
+        ImageService::open(dir, keys(), &Import::default(), clock).unwrap().router()
     }
 
     /// As after a kill: nothing but the folder survives.

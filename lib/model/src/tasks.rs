@@ -95,6 +95,8 @@ pub enum TaskKind {
     VolumeAdopt,
     /// Bytes were uploaded and verified.
     ImageUpload,
+    /// Bytes were fetched from an address and verified. Work, which an image service claims.
+    ImageImport,
     /// Nothing of the image is left.
     ImageDelete,
     /// The network is in the truth.
@@ -118,7 +120,7 @@ impl TaskKind {
     pub fn deadline_seconds(self) -> i64 {
         match self {
             // A migration has a deadline of its own, of at most a day; its task ends with it.
-            Self::ImageUpload | Self::VmMigrate => 24 * 3600 + 600,
+            Self::ImageUpload | Self::ImageImport | Self::VmMigrate => 24 * 3600 + 600,
             // As long as its drain at most.
             Self::HostDrain => 7 * 24 * 3600 + 600,
             Self::VmStop | Self::VmDelete | Self::VmRedeploy => 2 * 3600,

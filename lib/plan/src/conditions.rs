@@ -451,7 +451,8 @@ pub fn volume_phase(facts: &VolumeFacts) -> Phase {
 pub fn image(
     generation: Generation,
     deleting: bool,
-    expected_bytes: u64,
+    expected_bytes: Option<u64>,
+    imported: bool,
     observed: &ImageObserved,
 ) -> Vec<Condition> {
     let mut draft = Draft::at(generation);
@@ -464,7 +465,11 @@ pub fn image(
         (ImageState::Verifying, _) => {
             draft.no("Ready", "verifying", "digest and format are being checked; nothing needs to be done")
         }
+        (ImageState::Uploading, _) if imported => {
+            draft.no("Ready", "importing", "its bytes are being fetched; its task says how far it is");
+        }
         (ImageState::Uploading, _) => {
+            let expected_bytes = expected_bytes.unwrap_or_default();
             let have = observed.size_bytes;
             draft.no(
                 "Ready",

@@ -241,7 +241,7 @@ fn every_state_of_an_image_has_its_phase_and_reason() {
         (ImageState::Deleting, "deleting", Phase::Deleting),
     ] {
         let observed = ImageObserved { state, ..ImageObserved::default() };
-        assert_eq!(image(Generation(1), false, 10, &observed)[0].reason, reason);
+        assert_eq!(image(Generation(1), false, Some(10), false, &observed)[0].reason, reason);
         assert_eq!(image_phase(false, &observed), phase);
         assert_eq!(image_phase(true, &observed), Phase::Deleting);
     }

@@ -31,8 +31,8 @@ pub enum Subject<'a> {
     Image {
         /// Whether its deletion was asked for.
         deleting: bool,
-        /// Bytes that the upload will have.
-        expected_bytes: u64,
+        /// Bytes that the upload will have; an import learns it.
+        expected_bytes: Option<u64>,
         /// What the image service reported.
         observed: &'a ImageObserved,
     },
@@ -317,7 +317,7 @@ fn operation(task: &Task, facts: &VmFacts, asked: Option<&Operation>) -> Step {
     }
 }
 
-fn image(task: &Task, deleting: bool, expected_bytes: u64, observed: &ImageObserved) -> Step {
+fn image(task: &Task, deleting: bool, expected_bytes: Option<u64>, observed: &ImageObserved) -> Step {
     match observed.state {
         _ if deleting => Step::Cancelled(superseded(task, "its deletion was asked for")),
         ImageState::Deleting => Step::Cancelled(superseded(task, "its deletion was asked for")),
@@ -326,15 +326,17 @@ fn image(task: &Task, deleting: bool, expected_bytes: u64, observed: &ImageObser
             CapabilityReason::new(
                 "upload_failed",
                 format!("image/{}", task.subject.name),
-                "the upload failed",
-                "upload it again",
+                "its bytes did not come to be",
+                "retry the task, and upload it again where it was uploaded",
             )
         })),
         ImageState::Verifying => {
             Step::Going { progress: 90, stage: "digest and format are being checked".into() }
         }
+        // Of an import whoever carries it out says how far it is.
         ImageState::Uploading if observed.size_bytes == 0 => Step::Wait,
         ImageState::Uploading => {
+            let expected_bytes = expected_bytes.unwrap_or(observed.size_bytes);
             let share = u128::from(observed.size_bytes) * 90 / u128::from(expected_bytes.max(1));
             let stage = format!("{} of {expected_bytes} bytes are stored", observed.size_bytes);
             Step::Going { progress: i32::try_from(share.min(90)).unwrap_or(90), stage }

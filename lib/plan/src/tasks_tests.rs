@@ -182,7 +182,7 @@ fn t1_uploads_follow_the_image_and_plain_records_complete_at_once() {
         (ImageState::Deleting, 100, TaskState::Cancelled, 0),
     ] {
         let observed = ImageObserved { state, size_bytes: bytes, ..ImageObserved::default() };
-        let subject = Subject::Image { deleting: false, expected_bytes: 100, observed: &observed };
+        let subject = Subject::Image { deleting: false, expected_bytes: Some(100), observed: &observed };
         let m = advance(&task(TaskKind::ImageUpload, 1), &subject, &[]).unwrap();
         assert_eq!((m.state, m.progress), (want, progress), "{state:?}");
         assert_eq!(m.error.is_some(), matches!(want, TaskState::Failed | TaskState::Cancelled));

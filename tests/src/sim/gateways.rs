@@ -339,6 +339,8 @@ impl World {
         let Some(live) = &mut self.gateways[g].live else { return };
         let Some(outcome) = live.flights.remove(&number).and_then(|flight| flight.outcome) else { return };
         live.stepper.done(outcome, live.now(now));
+        // It may want more now; a gateway that stood still for long would otherwise count as resting before it asks.
+        self.active();
         self.queue.once(now, Event::Step(g));
     }
 

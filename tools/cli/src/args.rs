@@ -527,14 +527,20 @@ pub enum Create {
     },
     /// A security group: what its rules admit comes in.
     SecurityGroup(CreateSecurityGroup),
-    /// An image, uploaded from a file.
+    /// An image, uploaded from a file or fetched from an address.
     Image {
         /// Its name.
         name: String,
         /// The file.
-        #[arg(long, short)]
-        file: PathBuf,
-        /// Default: what the file begins like.
+        #[arg(long, short, required_unless_present = "url")]
+        file: Option<PathBuf>,
+        /// Address from which the image service fetches it.
+        #[arg(long, conflicts_with = "file")]
+        url: Option<String>,
+        /// SHA-256 that its bytes must have; needed where the address is plain HTTP.
+        #[arg(long)]
+        sha256: Option<String>,
+        /// Default: what the file begins like, or what the address ends like.
         #[arg(long, value_parser = ["qcow2", "raw", "iso"])]
         format: Option<String>,
     },

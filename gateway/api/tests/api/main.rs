@@ -12,6 +12,7 @@ mod door;
 mod enrolment;
 mod first_boot;
 mod hosts;
+mod image_work;
 mod openapi;
 mod people;
 mod routers;

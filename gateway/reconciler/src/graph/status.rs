@@ -175,7 +175,13 @@ pub fn conditions(
     let images = builder.derive_many("image_conditions", &inputs.images, move |ctx, id, image| {
         let observed = ctx.get(&inputs.image_facts, id).map(|f| f.observed.clone()).unwrap_or_default();
         let deleting = image.metadata.deletion_requested_at.is_some();
-        let all = conditions::image(image.metadata.generation, deleting, image.spec.size_bytes, &observed);
+        let all = conditions::image(
+            image.metadata.generation,
+            deleting,
+            image.spec.size_bytes,
+            image.spec.source.is_some(),
+            &observed,
+        );
         unless_stored(ctx, &inputs, "image", id.0, Some(owners(&image.metadata)), all)
     });
     let hosts = builder.derive_many("host_conditions", &inputs.hosts, move |ctx, id, host| {

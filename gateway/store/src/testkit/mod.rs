@@ -192,7 +192,13 @@ pub async fn ready_image(
     image: &str,
     format: ImageFormat,
 ) -> ImageId {
-    let spec = ImageSpec { format, size_bytes: 1 << 20, sha256: None, visibility: Visibility::Project };
+    let spec = ImageSpec {
+        format,
+        size_bytes: Some(1 << 20),
+        sha256: None,
+        source: None,
+        visibility: Visibility::Project,
+    };
     let new = New { name: name(image), labels: Labels::default(), spec };
     let mut tx = db.store.tenant(tenant).await.expect("begins");
     let Accepted { object, .. } =

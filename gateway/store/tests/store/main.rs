@@ -23,3 +23,4 @@ mod task_logs;
 mod task_retries;
 mod tasks;
 mod vms;
+mod work;

@@ -206,6 +206,7 @@ async fn p15_r28_every_watched_table_has_its_four_triggers_and_no_other_table_ha
             "security_group_uses",
             "service_tokens",
             "task_logs",
+            "task_work",
             "tasks_finished",
             "transfers",
             "users"

@@ -93,8 +93,13 @@ async fn v1_what_a_spec_names_must_be_there_ready_and_of_the_right_kind() {
         matches!(&e, Error::ReferenceNotFound { kind: "image", field, .. } if field == "spec.disks[0].source.image")
     );
     let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
-    let uploading =
-        ImageSpec { format: ImageFormat::Raw, size_bytes: 5, sha256: None, visibility: Visibility::Project };
+    let uploading = ImageSpec {
+        format: ImageFormat::Raw,
+        size_bytes: Some(5),
+        sha256: None,
+        source: None,
+        visibility: Visibility::Project,
+    };
     let new = New { name: name("late"), labels: Labels::default(), spec: uploading };
     images::insert(&mut tx, &h.change(), h.project, &new).await.unwrap();
     tx.commit().await.unwrap();

@@ -85,7 +85,12 @@ impl Session {
                 let answer: Value = self.client.call(&path).await?;
                 self.show_join_token(&host, &answer, &answer)
             }
-            Create::Image { name, file, format } => self.create_image(&name, &file, format).await,
+            Create::Image { name, file: Some(file), sha256, format, .. } => {
+                self.create_image(&name, &file, sha256, format).await
+            }
+            Create::Image { name, url, sha256, format, .. } => {
+                self.import_image(&name, &url.unwrap_or_default(), sha256, format).await
+            }
             Create::User { name } => self.create_user(&name).await,
             Create::ServiceToken { name, grant, days } => {
                 self.create_service_token(&name, &grant, days).await
@@ -139,7 +144,7 @@ impl Session {
         Ok(())
     }
 
-    async fn declare(&self, kind: &str, body: Value) -> Result<(), Failure> {
+    pub(super) async fn declare(&self, kind: &str, body: Value) -> Result<(), Failure> {
         self.declare_at(kind, body, "").await
     }
 

@@ -27,6 +27,7 @@ impl Session {
         &self,
         name: &str,
         file: &Path,
+        sha256: Option<String>,
         format: Option<String>,
     ) -> Result<(), Failure> {
         let unreadable = |e| Failure::Usage(format!("--file {}: {e}", file.display()));
@@ -36,7 +37,10 @@ impl Session {
             None => begins_like(file).map_err(unreadable)?.to_owned(),
         };
         let kind = Kind::find("image")?;
-        let body = json!({"name": name, "spec": {"format": format, "size_bytes": size}});
+        let mut body = json!({"name": name, "spec": {"format": format, "size_bytes": size}});
+        if let Some(sha256) = sha256 {
+            body["spec"]["sha256"] = sha256.into();
+        }
         let accepted: Value = self.client.post(&kind.collection(&self.project), &body).await?;
         let taken = Taken::read(kind, name, "created", accepted)?;
         let mut tally = Tally::new(1);
@@ -50,17 +54,34 @@ impl Session {
         tally.end()
     }
 
+    /// The image service fetches it; the task says how far it is.
+    pub(super) async fn import_image(
+        &self,
+        name: &str,
+        url: &str,
+        sha256: Option<String>,
+        format: Option<String>,
+    ) -> Result<(), Failure> {
+        let format = format.or_else(|| ends_like(url).map(str::to_owned)).ok_or_else(|| {
+            Failure::Usage(format!("--format: {url} does not end with .qcow2, .raw or .iso; say which it is"))
+        })?;
+        let mut spec = json!({"format": format, "source": {"url": url}});
+        if let Some(sha256) = sha256 {
+            spec["sha256"] = sha256.into();
+        }
+        self.declare("image", json!({"name": name, "spec": spec})).await
+    }
+
     pub(super) async fn upload(&self, image: &str, file: &Path) -> Result<(), Failure> {
         let name = bare("image", image);
         let path = Kind::find("image")?.object(&self.project, name);
         let declared: Image = self.client.get(&path).await?;
         let size =
             fs::metadata(file).map_err(|e| Failure::Usage(format!("--file {}: {e}", file.display())))?.len();
-        if size != declared.spec.size_bytes {
+        if let Some(expected) = declared.spec.size_bytes.filter(|expected| *expected != size) {
             return Err(Failure::Usage(format!(
-                "--file {}: it has {size} bytes, image/{name} was declared with {}; give the file that was meant, or delete the image and create it anew",
+                "--file {}: it has {size} bytes, image/{name} was declared with {expected}; give the file that was meant, or delete the image and create it anew",
                 file.display(),
-                declared.spec.size_bytes
             )));
         }
         let mut tally = Tally::new(1);
@@ -139,9 +160,22 @@ fn begins_like(file: &Path) -> std::io::Result<&'static str> {
     Ok(if begins(32769, b"CD001")? { "iso" } else { "raw" })
 }
 
+/// The format that an address says with its ending.
+fn ends_like(url: &str) -> Option<&'static str> {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    ["qcow2", "raw", "iso"].into_iter().find(|format| path.ends_with(&format!(".{format}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_says_what_it_leads_to_or_somebody_else_has_to() {
+        assert_eq!(ends_like("https://images.example/debian-12.qcow2?mirror=1"), Some("qcow2"));
+        assert_eq!(ends_like("https://images.example/debian-12.iso"), Some("iso"));
+        assert_eq!(ends_like("https://images.example/debian-12.img"), None);
+    }
 
     #[test]
     fn a_file_says_what_it_is() {
