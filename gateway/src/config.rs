@@ -1,7 +1,9 @@
 //! The gateway's configuration file. Unknown keys are refused, so that a misspelt one is found.
 
+use basalt_adapters::EngineOptions;
+use basalt_model::Name;
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// `gateway.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +23,12 @@ pub struct Config {
     /// History.
     #[serde(default)]
     pub tasks: Tasks,
+    /// What secrets are sealed with.
+    #[serde(default)]
+    pub secrets: Secrets,
+    /// Container engines of this machine that providers may name: `[engines.default]`.
+    #[serde(default)]
+    pub engines: BTreeMap<Name, EngineOptions>,
 }
 
 /// Where the truth is.
@@ -85,6 +93,15 @@ pub struct Image {
     pub token_key_file: PathBuf,
 }
 
+/// What secrets are sealed with.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Lines of `<id> <64 hex digits>`, the same for every gateway: the highest id seals, all of them open. Default:
+    /// `secrets.keys` in the folder of `[state]`, made at the first start.
+    pub key_file: Option<PathBuf>,
+}
+
 /// Files of the gateway's own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +158,12 @@ mod tests {
             ("127.0.0.1:9443", "https://images:9445")
         );
         assert_eq!(config.tasks.keep_days.get(), 30);
+        assert!(config.engines.is_empty() && config.secrets.key_file.is_none());
+        let more = "[secrets]\nkey_file = \"/etc/basalt/secrets.keys\"\n[engines.default]\nsocket = \"/run/podman/podman.sock\"";
+        std::fs::write(&path, format!("{SMALL}\n{more}")).unwrap();
+        let config: Config = basalt_daemon::config::read(&path).unwrap();
+        let engine = &config.engines[&basalt_model::Name::new("default").unwrap()];
+        assert_eq!(engine.socket, std::path::Path::new("/run/podman/podman.sock"));
         std::fs::write(&path, SMALL.replace("url = \"https", "ur = \"https")).unwrap();
         let refused = basalt_daemon::config::read::<Config>(&path).unwrap_err().to_string();
         assert!(refused.contains("unknown field `ur`"), "{refused}");

@@ -6,6 +6,7 @@
 mod config;
 mod first_boot;
 pub mod local;
+mod sealing_keys;
 
 pub use config::{Config, Database, Image, Listen, Pki, State};
 
@@ -97,6 +98,8 @@ impl Gateway {
             registry,
             hub,
             ask: Some(ask(handle.clone())),
+            sealing_keys: Arc::new(sealing_keys::open(&config, clock.as_ref())?),
+            engines: config.engines.keys().cloned().collect(),
         });
 
         let mut running = Running {

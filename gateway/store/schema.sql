@@ -19,6 +19,21 @@ LOGGED TABLE agent_conflicts (
     since timestamp with time zone NOT NULL,
     tried_at timestamp with time zone NOT NULL
 );
+LOGGED TABLE artifacts (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    tag text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    content_hash text NOT NULL
+);
 LOGGED TABLE audit_events (
     id uuid NOT NULL,
     at timestamp with time zone NOT NULL,
@@ -306,6 +321,18 @@ LOGGED TABLE projects (
     updated_at timestamp with time zone NOT NULL,
     deletion_requested_at timestamp with time zone
 );
+LOGGED TABLE providers (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL
+);
 LOGGED TABLE quotas (
     project_id uuid NOT NULL,
     tenant_id uuid NOT NULL,
@@ -358,6 +385,20 @@ LOGGED TABLE routers (
     deletion_requested_at timestamp with time zone,
     spec jsonb NOT NULL,
     wiring jsonb NOT NULL
+);
+LOGGED TABLE secrets (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    key_id bigint NOT NULL,
+    nonce bytea NOT NULL,
+    sealed bytea NOT NULL
 );
 LOGGED TABLE security_group_uses (
     group_id uuid NOT NULL,
@@ -582,6 +623,10 @@ CONSTRAINT address_cursors_network ON address_cursors FOREIGN KEY (network_id) R
 CONSTRAINT address_cursors_used ON address_cursors CHECK ((used >= 0));
 CONSTRAINT agent_conflicts_host ON agent_conflicts FOREIGN KEY (host_id) REFERENCES hosts(id);
 CONSTRAINT agent_conflicts_id ON agent_conflicts PRIMARY KEY (host_id);
+CONSTRAINT artifacts_id ON artifacts PRIMARY KEY (id);
+CONSTRAINT artifacts_kind ON artifacts CHECK ((kind = ANY (ARRAY['agent'::text, 'server'::text])));
+CONSTRAINT artifacts_name ON artifacts UNIQUE (project_id, kind, name, tag);
+CONSTRAINT artifacts_project ON artifacts FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT audit_events_id ON audit_events PRIMARY KEY (id);
 CONSTRAINT conditions_id ON conditions PRIMARY KEY (subject_id);
 CONSTRAINT drains_ended ON drains CHECK (((ended_at IS NULL) = (outcome IS NULL)));
@@ -663,6 +708,10 @@ CONSTRAINT projects_id ON projects PRIMARY KEY (id);
 CONSTRAINT projects_id_tenant ON projects UNIQUE (id, tenant_id);
 CONSTRAINT projects_name ON projects UNIQUE (tenant_id, name);
 CONSTRAINT projects_tenant ON projects FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT providers_id ON providers PRIMARY KEY (id);
+CONSTRAINT providers_id_project ON providers UNIQUE (id, project_id);
+CONSTRAINT providers_name ON providers UNIQUE (project_id, name);
+CONSTRAINT providers_project ON providers FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT quota_cpus ON quotas CHECK ((used_cpus >= 0));
 CONSTRAINT quota_memory ON quotas CHECK ((used_memory_bytes >= 0));
 CONSTRAINT quota_storage ON quotas CHECK ((used_storage_bytes >= 0));
@@ -691,6 +740,9 @@ CONSTRAINT router_vms_vm ON router_vms FOREIGN KEY (vm_id) REFERENCES vms(id);
 CONSTRAINT routers_id ON routers PRIMARY KEY (id);
 CONSTRAINT routers_name ON routers UNIQUE (project_id, name);
 CONSTRAINT routers_project ON routers FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
+CONSTRAINT secrets_id ON secrets PRIMARY KEY (id);
+CONSTRAINT secrets_name ON secrets UNIQUE (project_id, name);
+CONSTRAINT secrets_project ON secrets FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT security_group_uses_group ON security_group_uses FOREIGN KEY (group_id, project_id) REFERENCES security_groups(id, project_id);
 CONSTRAINT security_group_uses_network ON security_group_uses FOREIGN KEY (network_id) REFERENCES networks(id) ON DELETE CASCADE;
 CONSTRAINT security_group_uses_one ON security_group_uses CHECK ((num_nonnulls(network_id, vm_id, rules_of) = 1));
@@ -1998,6 +2050,8 @@ CREATE TRIGGER feed_update AFTER UPDATE ON public.volumes REFERENCING NEW TABLE 
 POLICY system_rows ON address_cursors FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON address_cursors FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON agent_conflicts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY system_rows ON artifacts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON artifacts FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON audit_events FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON audit_events FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON change_log FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -2041,6 +2095,8 @@ POLICY system_rows ON ports FOR ALL TO {basalt_system} USING (true) WITH CHECK (
 POLICY tenant_rows ON ports FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON projects FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON providers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON providers FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -2054,6 +2110,8 @@ POLICY system_rows ON router_vms FOR ALL TO {basalt_system} USING (true) WITH CH
 POLICY tenant_rows ON router_vms FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON routers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON routers FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON secrets FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON secrets FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON security_group_uses FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON security_group_uses FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON security_groups FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -2091,6 +2149,8 @@ POLICY tenant_rows ON volumes FOR ALL TO {basalt_tenant} USING ((tenant_id = ( S
 GRANT DELETE, INSERT, SELECT, UPDATE ON address_cursors TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON address_cursors TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON agent_conflicts TO basalt_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON artifacts TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON artifacts TO basalt_tenant;
 GRANT INSERT, SELECT ON audit_events TO basalt_system;
 GRANT INSERT, SELECT ON audit_events TO basalt_tenant;
 GRANT DELETE, SELECT ON change_log TO basalt_system;
@@ -2132,6 +2192,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON ports TO basalt_system;
 GRANT INSERT, SELECT ON ports TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON projects TO basalt_system;
 GRANT SELECT ON projects TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON providers TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON providers TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
 GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
@@ -2143,6 +2205,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON router_vms TO basalt_system;
 GRANT INSERT, SELECT ON router_vms TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON routers TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON routers TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON secrets TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON secrets TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON security_group_uses TO basalt_system;
 GRANT INSERT, SELECT ON security_group_uses TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON security_groups TO basalt_system;

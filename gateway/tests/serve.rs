@@ -22,6 +22,8 @@ fn config(dir: &Path, db: &testkit::Database) -> Config {
         image: Image { url: "https://127.0.0.1:1".into(), public_url: None, token_key_file: keys },
         state: State { dir: dir.join("state") },
         tasks: Default::default(),
+        secrets: Default::default(),
+        engines: Default::default(),
     }
 }
 

@@ -489,6 +489,8 @@ async fn lost(world: &mut World, script: Script, ha: bool) -> Result<Option<bool
         all.any(|c| c["type"] == kind && c["reason"] == reason && c["status"] != "true")
     };
     ensure!(said("Ready", "host_unreachable"), "{vm:#}");
+    let mut moving = vm["conditions"].as_array().into_iter().flatten().filter(|c| c["type"] == "Migrating");
+    ensure!(moving.all(|c| c["message"].as_str().is_some_and(|m| m.contains("not heard of"))), "{vm:#}");
     ensure!(said("RestartedElsewhere", "no_ha_policy") || said("Progressing", "host_unreachable"), "{vm:#}");
     Ok(Some(false))
 }

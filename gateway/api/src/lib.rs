@@ -10,6 +10,8 @@
 mod adoption;
 mod agent;
 mod agent_identity;
+mod agents;
+mod artifacts;
 mod audit;
 pub mod authentication;
 pub mod authorization;
@@ -44,13 +46,16 @@ mod passwords;
 mod pools;
 mod ports;
 mod projects;
+mod providers;
 pub mod query;
 mod readiness;
 mod role_bindings;
 mod routers;
 mod routes;
 pub mod rows;
+mod secrets;
 mod security_groups;
+mod servers;
 mod service_tokens;
 mod sim;
 mod store_problem;
@@ -74,9 +79,11 @@ pub use service_tokens::create_local;
 
 use axum::Router;
 use basalt_daemon::{Clock, Drain, pki::Authority};
-use basalt_store::{Ids, Store};
+use basalt_model::Name;
+use basalt_store::{Ids, Store, secrets::SealingKeys};
 use basalt_wire::upload_token::Keyring;
 use std::{
+    collections::BTreeSet,
     ops::Deref,
     sync::{Arc, OnceLock},
 };
@@ -112,6 +119,10 @@ pub struct Options {
     pub hub: Hub,
     /// Who answers operators' questions about the graph.
     pub ask: Option<Ask>,
+    /// Keys that secrets are sealed with.
+    pub sealing_keys: Arc<SealingKeys>,
+    /// Container engines that the configuration names.
+    pub engines: BTreeSet<Name>,
 }
 
 /// What every handler shares. Clones are the same.
@@ -138,6 +149,8 @@ pub struct Parts {
     pub(crate) questions: counters::Questions,
     pub(crate) hub: Hub,
     pub(crate) ask: Option<Ask>,
+    pub(crate) sealing_keys: Arc<SealingKeys>,
+    pub(crate) engines: BTreeSet<Name>,
 }
 
 /// Routes without their document, which takes longer to write than all else of a door and is the same for each: a process
@@ -177,6 +190,8 @@ impl App {
             questions: counters::Questions::default(),
             hub: options.hub,
             ask: options.ask,
+            sealing_keys: options.sealing_keys,
+            engines: options.engines,
         }))
     }
 

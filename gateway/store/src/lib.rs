@@ -9,6 +9,7 @@
 
 pub mod adoption;
 pub mod agent_conflicts;
+pub mod artifacts;
 pub mod audit_events;
 mod begun;
 mod change;
@@ -34,12 +35,14 @@ mod placement_rules;
 pub mod placements;
 pub mod pools;
 pub mod projects;
+pub mod providers;
 pub mod quotas;
 pub mod reports;
 pub mod role_bindings;
 mod router_wiring;
 pub mod routers;
 mod row;
+pub mod secrets;
 pub mod security_groups;
 pub mod service_tokens;
 mod store;

@@ -5,6 +5,8 @@
 
 use crate::{
     Name,
+    agents::AgentSpec,
+    servers::ServerSpec,
     validate::{FieldError, Validate},
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -135,6 +137,51 @@ impl TaggedName {
     /// The same with its kind.
     pub fn of(&self, kind: ArtifactKind) -> ArtifactRef {
         ArtifactRef { kind, name: self.name.clone(), tag: self.tag.clone() }
+    }
+}
+
+/// What an artifact is, of either kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArtifactSpec {
+    /// An agent.
+    Agent(AgentSpec),
+    /// An MCP server.
+    Server(ServerSpec),
+}
+
+impl ArtifactSpec {
+    /// Its kind.
+    pub fn kind(&self) -> ArtifactKind {
+        match self {
+            Self::Agent(_) => ArtifactKind::Agent,
+            Self::Server(_) => ArtifactKind::Server,
+        }
+    }
+
+    /// The same without what is for people only. What this comes to is what runs.
+    pub fn content(&self) -> Self {
+        let mut content = self.clone();
+        match &mut content {
+            Self::Agent(spec) => spec.description.clear(),
+            Self::Server(spec) => spec.description.clear(),
+        }
+        content
+    }
+
+    /// Variables that it gives.
+    pub fn env(&self) -> &Env {
+        match self {
+            Self::Agent(spec) => &spec.env,
+            Self::Server(spec) => &spec.env,
+        }
+    }
+
+    /// The artifacts that it refers to.
+    pub fn references(&self) -> Vec<ArtifactRef> {
+        match self {
+            Self::Agent(spec) => spec.references().collect(),
+            Self::Server(_) => Vec::new(),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub mod quotas;
 pub mod reasons;
 pub mod roles;
 pub mod routers;
+pub mod secrets;
 pub mod security_groups;
 pub mod selector;
 pub mod servers;

@@ -153,16 +153,17 @@ impl Draft {
     }
 }
 
-/// `Migrating`, of a VM that is on its way: from where to where, and how far that is.
+/// `Migrating`, of a VM that is on its way: from where to where, and how far that is or what it waits for.
 pub fn migrating(
     generation: Generation,
     migration: &Migration,
     phase: MigrationPhase,
     progress: Option<&MotionProgress>,
+    waits: &str,
 ) -> Condition {
     let to =
         migration.target.as_ref().map_or_else(|| "a host that is being chosen".into(), ToString::to_string);
-    let (word, far) = migrations::words(phase, progress);
+    let (word, far) = migrations::words(phase, progress, waits);
     let mut draft = Draft::at(generation);
     draft.yes("Migrating", word, format!("on its way from {} to {to}: {far}", migration.source));
     draft.out.remove(0)

@@ -212,7 +212,7 @@ pub fn decide(truth: Truth, source: AtSource, target: AtTarget) -> Decision {
         (AtSource::Whole, _) => stays("the source has it whole and did not give it away"),
         // Bytes are on their way; who takes it back or sees that nothing moves stops the source first.
         (AtSource::Sending, AtTarget::Dead) => Wait("the source notices that the target is gone"),
-        (AtSource::Sending, _) => Wait("it is being sent"),
+        (AtSource::Sending, _) => Wait(BEING_SENT),
         // It was handed over: the target owns it, whatever became of it there.
         (AtSource::Left, _) if truth.cold => there("the source handed it over while it was off"),
         (AtSource::Left, AtTarget::Arrived) => there("the source handed it over and the target has it whole"),
@@ -317,8 +317,27 @@ pub fn percent(phase: MigrationPhase, progress: Option<&MotionProgress>) -> i32 
     i32::try_from(done).unwrap_or(99)
 }
 
-/// A word for programs and a sentence for people about where a migration is.
-pub fn words(phase: MigrationPhase, progress: Option<&MotionProgress>) -> (&'static str, String) {
+/// What is waited for while all goes well and bytes move: the figures say more.
+const BEING_SENT: &str = "it is being sent";
+
+/// A word for programs and a sentence for people about where a migration is. `waits`: what it waits for, where that is not
+/// plain (a host that is not heard of): then that is the sentence.
+pub fn words(
+    phase: MigrationPhase,
+    progress: Option<&MotionProgress>,
+    waits: &str,
+) -> (&'static str, String) {
+    let (word, far) = plain_words(phase, progress);
+    let over =
+        matches!(phase, MigrationPhase::Completed | MigrationPhase::Failed | MigrationPhase::Cancelled);
+    match waits {
+        "" | BEING_SENT => (word, far),
+        _ if over => (word, far),
+        waits => (word, waits.to_owned()),
+    }
+}
+
+fn plain_words(phase: MigrationPhase, progress: Option<&MotionProgress>) -> (&'static str, String) {
     let mib = |bytes: u64| bytes / basalt_model::MIB;
     match (phase, progress) {
         (MigrationPhase::Requested, _) => ("requested", "a host is being chosen".into()),
@@ -333,7 +352,7 @@ pub fn words(phase: MigrationPhase, progress: Option<&MotionProgress>) -> (&'sta
                 mib(p.dirty_bytes_per_second)
             ),
         ),
-        (MigrationPhase::Copying, _) => ("copying", "it is being sent".into()),
+        (MigrationPhase::Copying, _) => ("copying", BEING_SENT.into()),
         (MigrationPhase::Switching, _) => ("switching", "the source lets go of it".into()),
         (MigrationPhase::Completed, _) => ("completed", "it is at the target".into()),
         (MigrationPhase::Failed, _) => ("failed", "it stayed at the source".into()),

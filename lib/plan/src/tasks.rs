@@ -76,11 +76,7 @@ pub fn migrating(
     progress: Option<&MotionProgress>,
     waits: &str,
 ) -> Option<TaskMove> {
-    let (_, far) = migrations::words(phase, progress);
-    let stage = match phase {
-        MigrationPhase::Requested | MigrationPhase::Preparing if !waits.is_empty() => waits.to_owned(),
-        _ => far,
-    };
+    let (_, stage) = migrations::words(phase, progress, waits);
     let next = Step::Going { progress: migrations::percent(phase, progress), stage }.into_move(task)?;
     changed(task, next)
 }

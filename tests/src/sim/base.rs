@@ -15,7 +15,7 @@ use basalt_daemon::{
     tls::Peer,
 };
 use basalt_model::{DateTime, HostId, Name, roles::Role};
-use basalt_store::{Feed, Options, Store, testkit::Database};
+use basalt_store::{Feed, Options, Store, secrets::SealingKeys, testkit::Database};
 use basalt_wire::{
     image::{ImageEvent, ImageOutcome},
     upload_token::Keyring,
@@ -212,6 +212,8 @@ impl Doors {
             registry: Default::default(),
             hub,
             ask: None,
+            sealing_keys: Arc::new(SealingKeys::new([(1, vec![7; 32])]).expect("a key of 32 bytes")),
+            engines: Default::default(),
         });
         Self { users: app.users(), agents: app.agents(), app }
     }

@@ -544,6 +544,14 @@ pub enum Create {
         #[arg(long, value_parser = ["qcow2", "raw", "iso"])]
         format: Option<String>,
     },
+    /// A value that is kept encrypted, for agents, servers and providers to name.
+    Secret {
+        /// Its name.
+        name: String,
+        /// File with the value; `-` is standard input. A line break at its end is no part of it.
+        #[arg(long, short)]
+        file: PathBuf,
+    },
     /// A blank volume, or one from an image.
     Volume {
         /// Its name.

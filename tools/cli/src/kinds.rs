@@ -40,6 +40,9 @@ const AGE: (&str, &str) = ("AGE", "/created_at");
 
 /// Most kinds: named, and unique by their name.
 const NAMED: &[&str] = &["/name", "/id"];
+/// Kinds that are there once for each tag; a name alone means the tag `latest`.
+const TAGGED: &[&str] = &["/reference", "/name", "/id"];
+const REFERENCE: (&str, &str) = ("NAME", "/reference");
 /// Kinds without a name.
 const BY_ID: &[&str] = &["/id"];
 
@@ -130,6 +133,44 @@ pub const KINDS: &[Kind] = &[
             ("SIZE", "/spec/size_bytes"),
             AGE,
         ],
+    },
+    Kind {
+        name: "agent",
+        plural: "agents",
+        in_project: true,
+        names: TAGGED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[REFERENCE, ("SOURCE", "/spec/source/type"), ("HASH", "/content_hash"), AGE],
+    },
+    Kind {
+        name: "server",
+        plural: "servers",
+        in_project: true,
+        names: TAGGED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[
+            REFERENCE,
+            ("SOURCE", "/spec/source/type"),
+            ("TRANSPORT", "/spec/transport/type"),
+            ("HASH", "/content_hash"),
+            AGE,
+        ],
+    },
+    Kind {
+        name: "provider",
+        plural: "providers",
+        in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[NAME, ("PLATFORM", "/spec/platform"), ID, AGE],
+    },
+    Kind {
+        name: "secret",
+        plural: "secrets",
+        in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[NAME, ("VALUES", "/generation"), ID, AGE],
     },
     Kind {
         name: "port",

@@ -9,7 +9,7 @@ use axum::{
 use basalt_api::{App, Hub, ImageDoor, Options, Readiness};
 use basalt_daemon::{Clock, Drain, ManualClock, boot, pki::Authority, tls::Peer};
 use basalt_model::{GIB, HostId, Name, ProjectId, TenantId, images::ImageFormat, roles::Role};
-use basalt_store::{Feed, Ids, Store, testkit};
+use basalt_store::{Feed, Ids, Store, secrets::SealingKeys, testkit};
 use basalt_wire::upload_token::Keyring;
 use serde_json::{Value, json};
 use std::{net::SocketAddr, sync::Arc};
@@ -140,6 +140,8 @@ impl Door {
             registry: Default::default(),
             hub: hub.clone(),
             ask: None,
+            sealing_keys: Arc::new(SealingKeys::new([(1, vec![7; 32])]).unwrap()),
+            engines: [Name::new("default").unwrap()].into(),
         });
         pull(&db.store, hub, drain.clone()).await;
         let handed: Arc<dyn Clock> = clock.clone();

@@ -15,6 +15,7 @@ mod hosts;
 mod image_work;
 mod openapi;
 mod people;
+mod registry;
 mod routers;
 mod security_groups;
 mod server_owned;

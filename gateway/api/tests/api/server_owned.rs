@@ -24,6 +24,16 @@ fn sample(method: &str, path: &str) -> Value {
         ("POST", "/v1/projects/{project}/images") => {
             json!({"name": "a", "spec": {"format": "raw", "size_bytes": 1}})
         }
+        ("POST", "/v1/projects/{project}/agents" | "/v1/projects/{project}/servers") => {
+            json!({"name": "a", "spec": {"source": {"type": "image", "image": "a"}}})
+        }
+        ("PUT", "/v1/projects/{project}/agents/{agent}" | "/v1/projects/{project}/servers/{server}") => {
+            json!({"spec": {"source": {"type": "image", "image": "a"}}})
+        }
+        ("POST", "/v1/projects/{project}/providers") => json!({"name": "a", "spec": {"platform": "local"}}),
+        ("PUT", "/v1/projects/{project}/providers/{provider}") => json!({"spec": {"platform": "local"}}),
+        ("POST", "/v1/projects/{project}/secrets") => json!({"name": "a", "spec": {"value": "v"}}),
+        ("PUT", "/v1/projects/{project}/secrets/{secret}") => json!({"spec": {"value": "v"}}),
         ("PUT", "/v1/tasks/{task}/dependencies") => json!({"depends_on": []}),
         ("POST", "/v1/hosts") => json!({"name": "a", "spec": {}}),
         ("PUT", "/v1/hosts/{host}") => json!({"spec": {}}),

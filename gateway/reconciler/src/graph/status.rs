@@ -162,6 +162,7 @@ pub fn conditions(
                 &row.migration,
                 at.phase,
                 at.progress.as_ref(),
+                &at.waits,
             ));
         }
         let waits = ctx.get(&stranded, id).and_then(|s| s.waits.as_ref());

@@ -14,6 +14,7 @@ mod migrations;
 mod people;
 mod placements;
 mod plans;
+mod registry;
 mod routers;
 mod schema;
 mod security_groups;

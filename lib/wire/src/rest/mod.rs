@@ -3,6 +3,7 @@
 mod adoption;
 mod identity;
 mod problem;
+mod registry;
 mod resources;
 mod sim;
 mod unstick;
@@ -11,6 +12,7 @@ mod watch;
 pub use adoption::*;
 pub use identity::*;
 pub use problem::Problem;
+pub use registry::*;
 pub use resources::*;
 pub use sim::*;
 pub use unstick::*;

@@ -25,6 +25,9 @@ use std::{
 struct Document {
     kind: String,
     name: String,
+    /// Of an agent or a server; default `latest`.
+    #[serde(default)]
+    tag: Option<String>,
     /// Default: the command's.
     #[serde(default)]
     project: Option<String>,
@@ -54,9 +57,17 @@ fn documents(text: &str) -> Result<Vec<(Document, &'static Kind)>, Failure> {
                 kind.name
             ))));
         }
+        if document.tag.is_some() && !is_tagged(kind) {
+            return Err(about(Failure::Usage(format!("tag: a {} has none; remove it", kind.name))));
+        }
         Ok((document, kind))
     });
     checked.collect()
+}
+
+/// Whether it is there once for each tag.
+fn is_tagged(kind: &Kind) -> bool {
+    kind.names.contains(&"/reference")
 }
 
 fn plain(failure: &Failure) -> String {
@@ -91,7 +102,10 @@ impl Session {
         kind: &'static Kind,
         dry_run: bool,
     ) -> Result<Option<Taken>, Failure> {
-        let name = document.name.clone();
+        let name = match &document.tag {
+            Some(tag) => format!("{}:{tag}", document.name),
+            None => document.name.clone(),
+        };
         let label = format!("{}/{name}", kind.name);
         let project = document.project.clone().unwrap_or_else(|| self.project.clone());
         let at = kind.object(&project, &name);
@@ -132,7 +146,12 @@ impl Session {
         }
         let generation = current.pointer("/generation").and_then(Value::as_i64).unwrap_or_default();
         let body = merged(&now, &wanted);
-        let answer = self.client.put(&format!("{at}{query}"), &body, generation).await?;
+        let answer: Value = self.client.put(&format!("{at}{query}"), &body, generation).await?;
+        // What cannot be read (a secret's value) may have been so already; the gateway knows.
+        if !dry_run && answer.get("updated_at").is_some_and(|at| current.get("updated_at") == Some(at)) {
+            sayln!("{label} unchanged");
+            return Ok(None);
+        }
         self.told(kind, &name, "changed", answer, dry_run)
     }
 
@@ -147,8 +166,8 @@ impl Session {
         let label = format!("{}/{name}", kind.name);
         match kind.name {
             _ if dry_run => sayln!("{label} would be {done}"),
-            // Its task ends when somebody uploads its bytes.
-            "image" => {
+            // Its task ends when somebody uploads its bytes, unless they are fetched.
+            "image" if answer.pointer("/object/spec/source").is_none() => {
                 sayln!("{label} {done}");
                 note!("{label} waits for its bytes: basalt upload {name} --file …");
             }
@@ -179,6 +198,9 @@ fn creation(document: Document, kind: &Kind) -> Value {
         ("project", true) => {}
         ("project", false) => body["quota"] = Value::Object(document.spec),
         _ => body["spec"] = Value::Object(document.spec),
+    }
+    if let Some(tag) = document.tag {
+        body["tag"] = json!(tag);
     }
     if let Some(tenant) = document.tenant {
         body["tenant"] = json!(tenant);
@@ -253,7 +275,11 @@ fn compare(at: &str, wanted: &Value, current: &Value, found: &mut Vec<Difference
 fn merged(current: &Value, wanted: &Value) -> Value {
     match (current, wanted) {
         // An object of another kind shares no fields with this one.
-        (Value::Object(c), Value::Object(w)) if w.get("kind").is_none_or(|k| c.get("kind") == Some(k)) => {
+        (Value::Object(c), Value::Object(w))
+            if ["kind", "type", "platform"]
+                .iter()
+                .all(|tag| w.get(*tag).is_none_or(|k| c.get(*tag) == Some(k))) =>
+        {
             let mut all = c.clone();
             for (key, value) in w {
                 let now = c.get(key).unwrap_or(&Value::Null);

@@ -25,6 +25,17 @@ pub(super) struct Taken {
     task: Option<Task>,
 }
 
+/// A value from a file or from standard input: never from the command line, which others on the machine can read.
+fn secret_value(file: &Path) -> Result<String, Failure> {
+    let read = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = read.map_err(|e| Failure::Usage(format!("--file {}: {e}", file.display())))?;
+    Ok(text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned())
+}
+
 impl Taken {
     /// Reads an answer; `name` is what the user called the object, for answers that do not show it.
     pub(super) fn read(
@@ -84,6 +95,10 @@ impl Session {
                 let path = format!("{}/join-token", Kind::find("host")?.object("", bare("host", &host)));
                 let answer: Value = self.client.call(&path).await?;
                 self.show_join_token(&host, &answer, &answer)
+            }
+            Create::Secret { name, file } => {
+                let value = secret_value(&file)?;
+                self.declare("secret", json!({"name": name, "spec": {"value": value}})).await
             }
             Create::Image { name, file: Some(file), sha256, format, .. } => {
                 self.create_image(&name, &file, sha256, format).await
