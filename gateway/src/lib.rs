@@ -66,7 +66,7 @@ impl Gateway {
         let users = inherited.sockets("users", std::slice::from_ref(&config.listen.users))?;
         let agents = inherited.sockets("agents", std::slice::from_ref(&config.listen.agents))?;
         let authority = Arc::new(pki::Authority::open(&config.pki.dir, clock.now())?);
-        let keys = read_keys(&config.image.token_key_file)?;
+        let images = image_door(&config.image)?;
         let Some(store) = drain.or(connect(&config, clock.as_ref())).await else {
             anyhow::bail!("stopped before the database answered")
         };
@@ -88,11 +88,7 @@ impl Gateway {
             store: store.clone(),
             clock: clock.clone(),
             authority: authority.clone(),
-            images: ImageDoor {
-                url: config.image.url.clone(),
-                public_url: config.image.public_url().into(),
-                keys,
-            },
+            images,
             drain: drain.clone(),
             readiness,
             registry,
@@ -230,6 +226,11 @@ fn door_identity(
     let subject = pki::Subject { name: "basalt-gateway", hosts: names, uri: None, now, not_after, serial };
     let (issued, key) = authority.issue(&subject)?;
     Ok((issued.cert_pem, key))
+}
+
+fn image_door(image: &Image) -> anyhow::Result<ImageDoor> {
+    let keys = read_keys(&image.token_key_file)?;
+    Ok(ImageDoor { url: image.url.clone(), public_url: image.public_url().into(), keys })
 }
 
 /// Reads lines of `<id> <hex>`.

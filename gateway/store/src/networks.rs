@@ -5,8 +5,7 @@ use crate::{
     audit_events::{self, Entry},
     change,
     error::named,
-    manifests,
-    row::{self, Selected},
+    manifests, row,
     security_groups::{self, User},
     tasks,
 };
@@ -207,24 +206,8 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 
 /// Networks of a project, oldest first.
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<NetworkView>> {
-    let s = Selected::new(&page.selector);
-    let networks = sqlx::query_as(concat!(
-        view!(),
-        " WHERE x.id > $1 AND x.project_id = $8",
-        crate::row::selected_where!("x"),
-        " ORDER BY x.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(s.equal)
-    .bind(s.exist)
-    .bind(s.missing)
-    .bind(s.differ_keys)
-    .bind(s.differ_values)
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(networks, |n: &NetworkView| n.network.metadata.id))
+    let select = row::listed_select!(view!());
+    row::listed(tx.conn(), select, project, page, |n: &NetworkView| n.network.metadata.id).await
 }
 
 async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<Network> {

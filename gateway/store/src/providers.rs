@@ -5,8 +5,7 @@ use crate::{
     audit_events::{self, Entry},
     change,
     error::named,
-    row::{self, Selected},
-    secrets,
+    row, secrets,
 };
 use basalt_model::{Generation, Metadata, ProjectId, ProviderId, providers::ProviderSpec};
 use sqlx::{FromRow, PgConnection, postgres::PgRow, types::Json};
@@ -96,25 +95,8 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 
 /// Providers of a project, oldest first.
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<Provider>> {
-    let s = Selected::new(&page.selector);
-    let providers = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM providers x WHERE x.id > $1 AND x.project_id = $8",
-        crate::row::selected_where!("x"),
-        " ORDER BY x.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(s.equal)
-    .bind(s.exist)
-    .bind(s.missing)
-    .bind(s.differ_keys)
-    .bind(s.differ_values)
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(providers, |p: &Provider| p.metadata.id))
+    let select = row::listed_select!("SELECT ", columns!(), " FROM providers x");
+    row::listed(tx.conn(), select, project, page, |p: &Provider| p.metadata.id).await
 }
 
 /// Replaces how one gets there. It stays on its platform: what runs there could not follow.

@@ -10,8 +10,7 @@ use crate::{
     error::named,
     manifests,
     router_wiring::{self, Wanted},
-    row::{self, Selected},
-    tasks,
+    row, tasks,
 };
 use basalt_model::{
     Condition, DateTime, Generation, HostId, Metadata, Name, ProjectId, RouterId, TenantId,
@@ -242,24 +241,8 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 
 /// Routers of a project, oldest first.
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<RouterView>> {
-    let s = Selected::new(&page.selector);
-    let routers = sqlx::query_as(concat!(
-        view!(),
-        " WHERE x.id > $1 AND x.project_id = $8",
-        crate::row::selected_where!("x"),
-        " ORDER BY x.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(s.equal)
-    .bind(s.exist)
-    .bind(s.missing)
-    .bind(s.differ_keys)
-    .bind(s.differ_values)
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(routers, |r: &RouterView| r.router.metadata.id))
+    let select = row::listed_select!(view!());
+    row::listed(tx.conn(), select, project, page, |r: &RouterView| r.router.metadata.id).await
 }
 
 async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<Router> {

@@ -1,6 +1,6 @@
 //! Reading columns into the model's types.
 
-use crate::{Error, Key, Result};
+use crate::{Error, Key, List, Page, Result};
 use basalt_model::{Labels, Metadata, ProjectId, Selector, selector::Requirement};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -64,6 +64,45 @@ macro_rules! keyed_where {
     };
 }
 pub(crate) use keyed_where;
+
+/// A statement that lists what a project has; what is handed in reads the objects as `x`.
+macro_rules! listed_select {
+    ($($objects:tt)*) => {
+        concat!(
+            $($objects)*,
+            " WHERE x.id > $1 AND x.project_id = $8",
+            crate::row::selected_where!("x"),
+            " ORDER BY x.id LIMIT $2"
+        )
+    };
+}
+pub(crate) use listed_select;
+
+/// A page of what a statement of `listed_select!` finds, oldest first. `id` names an object.
+pub(crate) async fn listed<T>(
+    conn: &mut PgConnection,
+    statement: &'static str,
+    project: ProjectId,
+    page: &Page,
+    id: impl Fn(&T) -> Uuid,
+) -> Result<List<T>>
+where
+    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let s = Selected::new(&page.selector);
+    let found = sqlx::query_as(statement)
+        .bind(page.after())
+        .bind(page.fetch())
+        .bind(s.equal)
+        .bind(s.exist)
+        .bind(s.missing)
+        .bind(s.differ_keys)
+        .bind(s.differ_values)
+        .bind(project)
+        .fetch_all(conn)
+        .await?;
+    Ok(page.cut(found, id))
+}
 
 /// A statement of `keyed_where!` that reads the object alone, and locks it as said.
 macro_rules! keyed_select {

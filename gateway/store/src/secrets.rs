@@ -8,7 +8,7 @@ use crate::{
     audit_events::{self, Entry},
     change,
     error::named,
-    row::{self, Selected},
+    row,
 };
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use basalt_model::{
@@ -179,25 +179,8 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 
 /// Secrets of a project without their values, oldest first.
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<Secret>> {
-    let s = Selected::new(&page.selector);
-    let secrets = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM secrets x WHERE x.id > $1 AND x.project_id = $8",
-        crate::row::selected_where!("x"),
-        " ORDER BY x.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(s.equal)
-    .bind(s.exist)
-    .bind(s.missing)
-    .bind(s.differ_keys)
-    .bind(s.differ_values)
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(secrets, |s: &Secret| s.metadata.id))
+    let select = row::listed_select!("SELECT ", columns!(), " FROM secrets x");
+    row::listed(tx.conn(), select, project, page, |s: &Secret| s.metadata.id).await
 }
 
 /// Replaces the value. The same value again moves nothing.

@@ -9,7 +9,7 @@ use crate::{
     audit_events::{self, Entry},
     change,
     error::named,
-    row::{self, Selected, uuids},
+    row::{self, uuids},
     tasks,
 };
 use basalt_model::{
@@ -271,25 +271,8 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 
 /// Security groups of a project, oldest first.
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<SecurityGroup>> {
-    let s = Selected::new(&page.selector);
-    let groups = sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM security_groups x WHERE x.id > $1 AND x.project_id = $8",
-        crate::row::selected_where!("x"),
-        " ORDER BY x.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(s.equal)
-    .bind(s.exist)
-    .bind(s.missing)
-    .bind(s.differ_keys)
-    .bind(s.differ_values)
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(groups, |g: &SecurityGroup| g.metadata.id))
+    let select = row::listed_select!("SELECT ", columns!(), " FROM security_groups x");
+    row::listed(tx.conn(), select, project, page, |g: &SecurityGroup| g.metadata.id).await
 }
 
 async fn lock(conn: &mut PgConnection, project: ProjectId, key: &Key) -> Result<SecurityGroup> {

@@ -5,7 +5,7 @@ use crate::{
     error::named,
     images, manifests,
     quotas::{self, Delta},
-    row::{self, Selected, bigint},
+    row::{self, bigint},
     tasks,
 };
 use basalt_model::{
@@ -215,24 +215,8 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 
 /// Volumes of a project, oldest first.
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<VolumeView>> {
-    let s = Selected::new(&page.selector);
-    let volumes = sqlx::query_as(concat!(
-        view!(),
-        " WHERE x.id > $1 AND x.project_id = $8",
-        crate::row::selected_where!("x"),
-        " ORDER BY x.id LIMIT $2"
-    ))
-    .bind(page.after())
-    .bind(page.fetch())
-    .bind(s.equal)
-    .bind(s.exist)
-    .bind(s.missing)
-    .bind(s.differ_keys)
-    .bind(s.differ_values)
-    .bind(project)
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(page.cut(volumes, |v: &VolumeView| v.volume.metadata.id))
+    let select = row::listed_select!(view!());
+    row::listed(tx.conn(), select, project, page, |v: &VolumeView| v.volume.metadata.id).await
 }
 
 /// Asks for a volume's deletion. Refused while a VM uses it.
