@@ -86,10 +86,11 @@ pub async fn claim(
     let rows = sqlx::query(concat!(
         "WITH free AS (
             SELECT w.task_id, row_number() OVER () AS n FROM (
-                SELECT w.task_id FROM task_work w JOIN tasks t ON t.id = w.task_id
+                SELECT w.task_id FROM task_work w
                 WHERE w.kind = $1 AND (w.available_at <= $2 OR w.available_at > $3
                         OR w.claim_id IS NOT NULL AND w.executor = $6 AND w.executor_start <> $8)
-                    AND t.state IN ('pending', 'executing')
+                    -- Each by its key, however many live tasks there are: as a join, all of them might be read.
+                    AND (SELECT t.state FROM tasks t WHERE t.id = w.task_id) IN ('pending', 'executing')
                 ORDER BY w.available_at, w.task_id LIMIT $4 FOR UPDATE OF w SKIP LOCKED) w),
          claimed AS (
             UPDATE task_work w SET fence = w.fence + 1, claim_id = ($5::uuid[])[free.n], executor = $6, executor_start = $8,

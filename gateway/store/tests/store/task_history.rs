@@ -232,7 +232,7 @@ async fn t6_history_is_kept_by_the_day_and_dropped_by_policy_with_its_logs() {
 }
 
 /// Finished tasks of the last thirty days.
-async fn history(h: &House, admin: &mut PgConnection, rows: usize) {
+pub(crate) async fn history(h: &House, admin: &mut PgConnection, rows: usize) {
     for day in 0..30 {
         keep(&h.db, now() - TimeDelta::days(day), 60).await.unwrap();
     }
@@ -252,7 +252,7 @@ async fn history(h: &House, admin: &mut PgConnection, rows: usize) {
 
 /// Lets rows be counted from now on. A connection tells what it read at most once a second, and when it is asked something:
 /// what was read before comes before the count begins.
-async fn count_anew(h: &House, admin: &mut PgConnection) {
+pub(crate) async fn count_anew(h: &House, admin: &mut PgConnection) {
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(1_200)).await;
         admin.execute("SELECT 1").await.unwrap();
@@ -265,15 +265,15 @@ async fn count_anew(h: &House, admin: &mut PgConnection) {
 }
 
 /// Rows that the server read of tasks so far, by table and index, and by which.
-async fn reads(h: House, admin: &mut PgConnection) -> (i64, Vec<(String, i64)>) {
+pub(crate) async fn reads(h: House, admin: &mut PgConnection) -> (i64, Vec<(String, i64)>) {
     h.db.store.close().await;
     let mut all: Vec<(String, i64)> = Vec::new();
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         all = sqlx::query_as(
-            "SELECT relname::text, seq_tup_read FROM pg_stat_user_tables WHERE relname LIKE 'tasks%' AND seq_tup_read > 0
+            "SELECT relname::text, seq_tup_read FROM pg_stat_user_tables WHERE relname SIMILAR TO 'task(s|_work)%' AND seq_tup_read > 0
              UNION ALL
-             SELECT indexrelname::text, idx_tup_read FROM pg_stat_user_indexes WHERE relname LIKE 'tasks%' AND idx_tup_read > 0",
+             SELECT indexrelname::text, idx_tup_read FROM pg_stat_user_indexes WHERE relname SIMILAR TO 'task(s|_work)%' AND idx_tup_read > 0",
         )
         .fetch_all(&mut *admin)
         .await
@@ -283,7 +283,7 @@ async fn reads(h: House, admin: &mut PgConnection) -> (i64, Vec<(String, i64)>) 
     (all.iter().map(|(_, rows)| rows).sum(), all)
 }
 
-fn p99(sorted: &[Duration]) -> Duration {
+pub(crate) fn p99(sorted: &[Duration]) -> Duration {
     sorted[(sorted.len() * 99).div_ceil(100) - 1]
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     fixture::House,
     task_dependencies::{end, get},
+    task_history::{count_anew, history, p99, reads},
 };
 use basalt_model::{
     DateTime, ImageId, Labels, TaskId, TransferId,
@@ -17,7 +18,8 @@ use basalt_store::{
     work::{self, Claim, ClaimRef, Executor, LEASE_SECONDS},
 };
 use chrono::TimeDelta;
-use std::collections::BTreeSet;
+use sqlx::Executor as _;
+use std::{collections::BTreeSet, time::Instant};
 use uuid::Uuid;
 
 fn after(seconds: i64) -> DateTime {
@@ -191,4 +193,49 @@ async fn r45_r47_work_whose_task_ended_is_lost_to_whoever_has_it() {
     assert_eq!(claimed.task.id, again.id);
     assert!(ready(&h, claimed, 20).await);
     assert_eq!(get(&h, again.id).await.state, TaskState::Completed);
+}
+
+/// A sample of a million: what is over is in no claimer's way.
+#[tokio::test]
+async fn r50_with_a_long_history_and_many_live_tasks_a_claim_reads_the_same_rows() {
+    const BATCHES: usize = 10;
+    let mut seen = Vec::new();
+    for (finished, live) in [(0, 0), (50_000, 300)] {
+        let h = House::new().await;
+        let mut admin = h.db.superuser().await;
+        if finished > 0 {
+            history(&h, &mut admin, finished).await;
+            admin.execute("VACUUM (ANALYZE) tasks_finished").await.unwrap();
+        }
+        for n in 0..live {
+            // Live, and nobody's to claim.
+            h.vm(&format!("vm-{n}")).await;
+        }
+        for n in 0..BATCHES * 20 {
+            import(&h, &format!("disk-{n}")).await;
+        }
+        count_anew(&h, &mut admin).await;
+        let (mut took, mut event) = (Vec::new(), 0);
+        for _ in 0..BATCHES {
+            let began = Instant::now();
+            let claims = claim(&h, executor(1, 1), 20, after(0)).await;
+            took.push(began.elapsed());
+            assert_eq!(claims.len(), 20);
+            for claim in &claims {
+                assert!(renew(&h, claim, 50, after(1)).await);
+                event += 1;
+                assert!(ready(&h, claim, event).await);
+            }
+        }
+        let (read, by) = reads(h, &mut admin).await;
+        let each = read as f64 / (BATCHES * 20) as f64;
+        println!(
+            "{finished} finished, {live} live: claim of 20 p99 {:?}, {each:.1} rows read each: {by:?}",
+            p99(&took)
+        );
+        seen.push(read);
+    }
+    let work = i64::try_from(BATCHES * 20).unwrap();
+    assert!(seen[1] <= seen[0] + work, "rows read without and with a history: {seen:?}");
+    assert!(seen[1] < 60 * work, "{seen:?}");
 }
