@@ -41,6 +41,8 @@ pub const AT_ONCE: usize = 2;
 const WAIT_SECONDS: u32 = 25;
 /// So often in a row nothing comes before an import is given up.
 const TRIES: u32 = 8;
+/// After something of this machine's own failed (its disk is full): so many seconds until the next claim.
+const TRY_AGAIN_SECONDS: u32 = 30;
 /// A claim is lost after so many renewals in a row that were not answered.
 const MISSED: u32 = 3;
 
@@ -179,15 +181,17 @@ impl Imports {
             carried = self.carry_out(&work, &running, &progress) => carried,
             () = keeping => return,
         };
-        let again_after = match carried {
+        let said = progress.renewal(claim_id);
+        let renewal = match carried {
             Ok(End::Said) => return,
-            Ok(End::Stopped) => 0,
+            Ok(End::Stopped) => WorkRenewal { again_after_seconds: Some(0), ..said },
             Err(e) => {
                 tracing::error!(image = %work.image_id, error = %e, "an import stopped");
-                30
+                let stage =
+                    format!("the image service could not go on, and tries again: {}", e.problem().title);
+                WorkRenewal { stage, again_after_seconds: Some(TRY_AGAIN_SECONDS), ..said }
             }
         };
-        let renewal = WorkRenewal { again_after_seconds: Some(again_after), ..progress.renewal(claim_id) };
         // If it is not heard, the lease ends by itself.
         let _ = tokio::time::timeout(every, works.renew(task, &renewal)).await;
     }

@@ -106,12 +106,12 @@ pub async fn renew_work(
     }
     let now = app.clock.now();
     let mut tx = app.store.system().await?;
-    let held = match value.again_after_seconds {
-        Some(seconds) => work::give_back(&mut tx, claim, TimeDelta::seconds(seconds.into()), now).await?,
-        None => work::renew(&mut tx, claim, value.progress.clamp(0, 99), &value.stage, now).await?,
-    };
-    if !held {
+    if !work::renew(&mut tx, claim, value.progress.clamp(0, 99), &value.stage, now).await? {
         return Err(work::lost(claim).into());
+    }
+    // What was said last stays to be read until somebody else goes on.
+    if let Some(seconds) = value.again_after_seconds {
+        work::give_back(&mut tx, claim, TimeDelta::seconds(seconds.into()), now).await?;
     }
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

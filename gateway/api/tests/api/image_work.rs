@@ -46,7 +46,10 @@ async fn r45_im6_an_import_is_claimed_held_on_given_back_and_ends_by_the_newest_
 
     let mut back = renewal(&first);
     back["again_after_seconds"] = json!(0);
+    back["stage"] = json!("the disk is full");
     send(&door, &at, &back, 204).await;
+    let shown = door.admin("GET", &format!("/v1/tasks/{task}")).send().await.expect(200).body;
+    assert_eq!(shown["stage"], "the disk is full", "why it was given back can be read");
     let lost = send(&door, &at, &renewal(&first), 409).await;
     assert_eq!(lost["reasons"][0]["code"], "claim_lost");
     let second = send(&door, "/image/v1/work", &claim(2, 1), 200).await["imports"][0].clone();
