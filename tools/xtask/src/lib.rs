@@ -10,5 +10,6 @@ pub mod map;
 pub mod packages;
 pub mod passthrough;
 pub mod stages;
+pub mod statics;
 pub mod test;
 pub mod tidy;

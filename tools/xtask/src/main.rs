@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::checkout::Checkout;
-use xtask::{ci, deny, lab, map, packages, passthrough, test, tidy};
+use xtask::{ci, deny, lab, map, packages, passthrough, statics, test, tidy};
 
 const USAGE: &str = "\
 cargo xtask <command>
@@ -22,6 +22,7 @@ Work on it
   tidy                      the house rules: walls, limits, names
   deny                      banned crates, licences, sources
   map                       the house and its walls, from the crates' own descriptions
+  statics                   the programs that run in foreign images, linked statically
   packages                  install the Debian packages that up and test need
   bench [args]              measure, beside the floor of the same machine
   soak [args]               run for long under faults
@@ -56,6 +57,7 @@ fn run() -> Result<bool> {
             print!("{}", map::render(&checkout.root)?);
             Ok(true)
         }
+        "statics" => statics::run(&checkout),
         "packages" => packages::ensure_packages(&checkout.target).map(|()| true),
         "bench" | "soak" => passthrough::run(&checkout, &command, &rest),
         "" | "help" | "-h" | "--help" => {

@@ -36,7 +36,7 @@ pub fn unit_tests(checkout: &Checkout, args: &[String]) -> Result<bool> {
     if scope.is_empty() {
         build = checkout.cargo(["build", "--locked", "--workspace", "--bins"]);
     }
-    if !succeeds(&mut build)? {
+    if !succeeds(&mut build)? || !crate::statics::run(checkout)? {
         return Ok(false);
     }
     let tools = checkout.target.join("tools/bin");

@@ -26,7 +26,11 @@ pub const ROWS: &[Row] = &[
     Row { name: "krt", folder: "lib/krt", imports: &[] },
     Row { name: "basalt-daemon", folder: "lib/daemon", imports: &[] },
     Row { name: "basalt-store", folder: "gateway/store", imports: &["basalt-model"] },
-    Row { name: "basalt-adapters", folder: "gateway/adapters", imports: &["basalt-model"] },
+    Row {
+        name: "basalt-adapters",
+        folder: "gateway/adapters",
+        imports: &["basalt-model", "basalt-test-programs"],
+    },
     Row {
         name: "basalt-api",
         folder: "gateway/api",
@@ -84,6 +88,7 @@ pub const ROWS: &[Row] = &[
         folder: "tools/lab",
         imports: &["basalt-wire", "basalt-model", "basalt-daemon", "basalt-cli"],
     },
+    Row { name: "basalt-bridge", folder: "tools/bridge", imports: &[] },
     Row { name: "xtask", folder: "tools/xtask", imports: &[] },
     Row { name: PEERS, folder: "tools/peers", imports: &["krt"] },
     Row {
@@ -104,8 +109,10 @@ pub const ROWS: &[Row] = &[
             "basalt-image-service",
             "basalt-cli",
             "basalt-lab",
+            "basalt-test-programs",
         ],
     },
+    Row { name: "basalt-test-programs", folder: "tests/programs", imports: &[] },
 ];
 
 /// Foreign crates that may be used in one room only.
