@@ -46,7 +46,7 @@ impl From<Error> for Stop {
     }
 }
 
-type Step<T> = std::result::Result<T, Stop>;
+pub(super) type Step<T> = std::result::Result<T, Stop>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -74,7 +74,7 @@ impl Local {
         self.rounds(|| self.undeploy_once(owner, epoch).boxed()).await
     }
 
-    async fn rounds<'a, T>(&self, once: impl Fn() -> BoxFuture<'a, Step<T>>) -> Result<T> {
+    pub(super) async fn rounds<'a, T>(&self, once: impl Fn() -> BoxFuture<'a, Step<T>>) -> Result<T> {
         let mut round = 1;
         loop {
             match once().await {
@@ -89,7 +89,7 @@ impl Local {
     }
 
     /// A call that failed because somebody else was changing the same thing is no failure yet.
-    fn step<T>(&self, doing: &str, answer: std::result::Result<T, Failure>) -> Step<T> {
+    pub(super) fn step<T>(&self, doing: &str, answer: std::result::Result<T, Failure>) -> Step<T> {
         answer.map_err(|failure| {
             let error = failed(&self.name, doing, &failure);
             match &failure {
@@ -123,7 +123,7 @@ impl Local {
     pub(super) async fn container(&self, id: &str) -> Step<Option<Container>> {
         match self.engine.get::<Container>(&format!("/containers/{id}/json"), &[]).await {
             Ok(container) => Ok(Some(container)),
-            Err(failure) if failure.status() == Some(404) => Ok(None),
+            Err(failure) if is_missing(&failure) => Ok(None),
             Err(failure) => self.step("looking at a container", Err(failure)),
         }
     }
@@ -228,7 +228,7 @@ impl Local {
             let grace = STOP_SECONDS.to_string();
             match self.engine.post(&format!("{path}/stop"), &[("t", &grace)], None).await {
                 Ok(_) => {}
-                Err(failure) if failure.status() == Some(404) => return Ok(false),
+                Err(failure) if is_missing(&failure) => return Ok(false),
                 // It is removed by force all the same.
                 Err(Failure::Refused { .. }) => {}
                 Err(failure) => return self.step("stopping a container", Err(failure)),
@@ -236,7 +236,7 @@ impl Local {
         }
         match self.engine.delete(&path, &[("force", "true"), ("v", "true")]).await {
             Ok(()) => Ok(true),
-            Err(failure) if failure.status() == Some(404) => Ok(false),
+            Err(failure) if is_missing(&failure) => Ok(false),
             Err(failure) => self.step("removing a container", Err(failure)),
         }
     }
@@ -414,6 +414,11 @@ impl Local {
             "give the deployment another port (`local.port`), or none to get a free one",
         )
     }
+}
+
+/// Podman calls it an error of its own when a container goes while it looks at it.
+fn is_missing(failure: &Failure) -> bool {
+    failure.status() == Some(404) || failure.message().contains("no such container")
 }
 
 /// Whether it is what the workload is to be, but perhaps does not run.

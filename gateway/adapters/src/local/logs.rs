@@ -2,7 +2,6 @@
 
 use super::{
     Local,
-    deploy::Stop,
     engine::Failure,
     reasons::{error, failed},
 };
@@ -11,7 +10,7 @@ use basalt_model::{
     DateTime,
     deployments::{ErrorClass, LogLine, Owner},
 };
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use hyper::{Method, body::Bytes};
 use std::collections::VecDeque;
 
@@ -24,10 +23,7 @@ impl Local {
         owner: &Owner,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
-        let mine = match self.owned(owner.id).await {
-            Ok(mine) => mine,
-            Err(Stop::Again(error) | Stop::Failed(error)) => return Err(error),
-        };
+        let mine = self.rounds(|| self.owned(owner.id).boxed()).await?;
         let Some(container) = mine.iter().max_by_key(|c| (c.epoch(), c.is_running())) else {
             return Err(missing(owner));
         };

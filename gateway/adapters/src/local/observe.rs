@@ -3,13 +3,12 @@
 use super::{
     Local, check,
     container::Container,
-    deploy::{Listed, Stop},
-    reasons::failed,
+    deploy::{Listed, Step},
     recipe::Recipe,
 };
 use crate::{Discovered, Result, labels};
 use basalt_model::{DeploymentId, Name, deployments::Owner};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::{Map, Value, json};
 
 /// How many containers are looked at at once.
@@ -27,30 +26,25 @@ const TELLING: &[&str] = &[
 
 impl Local {
     pub(super) async fn observe_within(&self) -> Result<Vec<Discovered>> {
+        self.rounds(|| self.observe_once().boxed()).await
+    }
+
+    async fn observe_once(&self) -> Step<Vec<Discovered>> {
         let listed = self.engine.get::<Vec<Listed>>("/containers/json", &[("all", "true")]).await;
-        let listed = listed.map_err(|f| failed(&self.name, "listing the containers", &f))?;
-        let looks = listed.into_iter().map(|listed| async move {
-            match self.container(&listed.id).await {
-                Ok(Some(container)) => Ok(Some(self.discovered(&container).await)),
-                // Gone between the listing and the look.
-                Ok(None) => Ok(None),
-                Err(Stop::Again(error) | Stop::Failed(error)) => Err(error),
-            }
-        });
-        let mut all: Vec<Discovered> = futures::stream::iter(looks)
-            .buffer_unordered(AT_ONCE)
-            .try_filter_map(async |d| Ok(d))
-            .try_collect()
-            .await?;
+        let listed = self.step("listing the containers", listed)?;
+        // One that is gone between the listing and the look is not there.
+        let looks = listed.into_iter().map(|listed| async move { self.container(&listed.id).await });
+        let looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
+        let there: Vec<Container> = looks.try_filter_map(async |found| Ok(found)).try_collect().await?;
+        let checks = there.into_iter().map(|container| async move { self.discovered(&container).await });
+        let mut all: Vec<Discovered> =
+            futures::stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
 
     pub(super) async fn observe_one_within(&self, owner: &Owner) -> Result<Vec<Discovered>> {
-        let mine = match self.owned(owner.id).await {
-            Ok(mine) => mine,
-            Err(Stop::Again(error) | Stop::Failed(error)) => return Err(error),
-        };
+        let mine = self.rounds(|| self.owned(owner.id).boxed()).await?;
         let mut all = futures::future::join_all(mine.iter().map(|c| self.discovered(c))).await;
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)

@@ -104,3 +104,30 @@ async fn of_two_at_once_the_newer_one_stays() {
     two.deploy(&next(&new)).await.unwrap();
     assert_eq!(containers(&bench), [format!("{} Up", new.fingerprint)]);
 }
+
+/// A look while containers come and go is whole every time: what stands still is always in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_while_others_come_and_go_are_whole() {
+    let bench = LocalBench::start();
+    let stays = workload(&bench, 24);
+    bench.adapter().deploy(&stays).await.unwrap();
+    ready(&bench, &stays.owner).await;
+    let coming_and_going = async {
+        let mut wanted = workload(&bench, 25);
+        for _ in 0..5 {
+            wanted = changed(&wanted);
+            bench.adapter().deploy(&wanted).await.unwrap();
+            gone(&*bench.adapter(), &wanted.owner, wanted.epoch).await;
+        }
+    };
+    let looking = async {
+        loop {
+            let all = bench.adapter().observe().await.unwrap();
+            assert!(all.iter().any(|found| found.owner == Some(stays.owner.id)), "{all:?}");
+        }
+    };
+    tokio::select! {
+        () = coming_and_going => {}
+        () = looking => {}
+    }
+}

@@ -1,7 +1,7 @@
 //! What others do to our containers is seen, named, and put right.
 
 use super::bench::{LocalBench, http};
-use crate::contract::{Bench, SECRET, gone, ready, seen, workload};
+use crate::contract::{Bench, SECRET, changed, gone, ready, seen, workload};
 use basalt_adapters::Applied;
 use basalt_model::{
     artifacts::HealthCheck,
@@ -61,7 +61,13 @@ async fn stopped_paused_renamed_and_removed_by_hand_is_seen_and_put_right() {
     assert_eq!(seen(&bench, &wanted.owner).await, None);
     assert_eq!(adapter.deploy(&wanted).await.unwrap(), Applied::Changed);
     assert_eq!(ready(&bench, &wanted.owner).await, before);
-    gone(&*adapter, &wanted.owner, wanted.epoch).await;
+
+    bench.podman(&["pause", &name]);
+    let next = changed(&wanted);
+    assert_eq!(adapter.deploy(&next).await.unwrap(), Applied::Changed, "a paused one is replaced too");
+    assert_eq!(ready(&bench, &wanted.owner).await.fingerprint, Some(next.fingerprint.clone()));
+    bench.podman(&["pause", &name]);
+    gone(&*adapter, &wanted.owner, next.epoch).await;
 }
 
 #[tokio::test]
