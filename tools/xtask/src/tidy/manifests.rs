@@ -26,7 +26,11 @@ pub const ROWS: &[Row] = &[
     Row { name: "krt", folder: "lib/krt", imports: &[] },
     Row { name: "basalt-daemon", folder: "lib/daemon", imports: &[] },
     Row { name: "basalt-store", folder: "gateway/store", imports: &["basalt-model"] },
-    Row { name: "basalt-adapters", folder: "gateway/adapters", imports: &["basalt-model"] },
+    Row {
+        name: "basalt-adapters",
+        folder: "gateway/adapters",
+        imports: &["basalt-model", "basalt-kube-api"],
+    },
     Row {
         name: "basalt-api",
         folder: "gateway/api",
@@ -85,6 +89,7 @@ pub const ROWS: &[Row] = &[
         imports: &["basalt-wire", "basalt-model", "basalt-daemon", "basalt-cli"],
     },
     Row { name: "xtask", folder: "tools/xtask", imports: &[] },
+    Row { name: "basalt-kube-api", folder: "tests/kube-api", imports: &[] },
     Row { name: PEERS, folder: "tools/peers", imports: &["krt"] },
     Row {
         name: "basalt-tests",
@@ -104,6 +109,7 @@ pub const ROWS: &[Row] = &[
             "basalt-image-service",
             "basalt-cli",
             "basalt-lab",
+            "basalt-kube-api",
         ],
     },
 ];
