@@ -304,7 +304,9 @@ fn pod_step(state: &mut State, pod: &Arc<Value>) -> Option<Duration> {
     let left = delay.saturating_sub(age);
     let status = pod_status(pod, behaviour, left.is_zero(), missing);
     if status["phase"] == "Running" && pod["status"]["phase"] != "Running" {
-        state.logs.print(&namespace, &name, "started");
+        for line in state.options.start_lines.clone() {
+            state.logs.print(&namespace, &name, &line);
+        }
     }
     if behaviour == Behaviour::ImagePullBackOff && pod["status"] != status {
         tell_event(state, pod, &image);

@@ -20,6 +20,8 @@ pub enum Action {
     HangAfter,
     /// It is late.
     Delay(Duration),
+    /// It waits, before it has an effect, until [`Faults::release`].
+    Hold,
     /// The answer is no JSON.
     Garbage,
 }
@@ -90,12 +92,13 @@ pub struct Recorded {
 struct Inner {
     faults: Vec<Fault>,
     count: u64,
+    held: u64,
     recorded: Vec<Recorded>,
 }
 
 /// The faults of a server, and what was asked of it.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<Mutex<Inner>>);
+pub struct Faults(Arc<Mutex<Inner>>, Arc<tokio::sync::Notify>);
 
 impl Faults {
     /// Adds one; the first that is for a request has it.
@@ -108,6 +111,23 @@ impl Faults {
         let mut inner = self.0.lock();
         inner.faults.clear();
         inner.count = 0;
+    }
+
+    /// How many requests are being held.
+    pub fn held(&self) -> u64 {
+        self.0.lock().held
+    }
+
+    /// Lets all go on that are held.
+    pub fn release(&self) {
+        self.1.notify_waiters();
+    }
+
+    pub(crate) async fn hold(&self) {
+        let released = self.1.notified();
+        self.0.lock().held += 1;
+        released.await;
+        self.0.lock().held -= 1;
     }
 
     /// How many requests came since [`Faults::clear`].

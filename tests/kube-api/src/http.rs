@@ -98,6 +98,7 @@ async fn handle(
         Some(Action::RetryAfter(code, seconds)) => return Ok(refused(&made_up(code, Some(seconds)))),
         Some(Action::ResetBefore) => return Err(cut("before")),
         Some(Action::HangBefore) => return std::future::pending().await,
+        Some(Action::Hold) => shared.faults.hold().await,
         Some(Action::Delay(time)) => tokio::time::sleep(time).await,
         Some(Action::Garbage) => return Ok(full(200, "application/json", "{\"kind\":")),
         Some(Action::ResetAfter | Action::HangAfter) | None => {}

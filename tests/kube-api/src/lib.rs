@@ -48,6 +48,8 @@ pub struct Options {
     pub termination: Duration,
     /// How long a pod takes to be ready.
     pub start: Duration,
+    /// What a container prints as it begins.
+    pub start_lines: Vec<String>,
     /// How long a watch lasts at most.
     pub watch_timeout: Duration,
     /// How often a watch tells where it is.
@@ -66,6 +68,7 @@ impl Default for Options {
             behaviour: Behaviour::Ready,
             termination: Duration::from_millis(20),
             start: Duration::from_millis(10),
+            start_lines: vec!["started".to_owned()],
             watch_timeout: Duration::from_secs(300),
             bookmark_interval: Duration::from_millis(200),
             page_size: 500,

@@ -1,3 +1,4 @@
-//! The adapters against their platforms: one suite of checks, and what is particular to each.
+//! The hands on foreign platforms, against real ones: the contract first, then what each platform has of its own.
 
+mod contract;
 mod kubernetes;

@@ -1,0 +1,1 @@
+//! What recorded things come to.
