@@ -290,9 +290,9 @@ pub(crate) fn apply(
         let others = after.iter().filter(|(other, _)| *other != manager);
         others.flat_map(|(_, owned)| &owned.fields).any(|p| p.starts_with(path))
     };
-    // The deepest first: an item goes when nothing of it is anybody's any more.
+    // Items before what is in them, for without its key an item is not found again.
     let mut dropped: Vec<&Path> = before.difference(&wanted).filter(|path| !held(path)).collect();
-    dropped.sort_by_key(|path| std::cmp::Reverse(path.len()));
+    dropped.sort_by_key(|path| path.len());
     for path in dropped {
         remove(&mut merged, path);
     }

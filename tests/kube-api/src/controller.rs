@@ -214,7 +214,9 @@ fn make_pod(state: &mut State, namespace: &str, set: &Value) -> Result<(), Strin
         },
         "spec": template["spec"], "status": { "phase": "Pending" },
     });
-    let made = state.create(&POD, namespace, pod, &Write::by(ME)).map_err(|status| status.message)?;
+    // Without the made-up part of the name, so that the same refusal is not news.
+    let made =
+        state.create(&POD, namespace, pod, &Write::by(ME)).map_err(|s| s.message.replace(&name, &prefix))?;
     state.controller.born.insert(text(&made, "/metadata/uid").to_owned(), Instant::now());
     Ok(())
 }

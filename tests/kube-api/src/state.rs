@@ -240,7 +240,7 @@ impl State {
         } else if kind.generation && !old["status"].is_null() {
             new["status"] = old["status"].clone();
         }
-        let rewritten = &new["metadata"]["managedFields"] != &old["metadata"]["managedFields"]
+        let rewritten = new["metadata"]["managedFields"] != old["metadata"]["managedFields"]
             && !new["metadata"]["managedFields"].is_null();
         let managers = apply::decode(if rewritten { &new } else { old });
         defaults::fill(kind, &mut new, Some(old));

@@ -99,7 +99,8 @@ pub(crate) fn delete(
         state.commit(Key::new(kind, namespace, name), None);
         return Ok(Value::clone(&old));
     }
-    if !old["metadata"]["deletionTimestamp"].is_null() && !(kind == &POD && deletion.grace == Some(0)) {
+    let is_going = !old["metadata"]["deletionTimestamp"].is_null();
+    if is_going {
         return Ok(Value::clone(&old));
     }
     new["metadata"]["deletionTimestamp"] = apply::now().into();

@@ -173,7 +173,9 @@ fn raw_deployment(object: &Value, pods: &[&Value], events: &[Value], services: &
         .map(|c| {
             let mut shown = json!({ "type": c["type"], "status": c["status"], "reason": c["reason"] });
             if c["type"] == "ReplicaFailure" {
-                shown["message"] = c["message"].clone();
+                // Before that stands the name of a pod that was never made, another one at each try.
+                let said = text(c, "/message");
+                shown["message"] = said.split_once(" is forbidden: ").map_or(said, |(_, why)| why).into();
             }
             shown
         })

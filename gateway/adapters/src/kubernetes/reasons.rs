@@ -307,6 +307,9 @@ pub(super) fn transport(call: &Call<'_>, server: &str, problem: &kube::Error) ->
         at = cause.source();
     }
     let last = chain.last().cloned().unwrap_or_default();
+    // Wrapped twice it is known by its sentence only.
+    let sentence = chain.iter().find(|c| c.contains("invalid peer certificate") || c.contains("fatal alert"));
+    let tls = tls.or_else(|| sentence.cloned());
     if let Some(tls) = tls {
         return with(
             error(

@@ -23,6 +23,7 @@ async fn slept(cluster: &super::Cluster, nth: u64, old: &Workload, new: &Workloa
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let asleep = faults.held() == 1;
+    faults.clear();
     cluster.kubernetes().deploy(new).await.unwrap();
     faults.release();
     let result = late.await.unwrap();
@@ -31,16 +32,21 @@ async fn slept(cluster: &super::Cluster, nth: u64, old: &Workload, new: &Workloa
         assert_eq!(result, Ok(Applied::Changed));
         return None;
     }
-    let error = result.unwrap_err();
-    assert_eq!(error.class, ErrorClass::Conflict, "{error}");
-    Some(error.reason.code.to_string())
+    match result {
+        // It slept in its last look, when all was done and nothing was left to do.
+        Ok(applied) => Some(format!("{applied:?}")),
+        Err(error) => {
+            assert_eq!(error.class, ErrorClass::Conflict, "{error}");
+            Some(error.reason.code.to_string())
+        }
+    }
 }
 
 /// Wherever the older attempt slept, nothing of it stays: neither over the newer one's things nor beside them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_slept_never_overwrites_a_newer_one() {
     let cluster = cluster().await;
-    let mut slept_at = 0;
+    let (mut slept_at, mut refused) = (0, 0);
     for fresh in [true, false] {
         for nth in 1.. {
             let mut old = workload(&cluster, u128::from(nth) + if fresh { 1000 } else { 2000 });
@@ -56,7 +62,8 @@ async fn an_attempt_that_slept_never_overwrites_a_newer_one() {
             }
             let Some(code) = slept(&cluster, nth, &old, &new).await else { break };
             slept_at += 1;
-            assert_eq!(code, "newer_attempt", "request {nth}");
+            refused += u32::from(code == "newer_attempt");
+            assert!(code == "newer_attempt" || code == "Changed", "request {nth}: {code}");
             let (space, named) = (new.owner.namespace.clone().unwrap(), new.owner.workload_name());
             let there = |plural: &str| (plural.to_owned(), space.to_string(), named.clone());
             assert_eq!(
@@ -73,7 +80,7 @@ async fn an_attempt_that_slept_never_overwrites_a_newer_one() {
             gone(&cluster.kubernetes(), &new.owner, new.epoch).await;
         }
     }
-    assert!(slept_at > 20, "{slept_at}");
+    assert!(slept_at > 20 && refused > 10, "{refused} of {slept_at}");
 }
 
 /// Another namespace: it runs there, and what ran in the old one goes; back again likewise.
