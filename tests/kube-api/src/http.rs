@@ -31,6 +31,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, acceptor: 
     loop {
         let Ok((tcp, _)) = listener.accept().await else { continue };
         while connections.try_join_next().is_some() {}
+        // Else each answer of two parts waits for the client to say that it has the first.
+        _ = tcp.set_nodelay(true);
         let (shared, acceptor) = (shared.clone(), acceptor.clone());
         connections.spawn(async move {
             let Ok(tls) = acceptor.accept(tcp).await else { return };

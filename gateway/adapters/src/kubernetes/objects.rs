@@ -346,4 +346,101 @@ mod tests {
         assert_eq!([cpu(250), cpu(1500), cpu(1000), cpu(2_000_000)], ["250m", "1500m", "1", "2k"]);
         assert_eq!(limits(&Resources::default()), None);
     }
+
+    fn workload(kind: ArtifactKind, source: Source, transport: Transport) -> Workload {
+        use basalt_model::{Epoch, Generation, Name, artifacts::ArtifactRef, deployments};
+        let name = |text: &str| Name::new(text).unwrap();
+        Workload {
+            owner: deployments::Owner {
+                id: basalt_model::DeploymentId(uuid::Uuid::from_u128(7)),
+                project: name("p"),
+                name: name("web"),
+                namespace: None,
+            },
+            generation: Generation(1),
+            epoch: Epoch(2),
+            fingerprint: "f".into(),
+            target: ArtifactRef { kind, name: name("web"), tag: Default::default() },
+            program: deployments::Program {
+                source,
+                transport,
+                command: vec![],
+                args: vec!["--x=$(y)".into()],
+                health: None,
+            },
+            env: [("A".to_owned(), String::new()), ("T".to_owned(), "plain".to_owned())].into(),
+            secret_env: [("T".to_owned(), deployments::SecretText::new("hush-4711"))].into(),
+            resources: Resources::default(),
+            kubernetes: Default::default(),
+            local: Default::default(),
+        }
+    }
+
+    fn npm() -> Source {
+        Source::Npm { package: "@a/b".into(), version: "1.2.3".into() }
+    }
+
+    #[test]
+    fn a_server_by_standard_input_has_a_bridge_put_beside_it() {
+        let options = Options {
+            npm_runner: Some("node:1".into()),
+            bridge_image: Some("bridge:1".into()),
+            ..Options::default()
+        };
+        let mut of = workload(ArtifactKind::Server, npm(), Transport::Stdio {});
+        let made = wanted(&of, &options, "tools", "5").unwrap();
+        let pod = &made.deployment["spec"]["template"]["spec"];
+        let words = json!(["/basalt/basalt-mcp-bridge", "--", "npx", "-y", "@a/b@1.2.3"]);
+        assert_eq!(pod["containers"][0]["command"], words);
+        assert_eq!(
+            pod["containers"][0]["args"],
+            json!(["--x=$$(y)"]),
+            "the kubelet puts nothing in its place"
+        );
+        assert_eq!(
+            pod["containers"][0]["readinessProbe"]["httpGet"],
+            json!({ "path": "/healthz", "port": 8080 })
+        );
+        assert_eq!(pod["initContainers"][0]["image"], "bridge:1");
+        assert_eq!(pod["containers"][0]["volumeMounts"], pod["initContainers"][0]["volumeMounts"]);
+        assert_eq!(made.service["spec"]["ports"][0]["appProtocol"], "kgateway.dev/mcp");
+        assert_eq!(made.service["metadata"]["annotations"][PATH], "/mcp");
+        of.program.source = Source::Image { image: "i:1".into() };
+        let refused = wanted(&of, &options, "tools", "5").unwrap_err();
+        assert_eq!((refused.class, refused.reason.code.as_ref()), (ErrorClass::Permanent, "no_program"));
+        of.program.command = vec!["/serve".into()];
+        assert!(wanted(&of, &options, "tools", "5").is_ok());
+    }
+
+    #[test]
+    fn what_the_gateway_has_no_image_for_is_refused_with_what_to_set() {
+        let http = Transport::default();
+        for (source, transport, key) in [
+            (npm(), http.clone(), "npm_runner"),
+            (Source::Pypi { package: "p".into(), version: "1".into() }, http, "pypi_runner"),
+            (Source::Image { image: "i".into() }, Transport::Stdio {}, "bridge_image"),
+        ] {
+            let of = workload(ArtifactKind::Server, source, transport);
+            let refused = wanted(&of, &Options::default(), "tools", "5").unwrap_err();
+            assert_eq!(refused.class, ErrorClass::Permanent);
+            assert!(refused.reason.remedy.contains(key), "{refused}");
+        }
+    }
+
+    /// A secret wins over a plain text of its name, and its value stands in the Secret alone.
+    #[test]
+    fn secrets_stand_in_the_secret_alone() {
+        let image = Source::Image { image: "i:1".into() };
+        let of =
+            workload(ArtifactKind::Agent, image, Transport::StreamableHttp { port: 80, path: "/".into() });
+        let made = wanted(&of, &Options::default(), "tools", "5").unwrap();
+        let env = &made.deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+        let from = json!({ "secretKeyRef": { "name": "web-00000007", "key": "T" } });
+        let all =
+            json!([{ "name": "A" }, { "name": "PORT", "value": "80" }, { "name": "T", "valueFrom": from }]);
+        assert_eq!(*env, all);
+        assert_eq!(made.secret.unwrap()["data"]["T"], "aHVzaC00NzEx");
+        let others = format!("{}{}", made.deployment, made.service);
+        assert!(!others.contains("hush") && !others.contains("aHVzaC"));
+    }
 }

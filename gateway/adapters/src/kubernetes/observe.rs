@@ -95,7 +95,7 @@ impl Kubernetes {
         )?;
         let pods: Vec<Value> =
             pods.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect();
-        let events = if pods.iter().any(|pod| waiting_for_image(pod)) {
+        let events = if pods.iter().any(waiting_for_image) {
             match self.cluster.list(EVENT, namespace, "", "involvedObject.kind=Pod,reason=Failed").await {
                 // They only say why; what is so is known without them.
                 Err(error) if reasons::is(&error, "forbidden") => Vec::new(),

@@ -79,40 +79,36 @@ pub(super) fn refused(call: &Call<'_>, code: u16, status: &Value, retry_after: O
             ),
             shown,
         ),
-        504 => with(
-            error(
-                ErrorClass::Timeout,
-                "server_timeout",
-                subject,
-                "the API server did not finish in time; it may have happened",
-                "nothing: it is tried again; look at the API server if it stays so",
-            ),
-            shown,
-        ),
-        429 => with(
-            error(
-                ErrorClass::Transient,
-                "throttled",
-                subject,
-                "the API server asks for fewer requests",
-                "nothing: it is tried again later",
-            ),
-            shown,
-        ),
-        _ => with(
-            error(
-                ErrorClass::Transient,
-                "server_error",
-                subject,
-                format!("the API server answered {code}"),
-                "nothing: it is tried again; look at the API server if it stays so",
-            ),
-            shown,
-        ),
+        _ => unwell(call, code, shown),
     };
     let named = status["details"]["retryAfterSeconds"].as_u64();
     error.retry_after = retry_after.or(named).filter(|s| *s > 0).map(|s| Duration::from_secs(s.min(3600)));
     error
+}
+
+/// The server is not well, or busy: time alone may mend it.
+fn unwell(call: &Call<'_>, code: u16, shown: &str) -> Error {
+    let (class, word, message, remedy) = match code {
+        504 => (
+            ErrorClass::Timeout,
+            "server_timeout",
+            "the API server did not finish in time; it may have happened".to_owned(),
+            "nothing: it is tried again; look at the API server if it stays so",
+        ),
+        429 => (
+            ErrorClass::Transient,
+            "throttled",
+            "the API server asks for fewer requests".to_owned(),
+            "nothing: it is tried again later",
+        ),
+        _ => (
+            ErrorClass::Transient,
+            "server_error",
+            format!("the API server answered {code}"),
+            "nothing: it is tried again; look at the API server if it stays so",
+        ),
+    };
+    with(error(class, word, call.subject(), message, remedy), shown)
 }
 
 fn forbidden(call: &Call<'_>, said: &str) -> Error {

@@ -11,7 +11,7 @@ use std::time::Duration;
 async fn news(changes: &mut BoxStream<'static, Change>, owner: DeploymentId) {
     let told = async {
         while let Some(change) = changes.next().await {
-            if change.owner == Some(owner) {
+            if change.owner.is_none_or(|told| told == owner) {
                 return;
             }
         }
