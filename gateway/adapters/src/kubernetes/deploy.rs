@@ -208,21 +208,25 @@ impl Kubernetes {
             Ok(Applied::Changed)
         };
         match written.await {
-            Err(newer) if reasons::is(&newer, "newer_attempt") => {
+            Err(error) if ["newer_attempt", "still_going"].iter().any(|code| reasons::is(&error, code)) => {
                 self.take_back(owner, epoch).await?;
-                Err(newer)
+                Err(error)
             }
             other => other,
         }
     }
 
-    /// A newer attempt worked meanwhile, perhaps elsewhere: what this one made beside it is not wanted.
+    /// When a newer attempt worked meanwhile, perhaps elsewhere, what this one made beside it is not wanted.
     async fn take_back(&self, owner: &Owner, epoch: Epoch) -> Result<()> {
-        let ours = epoch.0.to_string();
-        for f in self.look(owner).await?.iter().filter(|f| annotation(&f.object, labels::EPOCH) == ours) {
+        let (ours, found) = (epoch.0.to_string(), self.look(owner).await?);
+        let Some(newer) = found.iter().find_map(|f| fence(f.kind, &f.object, epoch).err()) else {
+            return Ok(());
+        };
+        for f in found.iter().filter(|f| annotation(&f.object, labels::EPOCH) == ours && !is_going(&f.object))
+        {
             self.delete_owned(f, epoch).await?;
         }
-        Ok(())
+        Err(newer)
     }
 
     /// Makes one object so, whatever state of the same owner it is in.
