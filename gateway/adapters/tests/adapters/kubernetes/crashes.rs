@@ -8,6 +8,12 @@ use basalt_model::{Epoch, deployments::Workload};
 use futures::FutureExt;
 use std::time::Duration;
 
+/// A cluster whose pods come and go at once.
+async fn quick() -> Cluster {
+    let at_once = Duration::ZERO;
+    super::with(basalt_kube_api::Options { termination: at_once, start: at_once, ..Default::default() }).await
+}
+
 /// One of each, with the newest fingerprint everywhere.
 fn assert_whole(cluster: &Cluster, wanted: &Workload, context: &str) {
     let of = |plural: &str| (plural.to_owned(), "tools".to_owned(), wanted.owner.workload_name());
@@ -47,13 +53,12 @@ async fn faulted(cluster: &Cluster, action: Action, nth: u64, call: impl Future<
     reached
 }
 
-/// Before and after each request of a deploy and of an undeploy the connection breaks, or the server fails.
+/// Before and after each request of a deploy and of an undeploy the connection breaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_breaks_at_any_request_is_got_over() {
-    let cluster = cluster().await;
+    let cluster = quick().await;
     let mut swept = 0;
-    for (i, action) in [Action::ResetBefore, Action::ResetAfter, Action::Status(503)].into_iter().enumerate()
-    {
+    for (i, action) in [Action::ResetBefore, Action::ResetAfter].into_iter().enumerate() {
         for nth in 1.. {
             let number = u128::from(nth) + 1000 * (i as u128 + 1);
             let first = workload(&cluster, number);
@@ -87,13 +92,13 @@ async fn a_connection_that_breaks_at_any_request_is_got_over() {
             }
         }
     }
-    assert!(swept > 60, "{swept}");
+    assert!(swept > 50, "{swept}");
 }
 
 /// A caller that is dropped after n polls, for every n.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_dies_at_any_moment_is_gone_on_with() {
-    let cluster = cluster().await;
+    let cluster = quick().await;
     let mut ended = 0;
     for polls in 0..400u32 {
         let first = workload(&cluster, 50_000 + u128::from(polls));

@@ -2,29 +2,35 @@
 
 use super::{cluster, name, workload};
 use crate::contract::{changed, gone};
-use basalt_adapters::{Adapter, Applied, Removed};
+use basalt_adapters::{Adapter, Applied, Removed, kubernetes::Kubernetes};
 use basalt_kube_api::{Action, Fault};
 use basalt_model::{
     Epoch,
     artifacts::Source,
     deployments::{ErrorClass, Workload},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// An attempt that falls asleep before its n-th request; what it comes to when a newer one did its work meanwhile. None
 /// when it has fewer requests.
-async fn slept(cluster: &super::Cluster, nth: u64, old: &Workload, new: &Workload) -> Option<String> {
+async fn slept(
+    cluster: &super::Cluster,
+    (late, first): (&Arc<Kubernetes>, &Kubernetes),
+    nth: u64,
+    old: &Workload,
+    new: &Workload,
+) -> Option<String> {
     let faults = cluster.server.faults();
     faults.clear();
     faults.add(Fault::new(Action::Hold).nth(nth));
-    let (adapter, old) = (cluster.kubernetes(), old.clone());
+    let (adapter, old) = (late.clone(), old.clone());
     let late = tokio::spawn(async move { adapter.deploy(&old).await });
     while faults.held() == 0 && !late.is_finished() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let asleep = faults.held() == 1;
     faults.clear();
-    cluster.kubernetes().deploy(new).await.unwrap();
+    first.deploy(new).await.unwrap();
     faults.release();
     let result = late.await.unwrap();
     faults.clear();
@@ -45,22 +51,27 @@ async fn slept(cluster: &super::Cluster, nth: u64, old: &Workload, new: &Workloa
 /// Wherever the older attempt slept, nothing of it stays: neither over the newer one's things nor beside them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_slept_never_overwrites_a_newer_one() {
-    let cluster = cluster().await;
+    let options =
+        basalt_kube_api::Options { termination: Duration::ZERO, start: Duration::ZERO, ..Default::default() };
+    let cluster = super::with(options).await;
+    let (late, first) = (Arc::new(cluster.kubernetes()), cluster.kubernetes());
     let (mut slept_at, mut refused) = (0, 0);
-    for fresh in [true, false] {
+    for (i, (fresh, elsewhere)) in
+        [(true, false), (true, true), (false, false), (false, true)].into_iter().enumerate()
+    {
         for nth in 1.. {
-            let mut old = workload(&cluster, u128::from(nth) + if fresh { 1000 } else { 2000 });
+            let mut old = workload(&cluster, u128::from(nth) + 1000 * i as u128);
             if !fresh {
-                cluster.kubernetes().deploy(&old).await.unwrap();
+                first.deploy(&old).await.unwrap();
                 old = changed(&old);
             }
             let mut new = changed(&old);
             // Without secrets, so that a Secret of the older one would be left over.
             new.secret_env.clear();
-            if nth % 2 == 0 {
+            if elsewhere {
                 new.owner.namespace = Some(name("more"));
             }
-            let Some(code) = slept(&cluster, nth, &old, &new).await else { break };
+            let Some(code) = slept(&cluster, (&late, &first), nth, &old, &new).await else { break };
             slept_at += 1;
             refused += u32::from(code == "newer_attempt");
             assert!(code == "newer_attempt" || code == "Changed", "request {nth}: {code}");
@@ -77,10 +88,10 @@ async fn an_attempt_that_slept_never_overwrites_a_newer_one() {
                 assert_eq!(written["basalt/fingerprint"], new.fingerprint, "request {nth}, {plural}");
                 assert_eq!(written["basalt/epoch"], new.epoch.0.to_string(), "request {nth}, {plural}");
             }
-            gone(&cluster.kubernetes(), &new.owner, new.epoch).await;
+            gone(&first, &new.owner, new.epoch).await;
         }
     }
-    assert!(slept_at > 20 && refused > 10, "{refused} of {slept_at}");
+    assert!(slept_at > 40 && refused > 20, "{refused} of {slept_at}");
 }
 
 /// Another namespace: it runs there, and what ran in the old one goes; back again likewise.
