@@ -139,6 +139,20 @@ pub trait Adapter: Send + Sync {
         owner: &'a Owner,
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<()>>;
+
+    /// That something changed, as it happens, so that nobody need wait for the next look. Only a hint: what it says is
+    /// seen by looking, changes may be missed, and more may be told than happened. It ends when it has no more to say,
+    /// at once on platforms that tell nothing.
+    fn changes(&self) -> BoxStream<'static, Change> {
+        Box::pin(futures::stream::empty())
+    }
+}
+
+/// That something changed at a platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whose thing it was; none when it was nobody's, or when anything may have changed.
+    pub owner: Option<DeploymentId>,
 }
 
 /// What the things of one owner (or one unowned thing) come to, in the words of all platforms. Pure: it reads what

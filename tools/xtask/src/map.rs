@@ -38,7 +38,9 @@ pub fn render(root: &Path) -> Result<String> {
         let imports = if imports.is_empty() { "nothing of the house".to_owned() } else { imports.join(" ") };
         map.push_str(&format!("{:width$}  imports {imports}\n", ""));
     }
-    map.push_str("\nsqlx only in store; kube and bollard only in adapters; libvirt only in agent; ratatui only in setup.\n");
+    map.push_str(
+        "\nsqlx only in store; kube only in adapters; libvirt only in agent; ratatui only in setup.\n",
+    );
     map.push_str("model, wire, plan and krt hold no clock, file, socket, environment or runtime.\n");
     Ok(map)
 }

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod contract;
+mod kubernetes;
 mod local;

@@ -29,7 +29,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "basalt-adapters",
         folder: "gateway/adapters",
-        imports: &["basalt-model", "basalt-test-programs"],
+        imports: &["basalt-model", "basalt-test-programs", "basalt-kube-api"],
     },
     Row {
         name: "basalt-api",
@@ -90,6 +90,7 @@ pub const ROWS: &[Row] = &[
     },
     Row { name: "basalt-bridge", folder: "tools/bridge", imports: &[] },
     Row { name: "xtask", folder: "tools/xtask", imports: &[] },
+    Row { name: "basalt-kube-api", folder: "tests/kube-api", imports: &[] },
     Row { name: PEERS, folder: "tools/peers", imports: &["krt"] },
     Row {
         name: "basalt-tests",
@@ -109,6 +110,7 @@ pub const ROWS: &[Row] = &[
             "basalt-image-service",
             "basalt-cli",
             "basalt-lab",
+            "basalt-kube-api",
             "basalt-test-programs",
         ],
     },
