@@ -1,5 +1,8 @@
 //! Work that executors claim: one at a time, under a lease, and only the newest claim counts.
 
+// Figures are printed; nothing is decided by them.
+#![expect(clippy::disallowed_methods)]
+
 use crate::{
     fixture::House,
     task_dependencies::{end, get},
