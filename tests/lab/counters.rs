@@ -40,6 +40,17 @@ async fn n8_what_guests_send_and_receive_is_counted_and_so_is_what_one_forges() 
     let grown = |field: &str| of(&served, field) - of(&after, field);
     assert!(grown("tx_bytes") > 2 << 20 && grown("rx_bytes") < 1 << 20, "{after} {served}");
 
+    // A guest without an IPv6 address looks for routers all the same, ever more seldom and for hours: by IPv6 nothing is its
+    // own here, so each time counts. This one is to be silent while the other forges.
+    b.run("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6").unwrap();
+    let said = async || of(&counted(&b).await, "spoofed_packets");
+    let mut served = said().await;
+    for _ in 0..15 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if std::mem::replace(&mut served, said().await) == served {
+            break;
+        }
+    }
     let honest = counted(&a).await;
     a.run("ip addr add 10.20.0.99/24 dev eth0").unwrap();
     let forged = a.run("ping -c 5 -i 0.2 -W 1 -I 10.20.0.99 10.20.0.12").unwrap();
@@ -48,7 +59,7 @@ async fn n8_what_guests_send_and_receive_is_counted_and_so_is_what_one_forges() 
         of(&counted(&a).await, "spoofed_packets") >= of(&honest, "spoofed_packets") + 5
     })
     .await;
-    assert_eq!(of(&counted(&b).await, "spoofed_packets"), of(&served, "spoofed_packets"), "b forged nothing");
+    assert_eq!(said().await, served, "b forged nothing");
 
     let stopped: Value = cluster.client.call(&format!("{project}/vms/b/stop")).await.unwrap();
     cluster.follow(&stopped).await;

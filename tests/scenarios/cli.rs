@@ -45,6 +45,24 @@ async fn in_every_format(cli: &Cli, kind: &Kind) -> Result<()> {
     Ok(())
 }
 
+/// One of each kind that deployments are made of.
+const REGISTRY: &str = r#"
+kind: server
+name: weather
+tag: "1.4"
+spec: { source: { type: npm, package: "@weather/server", version: 1.4.0 } }
+---
+kind: agent
+name: planner
+spec:
+  source: { type: image, image: "registry.example/planner:1" }
+  servers: [{ name: weather, tag: "1.4" }]
+---
+kind: provider
+name: cluster
+spec: { platform: kubernetes, kubeconfig: { secret: kubeconfig } }
+"#;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Result<()> {
     let house = House::with_hosts(2).await?;
@@ -55,6 +73,8 @@ async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Resul
     let edge = json!({"name": "edge", "spec": {"networks": ["lan"], "nat": false}});
     house.api.post::<Value>(&house.api.path("routers"), &edge).await?;
     cli.with_input("create user alice", "correct horse battery").await?;
+    cli.with_input("create secret kubeconfig --file -", "apiVersion: v1").await?;
+    cli.with_input("apply -f -", REGISTRY).await?;
     // A few at a time: each command is a process with a connection of its own.
     let kinds = futures::stream::iter(KINDS).map(|kind| in_every_format(&cli, kind)).buffer_unordered(3);
     kinds.try_collect::<Vec<()>>().await?;
