@@ -5,6 +5,7 @@
 
 mod config;
 mod first_boot;
+mod key_file;
 pub mod local;
 mod sealing_keys;
 
@@ -236,13 +237,7 @@ fn image_door(image: &Image) -> anyhow::Result<ImageDoor> {
 /// Reads lines of `<id> <hex>`.
 fn read_keys(path: &Path) -> anyhow::Result<Keyring> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    let keys = lines.map(|line| {
-        let (id, key) = line.split_once(' ')?;
-        Some((id.parse().ok()?, hex::decode(key.trim()).ok()?))
-    });
-    let keys: Option<Vec<(u32, Vec<u8>)>> = keys.collect();
-    keys.and_then(Keyring::new).with_context(|| {
+    key_file::keys(&text).and_then(Keyring::new).with_context(|| {
         format!("{}: write lines of `<key id> <hex>`, each key 32 bytes or more", path.display())
     })
 }

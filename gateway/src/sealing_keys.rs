@@ -2,7 +2,7 @@
 //!
 //! They are not in the database, so that a copy of it tells nothing. Who loses them sets every secret anew.
 
-use crate::Config;
+use crate::{Config, key_file};
 use anyhow::Context;
 use basalt_daemon::{Clock, config::write_secret};
 use basalt_store::secrets::SealingKeys;
@@ -23,12 +23,7 @@ pub fn open(config: &Config, clock: &dyn Clock) -> anyhow::Result<SealingKeys> {
         }
         read => read.with_context(|| format!("[secrets] key_file: {}", file.display()))?,
     };
-    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    let keys = lines.map(|line| {
-        let (id, key) = line.split_once(' ')?;
-        Some((id.parse().ok()?, hex::decode(key.trim()).ok()?))
-    });
-    keys.collect::<Option<Vec<_>>>().and_then(SealingKeys::new).with_context(|| {
+    key_file::keys(&text).and_then(SealingKeys::new).with_context(|| {
         format!("{}: write lines of `<id> <hex>`, each key 32 bytes: openssl rand -hex 32", file.display())
     })
 }

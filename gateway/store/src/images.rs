@@ -243,6 +243,8 @@ pub(crate) async fn turn_back(tx: &mut TenantTx, change: &Change, task: &Task) -
     let Some(project) = task.project_id else { return Ok(()) };
     match get_by_id(tx, id).await {
         Ok(view) if view.facts.observed.state == ImageState::Ready => return Ok(()),
+        // It goes already.
+        Ok(view) if view.image.metadata.deletion_requested_at.is_some() => return Ok(()),
         Err(Error::NotFound { .. }) => return Ok(()),
         other => other?,
     };

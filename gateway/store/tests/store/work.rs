@@ -236,9 +236,10 @@ async fn r50_with_a_long_history_and_many_live_tasks_a_claim_reads_the_same_rows
             "{finished} finished, {live} live: claim of 20 p99 {:?}, {each:.1} rows read each: {by:?}",
             p99(&took)
         );
-        seen.push(read);
+        assert!(each < 60.0, "{read} rows read: {by:?}");
+        // Of tasks: in the small table of work it depends on when the server forgets versions that are dead.
+        seen.push(by.iter().filter(|(name, _)| name.starts_with("tasks")).map(|(_, rows)| rows).sum::<i64>());
     }
     let work = i64::try_from(BATCHES * 20).unwrap();
-    assert!(seen[1] <= seen[0] + work, "rows read without and with a history: {seen:?}");
-    assert!(seen[1] < 60 * work, "{seen:?}");
+    assert!(seen[1] <= seen[0] + work, "rows of tasks read without and with a history: {seen:?}");
 }
