@@ -4,6 +4,7 @@
 
 pub mod adoption;
 pub mod conditions;
+pub mod deployments;
 pub mod drains;
 pub mod host;
 pub mod host_loss;
