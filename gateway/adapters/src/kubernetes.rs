@@ -28,6 +28,9 @@ mod reasons;
 
 pub use normalise::normalise;
 
+/// Grows when objects are made otherwise than before.
+pub const REVISION: u32 = 1;
+
 use crate::{Adapter, Applied, Change, Discovered, Health, LogOptions, Removed, Result};
 use basalt_model::{
     Epoch, Name,
@@ -134,7 +137,7 @@ impl Kubernetes {
 
 impl Adapter for Kubernetes {
     fn revision(&self) -> u32 {
-        1
+        REVISION
     }
 
     fn capabilities(&self) -> PlatformCapabilities {

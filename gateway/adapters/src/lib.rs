@@ -15,6 +15,7 @@ pub mod local;
 use basalt_model::{
     CapabilityReason, DateTime, DeploymentId, Epoch,
     deployments::{ErrorClass, LogLine, ObservedWorkload, Owner, PlatformCapabilities, Workload},
+    providers::Platform,
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,22 @@ pub struct Change {
 /// What the things of one owner (or one unowned thing) come to, in the words of all platforms. Pure: it reads what
 /// [`Adapter::observe`] returned, now or in a former life of the gateway.
 pub type Normalise = fn(&[Discovered]) -> Option<ObservedWorkload>;
+
+/// [`Normalise`] of a platform.
+pub fn normalise(platform: Platform, found: &[Discovered]) -> Option<ObservedWorkload> {
+    match platform {
+        Platform::Local => local::normalise(found),
+        Platform::Kubernetes => kubernetes::normalise(found),
+    }
+}
+
+/// [`Adapter::revision`] of a platform.
+pub fn revision(platform: Platform) -> u32 {
+    match platform {
+        Platform::Local => local::REVISION,
+        Platform::Kubernetes => kubernetes::REVISION,
+    }
+}
 
 /// A container engine of the gateway's configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

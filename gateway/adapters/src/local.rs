@@ -20,6 +20,9 @@ mod recipe;
 
 pub use normalise::normalise;
 
+/// Grows when a container is made otherwise than before.
+pub const REVISION: u32 = 1;
+
 use crate::{Adapter, Applied, Discovered, EngineOptions, Health, LogOptions, Removed, Result};
 use basalt_model::{
     DateTime, Epoch,
@@ -68,7 +71,7 @@ impl Local {
 
 impl Adapter for Local {
     fn revision(&self) -> u32 {
-        1
+        REVISION
     }
 
     fn capabilities(&self) -> PlatformCapabilities {

@@ -1,13 +1,14 @@
 //! The driver: feeds the stepper, carries out its effects, runs the sweeps. All IO of the reconciler is here.
 
 use crate::{
-    Error, Reconciler, Shared, Verify, debug,
+    Error, Reconciler, Shared, Verify, debug, dispatch,
     handlers::{self, Outcome},
+    platforms::{Looked, Platforms},
     step::Stepper,
     sweeps::{self, Context, Sweep, Swept, lease::Rival},
 };
 use basalt_daemon::Drain;
-use basalt_model::DateTime;
+use basalt_model::{DateTime, ProviderId};
 use basalt_store::{
     Feed,
     feed::{Batch, Cursor},
@@ -19,7 +20,7 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 /// The feed is pulled at least so often, whatever the signals say.
 const FLOOR: Duration = Duration::from_secs(1);
@@ -61,6 +62,19 @@ pub struct Driver {
     sweeps: FuturesUnordered<BoxFuture<'static, SweepEnd>>,
     due: BTreeMap<Sweep, Duration>,
     verify_due: Option<Duration>,
+    /// Platforms, and what changed there; none where nobody may reach any.
+    platforms: Option<(Arc<Platforms>, mpsc::Receiver<ProviderId>)>,
+    hands: FuturesUnordered<BoxFuture<'static, HandEnd>>,
+}
+
+/// What came of reaching for a platform.
+enum HandEnd {
+    /// An attempt ended.
+    Attempted(dispatch::Ended),
+    /// A look was made.
+    Looked(Box<Looked>),
+    /// What it found is written down.
+    Written(ProviderId),
 }
 
 /// Where pacing counts from. A clock that is set back must not stop the driver, so this is not the clock that is handed
@@ -77,6 +91,8 @@ enum Woken {
     Effect(EffectEnd),
     Sweep(Box<SweepEnd>),
     Asked(debug::Question, tokio::sync::oneshot::Sender<String>),
+    Hand(HandEnd),
+    Hint(ProviderId),
     Changed,
     Time,
 }
@@ -88,9 +104,13 @@ impl Driver {
             Verify::Always => None,
             Verify::Every(interval) => Some(interval),
         };
+        let options = &reconciler.options;
+        let reach = |hands| Platforms::new(options.store.clone(), options.clock.clone(), hands, options.eyes);
         Ok(Self {
-            feed: Arc::new(Feed::new(&reconciler.options.store)),
-            stepper: Stepper::new()?,
+            feed: Arc::new(Feed::new(&options.store)),
+            stepper: Stepper::new(options.eyes)?,
+            platforms: options.hands.clone().map(reach),
+            hands: FuturesUnordered::new(),
             reconciler,
             origin: begin(),
             cursor: None,
@@ -126,6 +146,7 @@ impl Driver {
             self.start_pull();
             self.start_sweeps();
             self.start_effects();
+            self.start_hands();
             let woken = self.wait(&drain, &mut changed).await;
             let lag = self.now().saturating_sub(self.fresh_at);
             self.shared().metrics.lag_seconds.set(lag.as_secs_f64());
@@ -138,6 +159,8 @@ impl Driver {
                     // Whoever asked may have gone away meanwhile.
                     let _ = reply.send(debug::answer(&self.stepper, question));
                 }
+                Woken::Hand(end) => self.hand_ended(end),
+                Woken::Hint(provider) => self.stepper.hint(provider, self.now()),
                 Woken::Changed => self.pull_due = Duration::ZERO,
                 Woken::Time => self.verify_when_idle()?,
             }
@@ -154,12 +177,20 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let hint = async {
+            match &mut self.platforms {
+                Some((_, hints)) => hints.recv().await,
+                None => None,
+            }
+        };
         tokio::select! {
             biased;
             () = drain.begun() => Woken::Drain,
             (began, result) = pull => Woken::Pulled(began, Box::new(result)),
             Some(end) = self.effects.next(), if !self.effects.is_empty() => Woken::Effect(end),
             Some(end) = self.sweeps.next(), if !self.sweeps.is_empty() => Woken::Sweep(Box::new(end)),
+            Some(end) = self.hands.next(), if !self.hands.is_empty() => Woken::Hand(end),
+            Some(provider) = hint => Woken::Hint(provider),
             Ok(()) = changed.changed() => Woken::Changed,
             Some((question, reply)) = self.reconciler.questions.recv() => Woken::Asked(question, reply),
             () = sleep => Woken::Time,
@@ -172,10 +203,11 @@ impl Driver {
         let pull = self.pull.is_none().then_some(self.pull_due.max(self.pull_after));
         let can_act = self.is_acting() && self.effects.len() < MAX_EFFECTS;
         let lanes = if can_act { self.stepper.wake_at() } else { None };
+        let hands = if self.is_acting() && self.platforms.is_some() { self.stepper.hands_wake_at() } else { None };
         let sweeps = self.due.values().min().copied();
         // An overdue comparison waits for an idle moment.
         let verify = self.verify_due.filter(|due| *due > now);
-        let at = [pull, lanes, sweeps, verify].into_iter().flatten().min();
+        let at = [pull, lanes, hands, sweeps, verify].into_iter().flatten().min();
         at.map_or(FLOOR, |at| at.saturating_sub(now)).clamp(Duration::from_micros(200), FLOOR)
     }
 
@@ -272,6 +304,37 @@ impl Driver {
         let now = self.now();
         self.shared().metrics.effect(name, rows, done, now.saturating_sub(began).as_secs_f64());
         self.stepper.done(outcome, now);
+    }
+
+    /// Attempts and looks begin while this gateway acts. What is begun goes on when it does not any more: attempts are
+    /// held by claims of their own.
+    fn start_hands(&mut self) {
+        let (Some((platforms, _)), true, Some(lease)) = (&self.platforms, self.is_acting(), &self.lease) else {
+            return;
+        };
+        let now = self.now();
+        while let Some(start) = self.stepper.attempt(now) {
+            let (platforms, lease) = (Arc::clone(platforms), lease.clone());
+            self.hands.push(platforms.attempt(start, lease).map(HandEnd::Attempted).boxed());
+        }
+        while let Some(provider) = self.stepper.look(now) {
+            let look = Arc::clone(platforms).look(provider);
+            self.hands.push(look.map(|looked| HandEnd::Looked(Box::new(looked))).boxed());
+        }
+    }
+
+    fn hand_ended(&mut self, end: HandEnd) {
+        let now = self.now();
+        match (end, &self.platforms, &self.lease) {
+            (HandEnd::Attempted(ended), ..) => self.stepper.attempted(ended, now),
+            (HandEnd::Looked(looked), Some((platforms, _)), Some(lease)) => {
+                let except = self.stepper.touched_during(looked.provider.id());
+                let write = Arc::clone(platforms).looked(*looked, lease.clone(), except);
+                self.hands.push(write.map(HandEnd::Written).boxed());
+            }
+            (HandEnd::Looked(looked), ..) => self.stepper.looked(looked.provider.id(), now),
+            (HandEnd::Written(provider), ..) => self.stepper.looked(provider, now),
+        }
     }
 
     fn context(&self) -> Context {
@@ -376,7 +439,7 @@ impl Driver {
         }
         self.verify_due = Some(now + interval);
         if self.verify() > 0 {
-            self.stepper = Stepper::new()?;
+            self.stepper = Stepper::new(self.reconciler.options.eyes)?;
             self.cursor = None;
             self.pull_due = Duration::ZERO;
         }

@@ -3,9 +3,11 @@
 
 use crate::{
     graph::{Inputs, Nodes},
-    rows::{Ended, FactRow, ItemAt, ItemRow, MigrationRow, PlacementRow, VmRow},
+    rows::{
+        DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, MigrationRow, PastRow, PlacementRow, ProjectName, VmRow,
+    },
 };
-use basalt_model::{HostId, RouterId, TaskId, tasks::Task};
+use basalt_model::{HostId, RouterId, TaskId, providers::Platform, tasks::Task};
 use basalt_store::feed::{Batch, Change, Row, Table};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Commit, Graph, Input, Key, Transaction, Value};
@@ -97,7 +99,25 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
         }
         Row::Task(r) => put_task(tx, inputs, r, named),
         Row::Manifest(r) => tx.put(&inputs.revisions, r.host_id, r.revision),
-        Row::Tenant(_) | Row::Project(_) | Row::Certificate(_) => {}
+        Row::Project(r) => tx.put(&inputs.projects, r.id(), ProjectName(r.metadata.name.clone())),
+        Row::Artifact(r) => tx.put(&inputs.artifacts, r.id(), Arc::clone(r)),
+        Row::Secret(r) => tx.put(&inputs.secrets, r.id(), Arc::clone(r)),
+        Row::Provider(r) => tx.put(&inputs.providers, r.id(), Arc::clone(r)),
+        Row::ProviderStatus(r) => tx.put(&inputs.provider_status, r.provider_id, Arc::clone(r)),
+        Row::Deployment(r) => tx.put(&inputs.deployments, r.id(), Arc::clone(r)),
+        Row::DeploymentStatus(r) => {
+            tx.put(&inputs.pasts, r.deployment_id, PastRow::read(r));
+            match &r.standing {
+                Some(standing) => tx.put(&inputs.standings, r.deployment_id, standing.clone()),
+                None => tx.delete(&inputs.standings, &r.deployment_id),
+            }
+        }
+        Row::DiscoveredLocal(_) | Row::DiscoveredKubernetes(_) => {
+            if let Some((id, row)) = discovered(row) {
+                tx.put(&inputs.discovered, id, row);
+            }
+        }
+        Row::Tenant(_) | Row::Certificate(_) => {}
     }
 }
 
@@ -162,7 +182,18 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
             gone(tx, &inputs.ended, key);
         }
         Table::Manifest => gone(tx, &inputs.revisions, key),
-        Table::Tenant | Table::Project | Table::Certificate => {}
+        Table::Project => gone(tx, &inputs.projects, key),
+        Table::Artifact => gone(tx, &inputs.artifacts, key),
+        Table::Secret => gone(tx, &inputs.secrets, key),
+        Table::Provider => gone(tx, &inputs.providers, key),
+        Table::ProviderStatus => gone(tx, &inputs.provider_status, key),
+        Table::Deployment => gone(tx, &inputs.deployments, key),
+        Table::DeploymentStatus => {
+            gone(tx, &inputs.pasts, key);
+            gone(tx, &inputs.standings, key);
+        }
+        Table::DiscoveredLocal | Table::DiscoveredKubernetes => gone(tx, &inputs.discovered, key),
+        Table::Tenant | Table::Certificate => {}
     }
 }
 
@@ -188,7 +219,19 @@ fn item_at(key: &str) -> Option<ItemAt> {
     Some((host, kind, id))
 }
 
+/// What was seen at a platform, if a row is that.
+fn discovered(row: &Row) -> Option<(Uuid, DiscoveredRow)> {
+    let (row, platform) = match row {
+        Row::DiscoveredLocal(r) => (r, Platform::Local),
+        Row::DiscoveredKubernetes(r) => (r, Platform::Kubernetes),
+        _ => return None,
+    };
+    Some((row.id, DiscoveredRow(Arc::clone(row), platform)))
+}
+
 fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTreeSet<TaskId>) {
+    let rows = batch.changes.iter().filter_map(|change| change.row.as_ref());
+    tx.reset(&inputs.discovered, rows.filter_map(discovered).collect::<Vec<_>>());
     macro_rules! reset {
         ($($input:ident: $variant:ident($row:ident) => $pair:expr;)+) => {$(
             let rows: BTreeMap<_, _> = batch
@@ -228,6 +271,14 @@ fn reload(tx: &mut Transaction<'_>, inputs: &Inputs, batch: &Batch, named: &BTre
         };
         migrations: Migration(r) => MigrationRow::read(r).map(|row| (row.migration.id, row));
         drains: Drain(r) => r.ended_at.is_none().then(|| (r.id, Arc::clone(r)));
+        projects: Project(r) => Some((r.id(), ProjectName(r.metadata.name.clone())));
+        artifacts: Artifact(r) => Some((r.id(), Arc::clone(r)));
+        secrets: Secret(r) => Some((r.id(), Arc::clone(r)));
+        providers: Provider(r) => Some((r.id(), Arc::clone(r)));
+        provider_status: ProviderStatus(r) => Some((r.provider_id, Arc::clone(r)));
+        deployments: Deployment(r) => Some((r.id(), Arc::clone(r)));
+        pasts: DeploymentStatus(r) => Some((r.deployment_id, PastRow::read(r)));
+        standings: DeploymentStatus(r) => r.standing.clone().map(|s| (r.deployment_id, s));
         tasks: Task(r) => (!r.state.is_terminal()).then(|| (r.id, Arc::clone(r)));
         ended: Task(r) => {
             (r.state.is_terminal() && named.contains(&r.id)).then_some((r.id, Ended(r.state)))

@@ -11,12 +11,14 @@
 //!                  └─► task moves                             ─► handlers/tasks
 //! tasks, how those ended that they wait for ─► starts         ─► handlers/tasks
 //! drains, VMs on their hosts ─► steps                         ─► handlers/drains
+//! deployments, artifacts, what platforms show                ─► graph/deployments.rs
 //! deletions of which nothing is on a host any more            ─► handlers/finalise
 //! ```
 //!
 //! Every output collection is a difference: its rows are what is still to be written, and they go
 //! when the feed shows that it was.
 
+pub mod deployments;
 pub mod drains;
 pub mod host_loss;
 mod manifests;
@@ -26,10 +28,14 @@ mod requests;
 mod routers;
 mod status;
 
-use crate::rows::{Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PlacementRow, VmRow};
+use crate::rows::{
+    DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PastRow, PlacementRow, ProjectName,
+    VmRow,
+};
 use basalt_model::{
-    DrainId, HostId, ImageId, MigrationId, Name, NetworkId, PoolId, RouterId, SecurityGroupId, TaskId,
-    TenantId, VmId, VolumeId,
+    ArtifactId, DeploymentId, DrainId, HostId, ImageId, MigrationId, Name, NetworkId, PoolId, ProjectId,
+    ProviderId, RouterId, SecretId, SecurityGroupId, TaskId, TenantId, VmId, VolumeId,
+    attempts::Standing,
     drains::Drain,
     host_loss::HostDeath,
     hosts::{AgentConflict, HostState},
@@ -43,13 +49,15 @@ use basalt_plan::{
     placement::HostView,
 };
 use basalt_store::{
-    conditions::Conditions, host_loss::Evacuation, hosts, images, networks, pools, routers as stored,
-    security_groups, volumes,
+    artifacts::Artifact, conditions::Conditions, deployments::Deployment, discovered::ProviderStatus,
+    host_loss::Evacuation, hosts, images, networks, pools, providers::Provider, routers as stored,
+    secrets::Secret, security_groups, volumes,
 };
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Builder, Collection, Ctx, Graph, Index, Input};
 use uuid::Uuid;
 
+pub use deployments::Eyes;
 pub use removals::Removal;
 pub use requests::{Peers, Request};
 pub use routers::Move;
@@ -115,6 +123,26 @@ pub struct Inputs {
     pub tasks: Input<TaskId, Task>,
     /// How tasks ended that others wait for.
     pub ended: Input<TaskId, Ended>,
+    /// Names of projects.
+    pub projects: Input<ProjectId, ProjectName>,
+    /// Agents and servers.
+    pub artifacts: Input<ArtifactId, Artifact>,
+    /// Secrets, without their values.
+    pub secrets: Input<SecretId, Secret>,
+    /// Providers.
+    pub providers: Input<ProviderId, Provider>,
+    /// How the last looks at them went.
+    pub provider_status: Input<ProviderId, ProviderStatus>,
+    /// Deployments.
+    pub deployments: Input<DeploymentId, Deployment>,
+    /// What was tried for them.
+    pub pasts: Input<DeploymentId, PastRow>,
+    /// Those that were repaired too often within the last hour.
+    pub flapping: Input<DeploymentId, ()>,
+    /// How they were judged, as it is stored.
+    pub standings: Input<DeploymentId, Standing>,
+    /// What platforms show.
+    pub discovered: Input<Uuid, DiscoveredRow>,
 }
 
 /// Indexes that several parts read.
@@ -199,6 +227,8 @@ pub struct Nodes {
     pub dependants: Index<TaskId, Task, TaskId>,
     /// Objects of which nothing is left but their rows.
     pub removals: Collection<Removal, ()>,
+    /// Everything about deployments.
+    pub deployments: deployments::Outputs,
 }
 
 /// Edits of one host's manifest. A VM's body has its seed, so that dumps show only keys.
@@ -212,7 +242,7 @@ impl std::fmt::Debug for Edits {
 }
 
 /// Declares the graph.
-pub fn build() -> Result<(Graph, Nodes), krt::Error> {
+pub fn build(eyes: Eyes) -> Result<(Graph, Nodes), krt::Error> {
     let mut builder = Graph::builder();
     let inputs = inputs(&mut builder);
     let indexes = indexes(&mut builder, &inputs);
@@ -232,11 +262,12 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
     let vm_status = status::vms(&mut builder, &inputs, host_states);
     let volume_status = status::volumes(&mut builder, &inputs, host_states);
     let seen = status::Seen { host_states, vm_status, volume_status, migration_status, stranded };
-    let conditions = status::conditions(&mut builder, &inputs, &indexes, seen);
+    let deployments = deployments::declare(&mut builder, &inputs, eyes);
+    let conditions = status::conditions(&mut builder, &inputs, &indexes, seen, deployments.conditions);
     let task_moves = status::task_moves(&mut builder, &inputs, &indexes, seen);
     let task_starts = status::task_starts(&mut builder, &inputs);
     let dependants = builder.index("dependants", &inputs.tasks, |_, task: &Task| task.depends_on.clone());
-    let removals = removals::removals(&mut builder, &inputs, &indexes);
+    let removals = removals::removals(&mut builder, &inputs, &indexes, deployments.forgotten);
     let nodes = Nodes {
         inputs,
         host_states,
@@ -259,6 +290,7 @@ pub fn build() -> Result<(Graph, Nodes), krt::Error> {
         task_starts,
         dependants,
         removals,
+        deployments,
     };
     Ok((builder.seal()?, nodes))
 }
@@ -294,6 +326,16 @@ fn inputs(builder: &mut Builder) -> Inputs {
         facts: builder.input("facts"),
         tasks: builder.input("tasks"),
         ended: builder.input("ended"),
+        projects: builder.input("projects"),
+        artifacts: builder.input("artifacts"),
+        secrets: builder.input("secrets"),
+        providers: builder.input("providers"),
+        provider_status: builder.input("provider_status"),
+        deployments: builder.input("deployments"),
+        pasts: builder.input("deployment_pasts"),
+        flapping: builder.input("flapping"),
+        standings: builder.input("standings"),
+        discovered: builder.input("discovered"),
     }
 }
 

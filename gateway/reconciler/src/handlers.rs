@@ -4,10 +4,11 @@
 //! that made it stale is on its way, and the row is recomputed from that.
 
 pub mod conditions;
+pub mod deployments;
 pub mod drains;
 pub mod finalise;
 pub mod host_loss;
-mod ids;
+pub(crate) mod ids;
 pub mod manifests;
 pub mod migrations;
 pub mod placement;
@@ -19,7 +20,8 @@ use crate::{
     graph::{Move, Removal, migrations::Step},
 };
 use basalt_model::{
-    DateTime, DrainId, HostId, MigrationId, RouterId, TaskId, TenantId, VmId, tasks::TaskMove,
+    DateTime, DeploymentId, DrainId, HostId, MigrationId, RouterId, TaskId, TenantId, VmId,
+    attempts::Standing, tasks::TaskMove,
 };
 use basalt_plan::{drains::Next, manifest::Edit};
 use basalt_store::{
@@ -53,6 +55,8 @@ pub enum Effect {
     Tasks(Vec<TaskMove>),
     /// Start tasks that waited for others.
     Start(Vec<(TaskId, TenantId)>),
+    /// Write down how deployments were judged.
+    Judge(Vec<(DeploymentId, Standing)>),
     /// Remove the rows of what is gone.
     Finalise(Vec<Removal>),
 }
@@ -71,6 +75,7 @@ impl Effect {
             Effect::Conditions(_) => "conditions",
             Effect::Tasks(_) => "tasks",
             Effect::Start(_) => "start",
+            Effect::Judge(_) => "judge",
             Effect::Finalise(_) => "finalise",
         }
     }
@@ -88,6 +93,7 @@ impl Effect {
             Effect::Conditions(rows) => rows.len(),
             Effect::Tasks(rows) => rows.len(),
             Effect::Start(rows) => rows.len(),
+            Effect::Judge(rows) => rows.len(),
             Effect::Finalise(rows) => rows.len(),
         }
     }
@@ -117,6 +123,7 @@ impl Effect {
             }
             Effect::Tasks(rows) => Outcome::Tasks(rows.iter().map(|r| (r.id, again)).collect()),
             Effect::Start(rows) => Outcome::Started(rows.iter().map(|r| (r.0, again)).collect()),
+            Effect::Judge(rows) => Outcome::Judged(rows.iter().map(|r| (r.0, again)).collect()),
             Effect::Finalise(rows) => Outcome::Finalised(rows.iter().map(|r| (*r, again)).collect()),
         }
     }
@@ -145,6 +152,8 @@ pub enum Outcome {
     Tasks(Vec<(TaskId, Finish)>),
     /// Of [`Effect::Start`].
     Started(Vec<(TaskId, Finish)>),
+    /// Of [`Effect::Judge`].
+    Judged(Vec<(DeploymentId, Finish)>),
     /// Of [`Effect::Finalise`].
     Finalised(Vec<(Removal, Finish)>),
 }
@@ -169,6 +178,7 @@ pub async fn perform(
         Effect::Conditions(rows) => conditions::perform(store, rows, now).await.map(Outcome::Conditions),
         Effect::Tasks(rows) => tasks::perform(store, rows, now).await.map(Outcome::Tasks),
         Effect::Start(rows) => tasks::start(store, rows, now).await.map(Outcome::Started),
+        Effect::Judge(rows) => deployments::judge(store, rows).await.map(Outcome::Judged),
         Effect::Finalise(rows) => finalise::perform(store, rows, now).await.map(Outcome::Finalised),
     };
     match done {

@@ -7,18 +7,20 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod debug;
+pub mod dispatch;
 mod driver;
 pub mod feed;
 pub mod graph;
 pub mod handlers;
 pub mod lane;
 pub mod metrics;
+pub mod platforms;
 pub mod rows;
 pub mod step;
 pub mod sweeps;
 
 use basalt_daemon::{Clock, Drain};
-use basalt_model::HostId;
+use basalt_model::{HostId, deployments::LogLine};
 use basalt_store::{Store, feed::Batch};
 use std::{
     sync::{
@@ -31,6 +33,9 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub use debug::Question;
+
+/// Reads the log of a deployment at its provider.
+pub type Logs = futures::stream::BoxStream<'static, basalt_adapters::Result<LogLine>>;
 
 /// Called with every batch, where the feed is pulled: it must be quick.
 pub type OnBatch = Arc<dyn Fn(&Batch) + Send + Sync>;
@@ -64,6 +69,10 @@ pub struct Options {
     pub verify: Verify,
     /// Days for which finished tasks and their logs are kept.
     pub keep_tasks_days: u32,
+    /// How what platforms show is read.
+    pub eyes: graph::Eyes,
+    /// What it takes to reach platforms; without it deployments are only judged.
+    pub hands: Option<platforms::Hands>,
 }
 
 impl Options {
@@ -77,6 +86,8 @@ impl Options {
             on_manifest: None,
             verify: Verify::Every(Duration::from_secs(600)),
             keep_tasks_days: 30,
+            eyes: graph::Eyes { normalise: basalt_adapters::normalise, revision: basalt_adapters::revision },
+            hands: None,
         }
     }
 }

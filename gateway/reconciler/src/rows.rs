@@ -1,12 +1,15 @@
 //! Rows as the graph keeps them: what the feed brings, cut down to what decisions read.
 
 use basalt_model::{
-    CapabilityReason, Epoch, Generation, HostId, Name, VmId, VolumeId,
+    CapabilityReason, DateTime, Epoch, Generation, HostId, Name, VmId, VolumeId,
+    attempts::{Applied, Attempted},
     migrations::{Migration, Motion},
+    providers::Platform,
     tasks::TaskState,
     vms::ObservedPower,
 };
-use basalt_store::{manifests, migrations, placements, vms};
+use basalt_plan::deployments::REPAIRS_AN_HOUR;
+use basalt_store::{deployments, discovered::Discovered, manifests, migrations, placements, vms};
 use basalt_wire::{
     agent::manifest::{Desired, Item, ItemKind},
     rest::PlacementExplanation,
@@ -171,6 +174,59 @@ pub enum Liveness {
     /// It did not.
     Silent,
 }
+
+/// What was tried for a deployment. How it was judged is no part of it: a judgement must not be its own reason.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PastRow {
+    /// The newest attempt that began.
+    pub begun: Epoch,
+    /// The last attempt that ended.
+    pub attempted: Option<Attempted>,
+    /// What was applied.
+    pub applied: Option<Applied>,
+    /// When it was repaired.
+    pub repairs: Vec<DateTime>,
+}
+
+impl PastRow {
+    /// Reads a stored status.
+    pub fn read(row: &deployments::Status) -> Self {
+        Self {
+            begun: row.begun,
+            attempted: row.attempted.clone(),
+            applied: row.applied.clone(),
+            repairs: row.repairs.clone(),
+        }
+    }
+
+    /// Whether it was repaired too often within the hour before a time.
+    pub fn is_flapping(&self, at: DateTime) -> bool {
+        let hour = chrono::TimeDelta::hours(1);
+        self.repairs.iter().filter(|r| **r > at - hour).count() > REPAIRS_AN_HOUR
+    }
+}
+
+/// One thing at a platform, and which platform that is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiscoveredRow(pub Arc<Discovered>, pub Platform);
+
+impl DiscoveredRow {
+    /// As adapters read it.
+    pub fn thing(&self) -> basalt_adapters::Discovered {
+        let thing = &self.0.thing;
+        basalt_adapters::Discovered {
+            kind: thing.kind.clone(),
+            namespace: (!thing.namespace.is_empty()).then(|| thing.namespace.clone()),
+            name: thing.name.clone(),
+            owner: thing.owner,
+            raw: thing.raw.clone(),
+        }
+    }
+}
+
+/// A project's name: platforms write it on what they make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProjectName(pub Name);
 
 /// How a task ended that others wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,15 +9,17 @@
 //! knows comes from the feed, and every effect is safe to repeat.
 
 use crate::{
-    Error, feed,
-    graph::{self, Move, Nodes, Removal, migrations},
+    Error,
+    dispatch::{self, Dispatch},
+    feed,
+    graph::{self, Eyes, Move, Nodes, Removal, migrations},
     handlers::{Effect, Outcome, placement::Placement},
     lane::{Bounds, Lane},
     rows::Liveness,
 };
 use basalt_model::{
-    DateTime, DrainId, HostId, MigrationId, RouterId, TaskId, TenantId, VmId, drains::Drain,
-    hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
+    DateTime, DeploymentId, DrainId, HostId, MigrationId, ProviderId, RouterId, TaskId, TenantId, VmId,
+    attempts::Standing, drains::Drain, hosts::HOST_LEASE_SECONDS, tasks::TaskMove,
 };
 use basalt_plan::{
     drains::{Clock, Next},
@@ -27,9 +29,10 @@ use basalt_store::{
     conditions::Conditions,
     feed::Batch,
     host_loss::{Evacuation, HostLease, Proof},
+    providers::Provider,
 };
-use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription};
-use std::{collections::BTreeMap, time::Duration};
+use krt::{Commit, Difference, Finish, Graph, Snapshot, Subscribe, Subscription, Work, WorkOptions};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 /// The last sign of life of a host. Times that others wrote down are by their clocks, so that they are only told from each
@@ -63,6 +66,13 @@ impl Sign {
     }
 }
 
+/// Providers looked at at once.
+const LOOKS_AT_ONCE: usize = 8;
+/// Between two looks at a provider that tells nothing by itself.
+pub const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// After a hint, others may follow that one look answers too.
+const HINT_SETTLES: Duration = Duration::from_millis(100);
+
 /// State of the reconciler, all of it derived.
 pub struct Stepper {
     graph: Graph,
@@ -86,12 +96,17 @@ pub struct Stepper {
     tasks: Lane<TaskId, TaskMove>,
     starts: Lane<TaskId, TenantId>,
     conditions: Lane<Uuid, Conditions>,
+    judged: Lane<DeploymentId, Standing>,
+    dispatch: Dispatch,
+    looks: Work<ProviderId, Provider>,
+    /// When each look that is under way began, as attempts are counted.
+    looking: BTreeMap<ProviderId, u64>,
 }
 
 impl Stepper {
     /// An empty one. Hosts count as heard of when time began to be counted: nobody listened before.
-    pub fn new() -> Result<Self, Error> {
-        let (mut graph, nodes) = graph::build()?;
+    pub fn new(eyes: Eyes) -> Result<Self, Error> {
+        let (mut graph, nodes) = graph::build(eyes)?;
         let outputs = [
             nodes.requests.id(),
             nodes.host_views.id(),
@@ -105,6 +120,9 @@ impl Stepper {
             nodes.task_moves.id(),
             nodes.task_starts.id(),
             nodes.conditions.id(),
+            nodes.deployments.judged.id(),
+            nodes.deployments.due.id(),
+            nodes.inputs.providers.id(),
         ];
         let news = graph.subscribe(&Subscribe::only(outputs).with_initial());
         let bounds = |rows, batches, debounce_millis| Bounds {
@@ -129,6 +147,13 @@ impl Stepper {
             tasks: Lane::new(&nodes.task_moves, bounds(256, 1, 10)),
             starts: Lane::new(&nodes.task_starts, bounds(8, 2, 0)),
             conditions: Lane::new(&nodes.conditions, bounds(256, 1, 100)),
+            judged: Lane::new(&nodes.deployments.judged, bounds(256, 1, 10)),
+            dispatch: Dispatch::new(nodes.deployments.due),
+            looks: Work::new(
+                &nodes.inputs.providers,
+                WorkOptions { concurrency: LOOKS_AT_ONCE, ..WorkOptions::default() },
+            ),
+            looking: BTreeMap::new(),
             graph,
             nodes,
         })
@@ -192,7 +217,11 @@ impl Stepper {
         let verdicts: Vec<(HostId, Verdict)> =
             judged.iter().map(|(id, (verdict, _))| (*id, *verdict)).collect();
         self.proofs = judged.into_iter().filter_map(|(_, (_, proof))| proof).collect();
+        let pasts = snapshot.rows(&self.nodes.inputs.pasts);
+        let flapping: Vec<(DeploymentId, ())> =
+            pasts.filter(|(_, past)| past.is_flapping(at)).map(|(id, _)| (*id, ())).collect();
         let mut tx = self.graph.transaction();
+        tx.reset(&self.nodes.inputs.flapping, flapping);
         tx.reset(&self.nodes.inputs.liveness, rows);
         tx.reset(&self.nodes.inputs.overdue, overdue);
         tx.reset(&self.nodes.inputs.drain_clocks, clocks);
@@ -219,7 +248,51 @@ impl Stepper {
             self.tasks.apply(&event, now);
             self.starts.apply(&event, now);
             self.conditions.apply(&event, now);
+            self.judged.apply(&event, now);
+            self.dispatch.apply(&event, now);
+            self.looks.apply(&event, now);
         }
+    }
+
+    /// The next attempt at a deployment to begin now.
+    pub fn attempt(&mut self, now: Duration) -> Option<dispatch::Start> {
+        self.dispatch.next(now)
+    }
+
+    /// An attempt ended.
+    pub fn attempted(&mut self, ended: dispatch::Ended, now: Duration) {
+        self.dispatch.done(ended, now);
+    }
+
+    /// The next provider to look at now.
+    pub fn look(&mut self, now: Duration) -> Option<Arc<Provider>> {
+        let job = self.looks.next(now)?;
+        self.looking.insert(job.key, self.dispatch.moment());
+        Some(job.value)
+    }
+
+    /// Deployments at which something was done since a look began: of what is theirs it says nothing.
+    pub fn touched_during(&mut self, look: ProviderId) -> Vec<DeploymentId> {
+        let now = self.dispatch.moment();
+        let oldest = self.looking.values().copied().min().unwrap_or(now);
+        let began = self.looking.get(&look).copied().unwrap_or(now);
+        self.dispatch.touched_since(began, oldest)
+    }
+
+    /// What a look found is written down.
+    pub fn looked(&mut self, provider: ProviderId, now: Duration) {
+        self.looking.remove(&provider);
+        self.looks.done(&provider, Finish::After(LOOK_EVERY), now);
+    }
+
+    /// Something changed at a provider.
+    pub fn hint(&mut self, provider: ProviderId, now: Duration) {
+        self.looks.request(&provider, now + HINT_SETTLES);
+    }
+
+    /// When an attempt or a look could begin at the earliest, if nothing else happens.
+    pub fn hands_wake_at(&self) -> Option<Duration> {
+        self.dispatch.wake_at().into_iter().chain(self.looks.wake_at()).min()
     }
 
     /// The next effect to carry out now. Placements first: everything else of a new VM waits for them.
@@ -275,6 +348,11 @@ impl Stepper {
         if !rows.is_empty() {
             return Some(Effect::Conditions(rows.into_iter().map(|j| Conditions::clone(&j.value)).collect()));
         }
+        let judged = self.judged.batch(now);
+        if !judged.is_empty() {
+            let rows = judged.into_iter().map(|j| (j.key, Standing::clone(&j.value)));
+            return Some(Effect::Judge(rows.collect()));
+        }
         None
     }
 
@@ -310,6 +388,7 @@ impl Stepper {
             Outcome::Tasks(rows) => back(&mut self.tasks, rows, now),
             Outcome::Started(rows) => back(&mut self.starts, rows, now),
             Outcome::Finalised(rows) => back(&mut self.finalise, rows, now),
+            Outcome::Judged(rows) => back(&mut self.judged, rows, now),
         }
     }
 
@@ -327,6 +406,7 @@ impl Stepper {
             self.tasks.wake_at(),
             self.starts.wake_at(),
             self.conditions.wake_at(),
+            self.judged.wake_at(),
         ];
         lanes.into_iter().flatten().min()
     }
@@ -357,7 +437,7 @@ impl Stepper {
     }
 
     /// Rows that are due, waiting or running, by lane.
-    pub fn backlog(&self) -> [(&'static str, usize); 10] {
+    pub fn backlog(&self) -> [(&'static str, usize); 12] {
         [
             ("place", self.placement.waiting()),
             ("evacuations", self.evacuations.waiting()),
@@ -369,6 +449,8 @@ impl Stepper {
             ("tasks", self.tasks.waiting()),
             ("starts", self.starts.waiting()),
             ("conditions", self.conditions.waiting()),
+            ("judge", self.judged.waiting()),
+            ("attempts", self.dispatch.waiting()),
         ]
     }
 }

@@ -6,13 +6,14 @@
 use crate::{
     Change, Error, Handle, Key, List, New, Page, Result, TenantTx, Update,
     audit_events::{self, Entry},
-    change,
+    change, deployments,
     error::named,
     row::{self, Selected},
 };
 use basalt_model::{
     ArtifactId, Generation, Metadata, Name, ProjectId,
-    artifacts::{ArtifactKind, ArtifactSpec, Tag},
+    artifacts::{ArtifactKind, ArtifactRef, ArtifactSpec, Tag},
+    deployments::DesiredState,
 };
 use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
@@ -86,6 +87,7 @@ macro_rules! columns {
         concat!(crate::row::metadata_columns!("x"), ", x.kind, x.tag, x.spec, x.content_hash")
     };
 }
+pub(crate) use columns;
 
 impl FromRow<'_, PgRow> for Artifact {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
@@ -262,6 +264,17 @@ pub async fn update(
     Ok(artifact)
 }
 
+/// What becomes of the deployments that run an artifact which is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// While there are any, it is not removed.
+    Refused,
+    /// They are undeployed.
+    Undeployed,
+    /// They run on as they are.
+    Running,
+}
+
 /// Removes an artifact.
 pub async fn delete(
     tx: &mut TenantTx,
@@ -269,9 +282,28 @@ pub async fn delete(
     (project, kind): (ProjectId, ArtifactKind),
     key: &ArtifactKey,
     expected: Option<Generation>,
+    left: Left,
 ) -> Result<Artifact> {
     let artifact = find(tx.conn(), select!(" FOR UPDATE"), (project, kind), key).await?;
     change::expect(expected, artifact.metadata.generation)?;
+    let reference = ArtifactRef { kind, name: artifact.metadata.name.clone(), tag: artifact.tag.clone() };
+    match left {
+        Left::Running => {}
+        Left::Refused => {
+            let by = deployments::targeting(tx, project, &reference, 10).await?;
+            if !by.is_empty() {
+                let by = by.iter().map(|name| format!("deployment/{name}")).collect();
+                let name = format!("{}:{}", artifact.metadata.name, artifact.tag);
+                return Err(Error::InUse { kind: kind.as_str(), name, by });
+            }
+        }
+        Left::Undeployed => {
+            for name in deployments::targeting(tx, project, &reference, 100_000).await? {
+                let state = DesiredState::Undeployed;
+                deployments::want(tx, change, project, &Key::Name(name), None, state).await?;
+            }
+        }
+    }
     let conn = tx.step_out().await?;
     sqlx::query("DELETE FROM artifacts WHERE id = $1").bind(artifact.id()).execute(conn).await?;
     tx.back_to_tenant().await?;

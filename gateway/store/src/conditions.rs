@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// What is true of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conditions {
-    /// `vm`, `volume`, `network`, `router`, `image` or `host`.
+    /// `vm`, `volume`, `network`, `router`, `image`, `deployment` or `host`.
     pub subject_kind: String,
     /// The object's id.
     pub subject_id: Uuid,
@@ -67,6 +67,7 @@ pub async fn put(tx: &mut SystemTx, all: &[Conditions]) -> Result<u64> {
             WHEN 'network' THEN EXISTS (SELECT FROM networks WHERE id = n.id OFFSET 0)
             WHEN 'router' THEN EXISTS (SELECT FROM routers WHERE id = n.id OFFSET 0)
             WHEN 'image' THEN EXISTS (SELECT FROM images WHERE id = n.id OFFSET 0)
+            WHEN 'deployment' THEN EXISTS (SELECT FROM deployments WHERE id = n.id OFFSET 0)
             WHEN 'host' THEN EXISTS (SELECT FROM hosts WHERE id = n.id OFFSET 0)
             ELSE false END
          ON CONFLICT (subject_id) DO UPDATE SET conditions = excluded.conditions",

@@ -2,7 +2,10 @@
 
 use crate::{
     agent_conflicts::Conflict,
+    artifacts::{self, Artifact},
     conditions::Conditions,
+    deployments::{self, Deployment},
+    discovered::{Discovered, ProviderStatus},
     drains,
     host_loss::DeathRow,
     hosts::{Certificate, Host, HostClaim, HostFactsRow},
@@ -13,7 +16,9 @@ use crate::{
     placements::Placement,
     pools::Pool,
     projects::{self, Project},
+    providers::{self, Provider},
     routers::{self, Router},
+    secrets::{self, Secret},
     security_groups::{self, SecurityGroup},
     tasks,
     tenants::Tenant,
@@ -161,6 +166,30 @@ tables! {
     ManifestFact(Fact) = "manifest_facts", Fact::from_row, "SELECT x.* FROM manifest_facts x",
         " JOIN unnest($1::text[]) k ON x.host_id = split_part(k, '/', 1)::uuid AND x.kind = split_part(k, '/', 2)
             AND x.id = split_part(k, '/', 3)::uuid";
+    /// Agents and servers.
+    Artifact(Artifact) = "artifacts", Artifact::from_row, concat!("SELECT ", artifacts::columns!(), " FROM artifacts x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// Secrets, without their values.
+    Secret(Secret) = "secrets", Secret::from_row, concat!("SELECT ", secrets::columns!(), " FROM secrets x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// Providers.
+    Provider(Provider) = "providers", Provider::from_row, concat!("SELECT ", providers::columns!(), " FROM providers x"),
+        " WHERE x.id = ANY($1::uuid[])";
+    /// How the last looks at providers went.
+    ProviderStatus(ProviderStatus) = "provider_status", ProviderStatus::from_row, "SELECT * FROM provider_status x",
+        " WHERE x.provider_id = ANY($1::uuid[])";
+    /// Deployments.
+    Deployment(Deployment) = "deployments", Deployment::from_row,
+        concat!("SELECT ", deployments::columns!(), " FROM deployments x"), " WHERE x.id = ANY($1::uuid[])";
+    /// What was tried for deployments.
+    DeploymentStatus(deployments::Status) = "deployment_status", deployments::Status::from_row,
+        "SELECT * FROM deployment_status x", " WHERE x.deployment_id = ANY($1::uuid[])";
+    /// What local engines show.
+    DiscoveredLocal(Discovered) = "discovered_local", Discovered::from_row, "SELECT * FROM discovered_local x",
+        " WHERE x.id = ANY($1::uuid[])";
+    /// What clusters show.
+    DiscoveredKubernetes(Discovered) = "discovered_kubernetes", Discovered::from_row,
+        "SELECT * FROM discovered_kubernetes x", " WHERE x.id = ANY($1::uuid[])";
     /// Tasks: the live ones, and how those ended that live ones wait for. By key also those that just ended.
     Task(Task) = "tasks", tasks::read, concat!("SELECT * FROM (", tasks::all!(tasks::columns!(), ""), ") t"),
         " WHERE t.id = ANY($1::uuid[])";
@@ -196,6 +225,13 @@ impl Row {
             Self::Manifest(r) => r.host_id.to_string(),
             Self::ManifestItem(r) => format!("{}/{}/{}", r.host_id, r.item.kind, r.item.id),
             Self::ManifestFact(r) => format!("{}/{}/{}", r.host_id, r.kind, r.id),
+            Self::Artifact(r) => r.metadata.id.to_string(),
+            Self::Secret(r) => r.metadata.id.to_string(),
+            Self::Provider(r) => r.metadata.id.to_string(),
+            Self::ProviderStatus(r) => r.provider_id.to_string(),
+            Self::Deployment(r) => r.metadata.id.to_string(),
+            Self::DeploymentStatus(r) => r.deployment_id.to_string(),
+            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) => r.id.to_string(),
             Self::Task(r) => r.id.to_string(),
         }
     }
@@ -219,6 +255,13 @@ impl Row {
             Self::VmFacts(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Migration(r) => (Some(r.migration.tenant_id), Some(r.migration.project_id)),
             Self::Conditions(r) => (r.tenant_id, r.project_id),
+            Self::Artifact(r) => of(&r.metadata),
+            Self::Secret(r) => of(&r.metadata),
+            Self::Provider(r) => of(&r.metadata),
+            Self::ProviderStatus(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::Deployment(r) => of(&r.metadata),
+            Self::DeploymentStatus(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Task(r) => (r.tenant_id, r.project_id),
             Self::Host(_)
             | Self::HostFacts(_)

@@ -10,10 +10,13 @@
 pub mod adoption;
 pub mod agent_conflicts;
 pub mod artifacts;
+pub mod attempts;
 pub mod audit_events;
 mod begun;
 mod change;
 pub mod conditions;
+pub mod deployments;
+pub mod discovered;
 pub mod drains;
 mod error;
 pub mod feed;

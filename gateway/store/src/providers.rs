@@ -1,9 +1,9 @@
 //! Providers: places where deployments run.
 
 use crate::{
-    Change, Error, Handle, Key, List, New, Page, Result, TenantTx, Update,
+    Change, Error, Finalized, Handle, Key, List, New, Page, Result, SystemTx, TenantTx, Update,
     audit_events::{self, Entry},
-    change,
+    change, deployments,
     error::named,
     row, secrets,
 };
@@ -33,6 +33,7 @@ macro_rules! columns {
         concat!(crate::row::metadata_columns!("x"), ", x.spec")
     };
 }
+pub(crate) use columns;
 
 impl FromRow<'_, PgRow> for Provider {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
@@ -114,6 +115,9 @@ pub async fn update(
     if old.spec == update.spec && *labels == old.metadata.labels {
         return Ok(old);
     }
+    if old.metadata.deletion_requested_at.is_some() {
+        return Err(Error::Deleting { kind: KIND, name: old.metadata.name.to_string() });
+    }
     if old.spec.platform() != update.spec.platform() {
         return Err(Error::Immutable {
             field: "spec.platform".into(),
@@ -137,20 +141,54 @@ pub async fn update(
     Ok(provider)
 }
 
-/// Removes a provider.
+/// Removes a provider. Refused while deployments are there, unless they are to go with it: then it goes after them.
 pub async fn delete(
     tx: &mut TenantTx,
     change: &Change,
     project: ProjectId,
     key: &Key,
     expected: Option<Generation>,
+    cascade: bool,
 ) -> Result<Provider> {
     let select = row::keyed_select!("providers", " FOR UPDATE", columns!());
     let provider: Provider = row::keyed(tx.conn(), select, project, key, KIND).await?;
     change::expect(expected, provider.metadata.generation)?;
-    let conn = tx.step_out().await?;
-    sqlx::query("DELETE FROM providers WHERE id = $1").bind(provider.id()).execute(conn).await?;
-    tx.back_to_tenant().await?;
+    let here = deployments::at_provider(tx, provider.id(), if cascade { 100_000 } else { 10 }).await?;
+    if here.is_empty() {
+        let conn = tx.step_out().await?;
+        sqlx::query("DELETE FROM providers WHERE id = $1").bind(provider.id()).execute(conn).await?;
+        tx.back_to_tenant().await?;
+        audit(tx.conn(), change, "provider.delete", &provider).await?;
+        return Ok(provider);
+    }
+    if !cascade {
+        let by = here.iter().map(|name| format!("deployment/{name}")).collect();
+        return Err(Error::InUse { kind: KIND, name: provider.metadata.name.to_string(), by });
+    }
+    for name in here {
+        deployments::delete(tx, change, project, &Key::Name(name), None, false).await?;
+    }
+    let going = sqlx::query_as(row::deleting!("providers", columns!()));
+    let provider: Provider = going.bind(provider.id()).bind(change.now).fetch_one(tx.conn()).await?;
     audit(tx.conn(), change, "provider.delete", &provider).await?;
     Ok(provider)
+}
+
+/// Forgets a provider that was to go after its deployments, when they are gone.
+pub async fn finalize(tx: &mut SystemTx, id: ProviderId) -> Result<Finalized> {
+    let conn = tx.conn();
+    let going: Option<bool> =
+        sqlx::query_scalar(row::going!("providers")).bind(id).fetch_optional(&mut *conn).await?;
+    if going != Some(true) {
+        return Ok(Finalized::Done);
+    }
+    let left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM deployments WHERE provider_id = $1)")
+        .bind(id)
+        .fetch_one(&mut *conn)
+        .await?;
+    if left {
+        return Ok(Finalized::Waiting);
+    }
+    sqlx::query("DELETE FROM providers WHERE id = $1").bind(id).execute(conn).await?;
+    Ok(Finalized::Done)
 }

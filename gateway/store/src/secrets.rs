@@ -113,6 +113,7 @@ macro_rules! columns {
         crate::row::metadata_columns!("x")
     };
 }
+pub(crate) use columns;
 
 impl FromRow<'_, PgRow> for Secret {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {

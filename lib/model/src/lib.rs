@@ -9,6 +9,7 @@
 pub mod adoption;
 pub mod agents;
 pub mod artifacts;
+pub mod attempts;
 pub mod conditions;
 pub mod deployments;
 pub mod drains;

@@ -116,17 +116,17 @@ pub fn power_is(seen: ObservedPower, wanted: Power) -> bool {
     )
 }
 
-struct Draft {
+pub(crate) struct Draft {
     generation: Generation,
-    out: Vec<Condition>,
+    pub(crate) out: Vec<Condition>,
 }
 
 impl Draft {
-    fn at(generation: Generation) -> Self {
+    pub(crate) fn at(generation: Generation) -> Self {
         Self { generation, out: Vec::new() }
     }
 
-    fn say(&mut self, kind: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) {
+    pub(crate) fn say(&mut self, kind: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) {
         self.out.push(Condition {
             kind: kind.into(),
             status,
@@ -137,11 +137,11 @@ impl Draft {
         });
     }
 
-    fn yes(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
+    pub(crate) fn yes(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
         self.say(kind, ConditionStatus::True, reason, message);
     }
 
-    fn no(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
+    pub(crate) fn no(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
         self.say(kind, ConditionStatus::False, reason, message);
     }
 

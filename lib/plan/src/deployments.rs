@@ -13,14 +13,15 @@
 //! that by time that only goes forward.
 
 use basalt_model::{
-    ArtifactId, CapabilityReason, DeploymentId, Epoch, Generation, Name, ProviderId, SecretId,
-    artifacts::{ArtifactKind, ArtifactRef, ArtifactSpec},
+    ArtifactId, CapabilityReason, Epoch, Generation, Name, ProviderId, SecretId,
+    artifacts::{ArtifactKind, ArtifactRef, ArtifactSpec, Source},
+    attempts::{Action, Applied, Attempted, Cause, Dependency},
     deployments::{DeploymentSpec, DesiredState, ErrorClass, ObservedWorkload, OnDrift, Readiness},
     providers::ProviderSpec,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::{fmt, time::Duration};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// First pause after an attempt that failed; it doubles.
@@ -35,32 +36,6 @@ pub const REPAIRS_AN_HOUR: usize = 6;
 pub const FLAPPING_PAUSE: Duration = Duration::from_secs(600);
 /// Looks in a row at which something was not there before it counts as gone: a listing may leave out once what is there.
 pub const MISSES_GONE: u32 = 2;
-
-/// What an attempt does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Makes the platform run it.
-    Deploy,
-    /// Takes it away; the deployment stays.
-    Undeploy,
-    /// Takes it away, and the deployment with it.
-    Delete,
-}
-
-/// One thing that what runs was made from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Dependency {
-    /// `agent/planner:latest`, `secret/model-key`, `provider/cluster`.
-    pub what: String,
-    /// Its id: one that was removed and made anew is another.
-    pub id: Uuid,
-    /// Its generation.
-    pub generation: Generation,
-    /// What it comes to, where there is more to it than its generation: a hash, an address.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub value: String,
-}
 
 /// Something that a deployment names.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,47 +74,17 @@ pub struct Place<'a> {
     pub unreachable: Option<&'a CapabilityReason>,
 }
 
-/// The last attempt, as it is stored.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attempted {
-    /// What it did.
-    pub action: Option<Action>,
-    /// Generation that it was for.
-    pub generation: Generation,
-    /// What its inputs came to.
-    pub fingerprint: String,
-    /// The word by which it was asked for again, if it was.
-    pub force: Option<Uuid>,
-    /// Failed attempts in a row for these inputs.
-    pub failures: u32,
-    /// How the last one failed.
-    pub error: Option<(ErrorClass, CapabilityReason)>,
-    /// How long the platform asked us to stay away.
-    pub retry_after_seconds: Option<u32>,
-}
-
-/// What was applied last, as it is stored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Applied {
-    /// Generation that it was made from.
-    pub generation: Generation,
-    /// What its inputs came to.
-    pub fingerprint: String,
-    /// The inputs themselves.
-    pub dependencies: Vec<Dependency>,
-    /// The attempt.
-    pub epoch: Epoch,
-}
-
 /// What is known of a deployment's past.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Past<'a> {
     /// The last attempt.
     pub attempted: Option<&'a Attempted>,
     /// What was applied; none when nothing was, or when it was taken away.
     pub applied: Option<&'a Applied>,
-    /// Repairs of drift in the last hour.
-    pub repairs: usize,
+    /// The newest attempt that began, whatever became of it; 0 when none did.
+    pub begun: Epoch,
+    /// It was repaired more often within the last hour than [`REPAIRS_AN_HOUR`].
+    pub flapping: bool,
 }
 
 /// What the last looks at the platform showed.
@@ -156,14 +101,14 @@ pub enum Seen<'a> {
 /// Everything that decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Situation<'a> {
-    /// The deployment.
-    pub id: DeploymentId,
-    /// Its generation.
+    /// Generation of the deployment.
     pub generation: Generation,
     /// What is wanted.
     pub spec: &'a DeploymentSpec,
     /// Its deletion was asked for.
     pub deleting: bool,
+    /// Something that runs is taken over instead of being made.
+    pub adopts: bool,
     /// It is forgotten without being taken away.
     pub orphan: bool,
     /// The word by which it was asked for again, if it was.
@@ -180,76 +125,6 @@ pub struct Situation<'a> {
     pub past: Past<'a>,
     /// What was seen.
     pub seen: Seen<'a>,
-}
-
-/// Why an attempt is due.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "cause", rename_all = "snake_case")]
-pub enum Cause {
-    /// Nothing of it was applied yet.
-    New,
-    /// Its own spec changed.
-    Spec {
-        /// What was applied.
-        old: Generation,
-        /// What is wanted.
-        new: Generation,
-    },
-    /// Something that it is made from changed.
-    Changed {
-        /// Which.
-        what: String,
-        /// What was applied.
-        old: Generation,
-        /// What there is.
-        new: Generation,
-        /// It is another one of the same name.
-        replaced: bool,
-    },
-    /// It is made from something that it was not made from before.
-    Added {
-        /// Which.
-        what: String,
-    },
-    /// Something is no part of it any more.
-    Removed {
-        /// Which.
-        what: String,
-    },
-    /// The same is realised otherwise than before.
-    Revision,
-    /// Somebody asked for it.
-    Forced,
-    /// It is not there any more.
-    Gone,
-    /// What runs is not what was applied.
-    Drifted {
-        /// Field by field.
-        fields: Vec<String>,
-    },
-    /// It is not wanted any more.
-    Unwanted,
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::New => f.write_str("nothing of it was applied yet"),
-            Self::Spec { old, new } => write!(f, "its spec changed: generation {} to {}", old.0, new.0),
-            Self::Changed { what, old, new, replaced: false } if old != new => {
-                write!(f, "{what} changed: generation {} to {}", old.0, new.0)
-            }
-            Self::Changed { what, replaced: false, .. } => write!(f, "{what} is reached elsewhere"),
-            Self::Changed { what, .. } => write!(f, "{what} is another one of the same name"),
-            Self::Added { what } => write!(f, "it is made from {what} too"),
-            Self::Removed { what } => write!(f, "it is not made from {what} any more"),
-            Self::Revision => f.write_str("the same is realised otherwise by this version"),
-            Self::Forced => f.write_str("somebody asked for it"),
-            Self::Gone => f.write_str("it is not there any more"),
-            Self::Drifted { fields } => write!(f, "what runs differs: {}", fields.join(", ")),
-            Self::Unwanted => f.write_str("it is not wanted any more"),
-        }
-    }
 }
 
 /// An attempt that is due.
@@ -269,7 +144,11 @@ pub struct Request {
     pub causes: Vec<Cause>,
     /// It repairs what nobody asked to change.
     pub repair: bool,
-    /// How long after the last attempt, before jitter.
+    /// Failed attempts in a row for these inputs before it.
+    pub failures: u32,
+    /// The attempt that it comes after; it gets a higher one.
+    pub after: Epoch,
+    /// How long after the last attempt.
     pub pause: Duration,
 }
 
@@ -382,6 +261,9 @@ pub fn next(of: &Situation<'_>) -> Next {
         Ok(resolved) => resolved,
         Err(missing) => return Next::Blocked(missing),
     };
+    if remote(of).is_some() && nothing_left(of) {
+        return Next::Rest;
+    }
     let causes = causes(of, &resolved);
     if !causes.is_empty() {
         return attempt(of, Action::Deploy, Some(resolved), causes);
@@ -396,10 +278,33 @@ pub fn next(of: &Situation<'_>) -> Next {
 
 /// Nothing of it was ever applied, or what was is taken away.
 fn nothing_left(of: &Situation<'_>) -> bool {
-    let tried = of.past.attempted.is_some_and(|a| a.action == Some(Action::Deploy));
-    let seen = matches!(of.seen, Seen::There(_));
-    // An attempt that failed may have left something; it is taken away before it counts as nothing.
-    of.past.applied.is_none() && !tried && !seen
+    let took_away = |a: &Attempted| {
+        a.action != Some(Action::Deploy) && a.error.is_none() && a.pause_ms == 0 && a.epoch == of.past.begun
+    };
+    // An attempt that failed, or of which nobody heard again, may have left something; that is taken away first.
+    let clean = of.past.begun == Epoch::default() || of.past.attempted.is_some_and(took_away);
+    clean && of.past.applied.is_none() && !matches!(of.seen, Seen::There(_))
+}
+
+/// The attempt that is written on what runs. After a restore of the database it may be higher than any known here.
+fn seen_epoch(of: &Situation<'_>) -> Epoch {
+    match &of.seen {
+        Seen::There(seen) => seen.epoch.unwrap_or_default(),
+        _ => Epoch::default(),
+    }
+}
+
+/// The address of what runs elsewhere anyway: nothing is made for it.
+pub fn remote<'a>(of: &'a Situation<'_>) -> Option<&'a str> {
+    let Named::Found(target) = &of.target else { return None };
+    let source = match target.spec {
+        ArtifactSpec::Agent(agent) => &agent.source,
+        ArtifactSpec::Server(server) => &server.source,
+    };
+    match source {
+        Source::Remote { url } => Some(url),
+        _ => None,
+    }
 }
 
 /// Why it is to be applied though it is there as it was applied.
@@ -463,94 +368,39 @@ fn attempt(
     let repair = causes.iter().any(|c| matches!(c, Cause::Gone | Cause::Drifted { .. }));
     // Only an attempt for the same inputs says something about this one.
     let before = of.past.attempted.filter(|a| {
-        (a.action, a.generation, &a.fingerprint) == (Some(action), of.generation, &fingerprint)
-            && a.force == of.force
+        (a.action, a.generation, &a.fingerprint, a.force)
+            == (Some(action), of.generation, &fingerprint, of.force)
     });
-    let failed = before.filter(|a| a.failures > 0).and_then(|a| a.error.as_ref().map(|e| (a, e)));
-    let pause = match failed {
-        Some((_, (class, reason))) if !class.is_retried() && action == Action::Deploy => {
-            return Next::Failed(reason.clone());
-        }
-        Some((a, _)) => pause(a),
-        None if repair && of.past.repairs > REPAIRS_AN_HOUR => FLAPPING_PAUSE,
-        None => Duration::ZERO,
+    let failed = before.and_then(|a| a.error.as_ref());
+    if let Some(error) = failed.filter(|e| !e.class.is_retried() && action == Action::Deploy) {
+        return Next::Failed(error.reason.clone());
+    }
+    let pause = match before {
+        Some(a) if a.pause_ms > 0 => Duration::from_millis(a.pause_ms),
+        _ if repair && of.past.flapping => FLAPPING_PAUSE,
+        _ => Duration::ZERO,
     };
-    let generation = of.generation;
     Next::Attempt(Request {
         action,
-        generation,
+        generation: of.generation,
         fingerprint,
         dependencies,
         force: of.force,
         causes,
         repair,
+        failures: before.map_or(0, |a| a.failures),
+        after: of.past.begun.max(seen_epoch(of)),
         pause,
     })
 }
 
-/// How long after an attempt that failed the next one comes, before jitter.
-pub fn pause(after: &Attempted) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << after.failures.saturating_sub(1).min(16));
-    let asked = Duration::from_secs(after.retry_after_seconds.unwrap_or_default().into());
-    doubled.max(asked).min(LONGEST_PAUSE)
-}
-
-/// One word for a deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeploymentPhase {
-    /// Its deletion was asked for.
-    Deleting,
-    /// Its provider cannot be reached, so nobody can say.
-    Unknown,
-    /// Nothing was done for its newest generation yet.
-    Pending,
-    /// Something that it names is not there.
-    Blocked,
-    /// It is being taken away.
-    Undeploying,
-    /// Nothing of it is left at the provider.
-    Undeployed,
-    /// Attempts fail.
-    Failed,
-    /// It runs, and not as it should.
-    Degraded,
-    /// It runs, as it is wanted.
-    Deployed,
-    /// It was applied and is not ready yet.
-    Deploying,
-}
-
-/// The word for where a deployment is; the first that fits.
-pub fn phase(of: &Situation<'_>, next: &Next) -> DeploymentPhase {
-    use DeploymentPhase as P;
-    let attempted = of.past.attempted;
-    let undeployed = of.spec.desired_state == DesiredState::Undeployed;
-    let ready = matches!(&of.seen, Seen::There(seen) if seen.readiness == Readiness::Ready);
-    let running = of.past.applied.is_some();
-    match next {
-        _ if of.deleting => P::Deleting,
-        _ if matches!(&of.place, Named::Found(place) if place.unreachable.is_some()) => P::Unknown,
-        Next::Blocked(_) if !running => P::Blocked,
-        Next::Failed(_) => P::Failed,
-        _ if undeployed && *next == Next::Rest => P::Undeployed,
-        _ if undeployed => P::Undeploying,
-        _ if attempted.is_some_and(|a| a.failures >= FAILED_AFTER) => P::Failed,
-        _ if attempted.is_none_or(|a| a.generation < of.generation)
-            && !matches!(next, Next::Rest | Next::Blocked(_)) =>
-        {
-            P::Pending
-        }
-        Next::Report(_) => P::Degraded,
-        Next::Attempt(r) if r.repair => P::Degraded,
-        Next::Attempt(_) => P::Deploying,
-        _ if of.past.repairs > REPAIRS_AN_HOUR => P::Degraded,
-        _ if ready => P::Deployed,
-        _ if matches!(&of.seen, Seen::There(s) if matches!(s.readiness, Readiness::NotReady { .. })) => {
-            P::Degraded
-        }
-        _ => P::Deploying,
-    }
+/// How long after so many failed attempts in a row the next one comes, before jitter. `asked` is how long the platform
+/// wants to be left alone.
+pub fn pause(class: ErrorClass, failures: u32, asked: Option<Duration>) -> Duration {
+    // What takes away is tried again however it failed: deletion always ends.
+    let first = if class.is_retried() { FIRST_PAUSE } else { LONGEST_PAUSE };
+    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.max(asked.unwrap_or_default()).min(LONGEST_PAUSE)
 }
 
 /// Why what is referred to is not there.
@@ -566,6 +416,10 @@ pub fn not_registered(of: &ArtifactRef) -> CapabilityReason {
         format!("register it, or name one of: basalt get {plural}"),
     )
 }
+
+mod standing;
+
+pub use standing::{conditions, standing};
 
 #[cfg(test)]
 #[path = "deployments_tests.rs"]

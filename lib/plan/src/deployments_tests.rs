@@ -1,7 +1,7 @@
 //! Deployments: every reason for an attempt, and every reason for none.
 
 use super::*;
-use basalt_model::{agents::AgentSpec, artifacts::Tag};
+use basalt_model::{DeploymentId, agents::AgentSpec, artifacts::Tag, attempts::{AttemptError, DeploymentPhase}};
 use serde_json::json;
 
 const HASH: &str = "aa";
@@ -51,10 +51,10 @@ fn workload(readiness: Readiness) -> ObservedWorkload {
 impl World {
     fn situation(&self) -> Situation<'_> {
         Situation {
-            id: DeploymentId(id(1)),
             generation: Generation(1),
             spec: &self.spec,
             deleting: false,
+            adopts: false,
             orphan: false,
             force: None,
             target: Named::Found(Target {
@@ -72,7 +72,12 @@ impl World {
             }),
             references: Vec::new(),
             secrets: Vec::new(),
-            past: Past { attempted: self.attempted.as_ref(), applied: self.applied.as_ref(), repairs: 0 },
+            past: Past {
+                attempted: self.attempted.as_ref(),
+                applied: self.applied.as_ref(),
+                begun: self.attempted.as_ref().map_or(Epoch::default(), |a| a.epoch),
+                flapping: false,
+            },
             seen: self.seen.as_ref().map_or(Seen::NotYet, Seen::There),
         }
     }
@@ -82,6 +87,7 @@ impl World {
         let (fingerprint, dependencies) = resolve(&self.situation()).unwrap();
         self.attempted = Some(Attempted {
             action: Some(Action::Deploy),
+            epoch: Epoch(1),
             generation: Generation(1),
             fingerprint: fingerprint.clone(),
             ..Attempted::default()
@@ -91,10 +97,15 @@ impl World {
             fingerprint: fingerprint.clone(),
             dependencies,
             epoch: Epoch(1),
+            endpoints: Vec::new(),
         });
         self.seen = Some(ObservedWorkload { fingerprint: Some(fingerprint), ..workload(Readiness::Ready) });
         self
     }
+}
+
+fn phase_of(of: &Situation<'_>, next: &Next) -> DeploymentPhase {
+    standing(of, next).phase
 }
 
 fn causes(next: Next) -> Vec<String> {
@@ -112,10 +123,10 @@ fn server(generation: i64, hash: &str) -> Named<Dependency> {
 fn what_is_as_it_was_applied_rests_and_what_was_never_applied_is_new() {
     let fresh = world();
     assert_eq!(causes(next(&fresh.situation())), ["nothing of it was applied yet"]);
-    assert_eq!(phase(&fresh.situation(), &next(&fresh.situation())), DeploymentPhase::Pending);
+    assert_eq!(phase_of(&fresh.situation(), &next(&fresh.situation())), DeploymentPhase::Pending);
     let deployed = world().deployed();
     assert_eq!(next(&deployed.situation()), Next::Rest);
-    assert_eq!(phase(&deployed.situation(), &Next::Rest), DeploymentPhase::Deployed);
+    assert_eq!(phase_of(&deployed.situation(), &Next::Rest), DeploymentPhase::Deployed);
 }
 
 #[test]
@@ -130,7 +141,7 @@ fn dp55_a_fingerprint_is_of_what_runs_and_of_nothing_else() {
     // What was seen, what was tried, a higher generation by itself (a label, a reason to look): none of it runs.
     let not_ready = workload(Readiness::Starting);
     assert_eq!(of(&|s| s.seen = Seen::Absent(3)), before);
-    assert_eq!(of(&|s| s.past.repairs = 9), before);
+    assert_eq!(of(&|s| s.past.flapping = true), before);
     assert_eq!(of(&|s| s.generation = Generation(7)), before);
     assert_eq!(of(&|s| s.force = Some(id(7))), before);
     let _ = not_ready;
@@ -183,7 +194,7 @@ fn dp57_each_cause_names_what_changed_and_both_generations() {
     with(&mut first);
     let (fingerprint, dependencies) = resolve(&first).unwrap();
     deployed.applied =
-        Some(Applied { generation: Generation(1), fingerprint, dependencies, epoch: Epoch(1) });
+        Some(Applied { generation: Generation(1), fingerprint, dependencies, epoch: Epoch(1), endpoints: Vec::new() });
     let mut situation = deployed.situation();
     situation.references = vec![server(4, "cc")];
     assert_eq!(causes(next(&situation)), ["server/w:latest changed: generation 3 to 4"]);
@@ -207,12 +218,12 @@ fn dp20_dp21_what_is_missing_blocks_the_first_time_and_leaves_alone_what_runs() 
     let missing = Situation { target: Named::Missing(not_registered(&reference)), ..fresh };
     let blocked = next(&missing);
     assert!(matches!(&blocked, Next::Blocked(why) if why[0].code == "not_registered"));
-    assert_eq!(phase(&missing, &blocked), DeploymentPhase::Blocked);
+    assert_eq!(phase_of(&missing, &blocked), DeploymentPhase::Blocked);
     situation = world().deployed();
     let running = Situation { target: Named::Missing(not_registered(&reference)), ..situation.situation() };
     let blocked = next(&running);
     assert!(matches!(blocked, Next::Blocked(_)), "nothing is done to it");
-    assert_eq!(phase(&running, &blocked), DeploymentPhase::Deployed, "it runs on");
+    assert_eq!(phase_of(&running, &blocked), DeploymentPhase::Deployed, "it runs on");
 }
 
 #[test]
@@ -224,24 +235,26 @@ fn dp7_dp8_dp11_failures_are_tried_ever_more_seldom_and_permanent_ones_wait_for_
         action: Some(Action::Deploy),
         generation: Generation(1),
         fingerprint,
-        error: Some((ErrorClass::Transient, reason.clone())),
+        epoch: Epoch(1),
+        error: Some(AttemptError { class: ErrorClass::Transient, reason: reason.clone() }),
         ..Attempted::default()
     };
     let mut pauses = Vec::new();
     for failures in [1, 2, 3, 9, 40] {
         attempted.failures = failures;
+        attempted.pause_ms = pause(ErrorClass::Transient, failures, None).as_millis() as u64;
         world.attempted = Some(attempted.clone());
         let Next::Attempt(request) = next(&world.situation()) else { panic!("an attempt") };
         pauses.push(request.pause.as_secs());
     }
     assert_eq!(pauses, [1, 2, 4, 256, 300]);
-    assert_eq!(phase(&world.situation(), &next(&world.situation())), DeploymentPhase::Failed);
+    assert_eq!(phase_of(&world.situation(), &next(&world.situation())), DeploymentPhase::Failed);
     // A new generation, or a word, is no continuation.
     let changed = Situation { generation: Generation(2), ..world.situation() };
     assert!(matches!(next(&changed), Next::Attempt(r) if r.pause.is_zero()));
     let forced = Situation { force: Some(id(7)), ..world.situation() };
     assert!(matches!(next(&forced), Next::Attempt(r) if r.pause.is_zero()));
-    attempted.error = Some((ErrorClass::Permanent, reason.clone()));
+    attempted.error = Some(AttemptError { class: ErrorClass::Permanent, reason: reason.clone() });
     world.attempted = Some(attempted);
     assert_eq!(next(&world.situation()), Next::Failed(reason));
     let mended = Situation { references: vec![server(1, "bb")], ..world.situation() };
@@ -255,10 +268,10 @@ fn dp31_dp35_dp32_what_is_gone_is_made_again_unless_it_is_only_to_be_said_or_fla
     let absent = |misses| Situation { seen: Seen::Absent(misses), ..world.situation() };
     assert_eq!(next(&absent(1)), Next::Rest, "a listing left it out once");
     assert_eq!(causes(next(&absent(2))), ["it is not there any more"]);
-    let flapping = Situation { past: Past { repairs: 7, ..world.situation().past }, ..absent(2) };
+    let flapping = Situation { past: Past { flapping: true, ..world.situation().past }, ..absent(2) };
     let slowed = next(&flapping);
     assert!(matches!(&slowed, Next::Attempt(r) if r.repair && r.pause == FLAPPING_PAUSE));
-    assert_eq!(phase(&flapping, &slowed), DeploymentPhase::Degraded);
+    assert_eq!(phase_of(&flapping, &slowed), DeploymentPhase::Degraded);
     let mut quiet = world.spec.clone();
     quiet.on_drift = OnDrift::Report;
     let reported = Situation { spec: &quiet, ..absent(2) };
@@ -290,9 +303,9 @@ fn dp23_dp25_dp26_what_is_not_wanted_goes_and_ends_also_when_nothing_ever_worked
     world.seen = None;
     // An attempt to deploy that failed may have left something, so something is taken away first.
     assert!(matches!(next(&world.situation()), Next::Attempt(r) if r.action == Action::Undeploy));
-    world.attempted = Some(Attempted { action: Some(Action::Undeploy), ..Attempted::default() });
+    world.attempted = Some(Attempted { action: Some(Action::Undeploy), epoch: Epoch(2), ..Attempted::default() });
     assert_eq!(next(&world.situation()), Next::Rest);
-    assert_eq!(phase(&world.situation(), &Next::Rest), DeploymentPhase::Undeployed);
+    assert_eq!(phase_of(&world.situation(), &Next::Rest), DeploymentPhase::Undeployed);
     let gone = Situation { deleting: true, ..world.situation() };
     assert_eq!(next(&gone), Next::Forget);
     // A target that is missing holds no deletion up.

@@ -1,7 +1,9 @@
 //! Deletions that are complete but for their rows: nothing of the object stands in any manifest.
 
 use super::{Indexes, Inputs, owner};
-use basalt_model::{HostId, ImageId, Metadata, NetworkId, RouterId, VmId, VolumeId};
+use basalt_model::{
+    DeploymentId, HostId, ImageId, Metadata, NetworkId, ProviderId, RouterId, VmId, VolumeId,
+};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Builder, Collection, Ctx};
 use uuid::Uuid;
@@ -21,10 +23,19 @@ pub enum Removal {
     Router(RouterId),
     /// A host.
     Host(HostId),
+    /// A deployment.
+    Deployment(DeploymentId),
+    /// A provider that was to go after its deployments.
+    Provider(ProviderId),
 }
 
 /// Objects of which nothing is left but their rows.
-pub fn removals(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Collection<Removal, ()> {
+pub fn removals(
+    builder: &mut Builder,
+    inputs: &Inputs,
+    indexes: &Indexes,
+    forgotten: Collection<DeploymentId, ()>,
+) -> Collection<Removal, ()> {
     let (inputs, indexes) = (*inputs, *indexes);
     let vms = builder.derive_many("vm_removals", &inputs.vms, move |ctx, id, vm| {
         let mut volumes = ctx.lookup(&indexes.volumes_by_owner, id);
@@ -59,7 +70,15 @@ pub fn removals(builder: &mut Builder, inputs: &Inputs, indexes: &Indexes) -> Co
             Removal::Host(*id),
         )
     });
-    builder.union_disjoint("removals", &[vms, volumes, images, networks, routers, hosts])
+    let deployments = builder.derive_many("deployment_removals", &forgotten, |_, id, ()| {
+        rows(true, Removal::Deployment(*id))
+    });
+    let deployed = builder.index("deployed_at", &inputs.deployments, |_, d| [d.provider_id]);
+    let providers = builder.derive_many("provider_removals", &inputs.providers, move |ctx, id, provider| {
+        rows(going(&provider.metadata) && ctx.count(&deployed, id) == 0, Removal::Provider(*id))
+    });
+    let all = [vms, volumes, images, networks, routers, hosts, deployments, providers];
+    builder.union_disjoint("removals", &all)
 }
 
 fn going(metadata: &Metadata) -> bool {

@@ -146,6 +146,7 @@ pub fn conditions(
     inputs: &Inputs,
     indexes: &Indexes,
     seen: Seen,
+    deployments: Collection<Uuid, Conditions>,
 ) -> Collection<Uuid, Conditions> {
     let Seen { host_states: states, vm_status, volume_status, migration_status, stranded } = seen;
     let indexes = *indexes;
@@ -196,7 +197,7 @@ pub fn conditions(
         all.extend(death.map(|death| conditions::proven_dead(metadata.generation, &metadata.name, death)));
         unless_stored(ctx, &inputs, "host", id.0, Some(owners(metadata)), all)
     });
-    builder.union_disjoint("conditions", &[vms, volumes, images, routers, hosts])
+    builder.union_disjoint("conditions", &[vms, volumes, images, routers, hosts, deployments])
 }
 
 pub(super) type Owners = (Option<basalt_model::TenantId>, Option<basalt_model::ProjectId>);

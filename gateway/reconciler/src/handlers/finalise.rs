@@ -5,7 +5,9 @@ use crate::{
     lane::{RECHECK, STALE},
 };
 use basalt_model::DateTime;
-use basalt_store::{Error, Finalized, Store, hosts, images, networks, routers, vms, volumes};
+use basalt_store::{
+    Error, Finalized, Store, deployments, hosts, images, networks, providers, routers, vms, volumes,
+};
 use krt::Finish;
 
 /// Removes the rows of several objects in one transaction. The store looks again whether nothing is left.
@@ -24,6 +26,8 @@ pub async fn perform(
             Removal::Network(id) => networks::finalize(&mut tx, *id, now).await?,
             Removal::Router(id) => routers::finalize(&mut tx, *id, now).await?,
             Removal::Host(id) => hosts::finalize(&mut tx, *id).await?,
+            Removal::Deployment(id) => deployments::finalize(&mut tx, *id).await?,
+            Removal::Provider(id) => providers::finalize(&mut tx, *id).await?,
         };
         let wait = match done {
             Finalized::Done => RECHECK,

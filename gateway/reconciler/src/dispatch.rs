@@ -1,0 +1,223 @@
+//! Which attempts at deployments start now: after their pauses, so many at once, fair between providers, and only one
+//! where a provider failed again and again. No clock, no IO.
+//!
+//! ```text
+//! closed ──5 failures in a row──► open ──30 s──► one attempt ──it answers──► closed
+//!                                  ▲                  └──────fails──────┘
+//! ```
+//! A pause is counted from when the attempt before it was heard of, by time that only goes forward: a clock that jumps
+//! makes nothing due, and after a restart a pause begins anew.
+
+use crate::graph::deployments::Due;
+use basalt_model::{DeploymentId, Epoch, ProviderId, deployments::ErrorClass};
+use krt::{Collection, Event, Finish, Snapshot, Work, WorkOptions};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Attempts at once.
+pub const AT_ONCE: usize = 16;
+/// Attempts at once at one provider.
+pub const AT_ONE_PROVIDER: usize = 4;
+/// Failures of a provider in a row that open its circuit.
+const OPENS_AFTER: u32 = 5;
+/// How long nothing is tried there then.
+const OPEN: Duration = Duration::from_secs(30);
+
+/// Attempts that wait and those that run.
+pub struct Dispatch {
+    due: Collection<DeploymentId, Due>,
+    work: Work<DeploymentId, Due>,
+    /// After which attempt each waits, and since when.
+    since: BTreeMap<DeploymentId, (Epoch, Duration)>,
+    running: BTreeMap<DeploymentId, Running>,
+    circuits: BTreeMap<ProviderId, Circuit>,
+    /// Counts beginnings and ends of attempts.
+    moment: u64,
+    /// At which moment an attempt last began or ended.
+    touched: BTreeMap<DeploymentId, u64>,
+}
+
+struct Running {
+    due: Arc<Due>,
+    cancel: CancellationToken,
+}
+
+#[derive(Default)]
+struct Circuit {
+    failures: u32,
+    open_until: Duration,
+    /// The one attempt that tells whether it answers again.
+    probe: Option<DeploymentId>,
+}
+
+/// An attempt to begin.
+#[derive(Clone)]
+pub struct Start {
+    /// The deployment.
+    pub id: DeploymentId,
+    /// What is to be done.
+    pub due: Arc<Due>,
+    /// Is cancelled when something else is wanted before it ended.
+    pub cancel: CancellationToken,
+}
+
+/// How an attempt ended, as far as the order of attempts is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// The deployment.
+    pub id: DeploymentId,
+    /// When it is looked at again if no news comes of it.
+    pub finish: Finish,
+    /// What the platform said: that it did it, or how it failed; none when it was not asked.
+    pub answer: Option<Result<(), ErrorClass>>,
+}
+
+impl Dispatch {
+    /// Over the attempts that are due.
+    pub fn new(due: Collection<DeploymentId, Due>) -> Self {
+        let options = WorkOptions {
+            concurrency: AT_ONCE,
+            per_group: AT_ONE_PROVIDER,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+            ..WorkOptions::default()
+        };
+        Self {
+            work: Work::grouped(&due, options, |_, due: &Due| due.provider_id().to_string()),
+            due,
+            since: BTreeMap::new(),
+            running: BTreeMap::new(),
+            circuits: BTreeMap::new(),
+            moment: 0,
+            touched: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in news, and ends what is not wanted any more.
+    pub fn apply(&mut self, event: &Event, now: Duration) {
+        self.work.apply(event, now);
+        match event {
+            Event::Batch(batch) => {
+                for change in batch.changes(&self.due) {
+                    match &change.new {
+                        Some(due) => self.changed(change.key, due, now),
+                        None => self.gone(&change.key),
+                    }
+                }
+            }
+            Event::Lagged { snapshot, .. } => self.reset(snapshot, now),
+        }
+    }
+
+    fn reset(&mut self, snapshot: &Snapshot, now: Duration) {
+        for (id, due) in snapshot.rows(&self.due) {
+            self.changed(*id, due, now);
+        }
+        let known: Vec<DeploymentId> = self.since.keys().copied().collect();
+        for id in known.iter().filter(|id| snapshot.get(&self.due, id).is_none()) {
+            self.gone(id);
+        }
+    }
+
+    fn changed(&mut self, id: DeploymentId, due: &Arc<Due>, now: Duration) {
+        let since = self.since.entry(id).or_insert((due.after(), now));
+        if since.0 != due.after() {
+            *since = (due.after(), now);
+        }
+        if let Some(running) = self.running.get(&id).filter(|r| !due.is_for(&r.due)) {
+            running.cancel.cancel();
+        }
+    }
+
+    fn gone(&mut self, id: &DeploymentId) {
+        self.since.remove(id);
+        if let Some(running) = self.running.get(id) {
+            running.cancel.cancel();
+        }
+    }
+
+    /// The next attempt to begin now.
+    pub fn next(&mut self, now: Duration) -> Option<Start> {
+        while let Some(job) = self.work.next(now) {
+            let (id, due) = (job.key, job.value);
+            let since = self.since.get(&id).map_or(now, |(_, since)| *since);
+            let paused = (since + due.request.pause).saturating_sub(now);
+            let circuit = self.circuits.entry(due.provider_id()).or_default();
+            let closed = circuit.failures < OPENS_AFTER;
+            let open = match closed {
+                true => Duration::ZERO,
+                false if circuit.probe.is_some() => OPEN,
+                false => circuit.open_until.saturating_sub(now),
+            };
+            let wait = paused.max(open);
+            if !wait.is_zero() {
+                self.work.done(&id, Finish::After(wait), now);
+                continue;
+            }
+            if !closed {
+                circuit.probe = Some(id);
+            }
+            let cancel = CancellationToken::new();
+            self.running.insert(id, Running { due: Arc::clone(&due), cancel: cancel.clone() });
+            self.touch(id);
+            return Some(Start { id, due, cancel });
+        }
+        None
+    }
+
+    /// An attempt ended.
+    pub fn done(&mut self, ended: Ended, now: Duration) {
+        let Some(running) = self.running.remove(&ended.id) else { return };
+        self.touch(ended.id);
+        let circuit = self.circuits.entry(running.due.provider_id()).or_default();
+        if circuit.probe == Some(ended.id) {
+            circuit.probe = None;
+        }
+        use ErrorClass::{Auth, Timeout, Transient};
+        match ended.answer {
+            Some(Err(Auth | Timeout | Transient)) => {
+                circuit.failures = circuit.failures.saturating_add(1);
+                circuit.open_until = now + OPEN;
+            }
+            // It answered, whatever it said.
+            Some(_) => circuit.failures = 0,
+            None => {}
+        }
+        self.work.done(&ended.id, ended.finish, now);
+    }
+
+    fn touch(&mut self, id: DeploymentId) {
+        self.moment += 1;
+        self.touched.insert(id, self.moment);
+    }
+
+    /// When [`Self::next`] could give one at the earliest, if nothing else happens.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.work.wake_at()
+    }
+
+    /// Attempts that are due, waiting or running.
+    pub fn waiting(&self) -> usize {
+        self.work.len()
+    }
+
+    /// Attempts that run.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// This moment; attempts that begin or end later are told by [`Self::touched_since`].
+    pub fn moment(&self) -> u64 {
+        self.moment
+    }
+
+    /// Deployments at which something was done since a moment, or is being done. Older ones than `oldest` are forgotten.
+    pub fn touched_since(&mut self, moment: u64, oldest: u64) -> Vec<DeploymentId> {
+        let running = &self.running;
+        self.touched.retain(|id, at| *at > oldest || running.contains_key(id));
+        let later = |(id, at): (&DeploymentId, &u64)| {
+            (*at > moment || running.contains_key(id)).then_some(*id)
+        };
+        self.touched.iter().filter_map(later).collect()
+    }
+}
