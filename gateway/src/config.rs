@@ -29,6 +29,9 @@ pub struct Config {
     /// Container engines of this machine that providers may name: `[engines.default]`.
     #[serde(default)]
     pub engines: BTreeMap<Name, EngineOptions>,
+    /// How clusters are used.
+    #[serde(default)]
+    pub kubernetes: basalt_adapters::kubernetes::Options,
 }
 
 /// Where the truth is.

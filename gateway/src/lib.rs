@@ -7,6 +7,7 @@ mod config;
 mod first_boot;
 mod key_file;
 pub mod local;
+pub mod platforms;
 mod sealing_keys;
 
 pub use config::{Config, Database, Image, Listen, Pki, State};
@@ -14,8 +15,8 @@ pub use config::{Config, Database, Image, Listen, Pki, State};
 use anyhow::Context;
 use basalt_api::{App, Ask, ImageDoor, Readiness, SharedRegistry};
 use basalt_daemon::{Clock, Drain, config::write_secret, listen::Inherited, pki, tls};
-use basalt_reconciler::{Handle, Question, Reconciler};
-use basalt_store::{Error as StoreError, Store};
+use basalt_reconciler::{Handle, Question, Reconciler, platforms::Hands};
+use basalt_store::{Error as StoreError, Store, work::Executor};
 use basalt_wire::upload_token::Keyring;
 use std::{
     fs,
@@ -80,6 +81,12 @@ impl Gateway {
         let mut options = basalt_reconciler::Options::new(store.clone(), clock.clone(), holder);
         let hub = basalt_api::Hub::default();
         options.keep_tasks_days = config.tasks.keep_days.get().into();
+        let sealing_keys = Arc::new(sealing_keys::open(&config, clock.as_ref())?);
+        options.hands = Some(Hands {
+            open: Arc::new(platforms::Opener::new(&config, clock.clone())),
+            keys: sealing_keys.clone(),
+            executor: Executor { id: holder, start: clock.new_id() },
+        });
         tell(&mut options, &hub);
         let (reconciler, handle) = Reconciler::new(options);
         handle.metrics().register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
@@ -95,7 +102,7 @@ impl Gateway {
             registry,
             hub,
             ask: Some(ask(handle.clone())),
-            sealing_keys: Arc::new(sealing_keys::open(&config, clock.as_ref())?),
+            sealing_keys,
             engines: config.engines.keys().cloned().collect(),
         });
 

@@ -50,6 +50,21 @@ struct Circuit {
     probe: Option<DeploymentId>,
 }
 
+impl Circuit {
+    fn is_closed(&self) -> bool {
+        self.failures < OPENS_AFTER
+    }
+
+    /// How long nothing begins.
+    fn opens_in(&self, now: Duration) -> Duration {
+        match (self.is_closed(), self.probe) {
+            (true, _) => Duration::ZERO,
+            (false, Some(_)) => OPEN,
+            (false, None) => self.open_until.saturating_sub(now),
+        }
+    }
+}
+
 /// An attempt to begin.
 #[derive(Clone)]
 pub struct Start {
@@ -96,9 +111,10 @@ impl Dispatch {
     /// Takes in news, and ends what is not wanted any more.
     pub fn apply(&mut self, event: &Event, now: Duration) {
         self.work.apply(event, now);
+        let collection = self.due;
         match event {
             Event::Batch(batch) => {
-                for change in batch.changes(&self.due) {
+                for change in batch.changes(&collection) {
                     match &change.new {
                         Some(due) => self.changed(change.key, due, now),
                         None => self.gone(&change.key),
@@ -110,11 +126,12 @@ impl Dispatch {
     }
 
     fn reset(&mut self, snapshot: &Snapshot, now: Duration) {
-        for (id, due) in snapshot.rows(&self.due) {
+        let collection = self.due;
+        for (id, due) in snapshot.rows(&collection) {
             self.changed(*id, due, now);
         }
         let known: Vec<DeploymentId> = self.since.keys().copied().collect();
-        for id in known.iter().filter(|id| snapshot.get(&self.due, id).is_none()) {
+        for id in known.iter().filter(|id| snapshot.get(&collection, id).is_none()) {
             self.gone(id);
         }
     }
@@ -143,18 +160,12 @@ impl Dispatch {
             let since = self.since.get(&id).map_or(now, |(_, since)| *since);
             let paused = (since + due.request.pause).saturating_sub(now);
             let circuit = self.circuits.entry(due.provider_id()).or_default();
-            let closed = circuit.failures < OPENS_AFTER;
-            let open = match closed {
-                true => Duration::ZERO,
-                false if circuit.probe.is_some() => OPEN,
-                false => circuit.open_until.saturating_sub(now),
-            };
-            let wait = paused.max(open);
+            let wait = paused.max(circuit.opens_in(now));
             if !wait.is_zero() {
                 self.work.done(&id, Finish::After(wait), now);
                 continue;
             }
-            if !closed {
+            if !circuit.is_closed() {
                 circuit.probe = Some(id);
             }
             let cancel = CancellationToken::new();

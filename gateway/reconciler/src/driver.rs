@@ -3,7 +3,7 @@
 use crate::{
     Error, Reconciler, Shared, Verify, debug, dispatch,
     handlers::{self, Outcome},
-    platforms::{Looked, Platforms},
+    platforms::Looked,
     step::Stepper,
     sweeps::{self, Context, Sweep, Swept, lease::Rival},
 };
@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 /// The feed is pulled at least so often, whatever the signals say.
 const FLOOR: Duration = Duration::from_secs(1);
@@ -62,8 +62,6 @@ pub struct Driver {
     sweeps: FuturesUnordered<BoxFuture<'static, SweepEnd>>,
     due: BTreeMap<Sweep, Duration>,
     verify_due: Option<Duration>,
-    /// Platforms, and what changed there; none where nobody may reach any.
-    platforms: Option<(Arc<Platforms>, mpsc::Receiver<ProviderId>)>,
     hands: FuturesUnordered<BoxFuture<'static, HandEnd>>,
 }
 
@@ -105,11 +103,9 @@ impl Driver {
             Verify::Every(interval) => Some(interval),
         };
         let options = &reconciler.options;
-        let reach = |hands| Platforms::new(options.store.clone(), options.clock.clone(), hands, options.eyes);
         Ok(Self {
             feed: Arc::new(Feed::new(&options.store)),
-            stepper: Stepper::new(options.eyes)?,
-            platforms: options.hands.clone().map(reach),
+            stepper: Stepper::with_eyes(options.eyes)?,
             hands: FuturesUnordered::new(),
             reconciler,
             origin: begin(),
@@ -178,7 +174,7 @@ impl Driver {
             }
         };
         let hint = async {
-            match &mut self.platforms {
+            match &mut self.reconciler.platforms {
                 Some((_, hints)) => hints.recv().await,
                 None => None,
             }
@@ -203,7 +199,7 @@ impl Driver {
         let pull = self.pull.is_none().then_some(self.pull_due.max(self.pull_after));
         let can_act = self.is_acting() && self.effects.len() < MAX_EFFECTS;
         let lanes = if can_act { self.stepper.wake_at() } else { None };
-        let hands = if self.is_acting() && self.platforms.is_some() { self.stepper.hands_wake_at() } else { None };
+        let hands = if self.is_acting() && self.reconciler.platforms.is_some() { self.stepper.hands_wake_at() } else { None };
         let sweeps = self.due.values().min().copied();
         // An overdue comparison waits for an idle moment.
         let verify = self.verify_due.filter(|due| *due > now);
@@ -309,7 +305,8 @@ impl Driver {
     /// Attempts and looks begin while this gateway acts. What is begun goes on when it does not any more: attempts are
     /// held by claims of their own.
     fn start_hands(&mut self) {
-        let (Some((platforms, _)), true, Some(lease)) = (&self.platforms, self.is_acting(), &self.lease) else {
+        let platforms = self.reconciler.platforms.as_ref();
+        let (Some((platforms, _)), true, Some(lease)) = (platforms, self.is_acting(), &self.lease) else {
             return;
         };
         let now = self.now();
@@ -324,16 +321,16 @@ impl Driver {
     }
 
     fn hand_ended(&mut self, end: HandEnd) {
-        let now = self.now();
-        match (end, &self.platforms, &self.lease) {
+        let (now, after) = (self.now(), self.reconciler.options.look_every);
+        match (end, &self.reconciler.platforms, &self.lease) {
             (HandEnd::Attempted(ended), ..) => self.stepper.attempted(ended, now),
             (HandEnd::Looked(looked), Some((platforms, _)), Some(lease)) => {
                 let except = self.stepper.touched_during(looked.provider.id());
                 let write = Arc::clone(platforms).looked(*looked, lease.clone(), except);
                 self.hands.push(write.map(HandEnd::Written).boxed());
             }
-            (HandEnd::Looked(looked), ..) => self.stepper.looked(looked.provider.id(), now),
-            (HandEnd::Written(provider), ..) => self.stepper.looked(provider, now),
+            (HandEnd::Looked(looked), ..) => self.stepper.looked(looked.provider.id(), after, now),
+            (HandEnd::Written(provider), ..) => self.stepper.looked(provider, after, now),
         }
     }
 
@@ -439,7 +436,7 @@ impl Driver {
         }
         self.verify_due = Some(now + interval);
         if self.verify() > 0 {
-            self.stepper = Stepper::new(self.reconciler.options.eyes)?;
+            self.stepper = Stepper::with_eyes(self.reconciler.options.eyes)?;
             self.cursor = None;
             self.pull_due = Duration::ZERO;
         }

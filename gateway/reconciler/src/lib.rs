@@ -20,7 +20,7 @@ pub mod step;
 pub mod sweeps;
 
 use basalt_daemon::{Clock, Drain};
-use basalt_model::{HostId, deployments::LogLine};
+use basalt_model::{HostId, ProviderId};
 use basalt_store::{Store, feed::Batch};
 use std::{
     sync::{
@@ -29,13 +29,11 @@ use std::{
     },
     time::Duration,
 };
+use platforms::Platforms;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub use debug::Question;
-
-/// Reads the log of a deployment at its provider.
-pub type Logs = futures::stream::BoxStream<'static, basalt_adapters::Result<LogLine>>;
 
 /// Called with every batch, where the feed is pulled: it must be quick.
 pub type OnBatch = Arc<dyn Fn(&Batch) + Send + Sync>;
@@ -71,6 +69,8 @@ pub struct Options {
     pub keep_tasks_days: u32,
     /// How what platforms show is read.
     pub eyes: graph::Eyes,
+    /// Between two looks at a provider that tells nothing by itself.
+    pub look_every: Duration,
     /// What it takes to reach platforms; without it deployments are only judged.
     pub hands: Option<platforms::Hands>,
 }
@@ -86,7 +86,8 @@ impl Options {
             on_manifest: None,
             verify: Verify::Every(Duration::from_secs(600)),
             keep_tasks_days: 30,
-            eyes: graph::Eyes { normalise: basalt_adapters::normalise, revision: basalt_adapters::revision },
+            eyes: graph::Eyes::default(),
+            look_every: Duration::from_secs(10),
             hands: None,
         }
     }
@@ -108,12 +109,15 @@ pub struct Reconciler {
     options: Options,
     shared: Arc<Shared>,
     questions: mpsc::Receiver<(Question, oneshot::Sender<String>)>,
+    /// Platforms, and what changed there; none where nobody may reach any.
+    platforms: Option<(Arc<Platforms>, mpsc::Receiver<ProviderId>)>,
 }
 
 /// What others see of a running reconciler.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+    platforms: Option<Arc<Platforms>>,
     questions: mpsc::Sender<(Question, oneshot::Sender<String>)>,
 }
 
@@ -133,8 +137,11 @@ impl Reconciler {
             metrics: metrics::Metrics::default(),
         });
         let (ask, questions) = mpsc::channel(4);
-        let handle = Handle { shared: Arc::clone(&shared), questions: ask };
-        (Self { options, shared, questions }, handle)
+        let reach = |hands| Platforms::new(options.store.clone(), options.clock.clone(), hands, options.eyes);
+        let platforms = options.hands.clone().map(reach);
+        let reached = platforms.as_ref().map(|(platforms, _)| Arc::clone(platforms));
+        let handle = Handle { shared: Arc::clone(&shared), platforms: reached, questions: ask };
+        (Self { options, shared, questions, platforms }, handle)
     }
 
     /// Runs until the drain begins. The database may come and go meanwhile.
@@ -153,6 +160,11 @@ impl Handle {
             Some(why) => Err(why.clone()),
             None => Ok(()),
         }
+    }
+
+    /// What platforms are reached by, where any may be.
+    pub fn platforms(&self) -> Option<&Arc<Platforms>> {
+        self.platforms.as_ref()
     }
 
     /// The counters.

@@ -7,11 +7,11 @@ mod attempt;
 mod look;
 mod record;
 
-use basalt_adapters::{Adapter, Error};
+use basalt_adapters::{Adapter, Error, LogOptions};
 use basalt_daemon::Clock;
 use basalt_model::{
-    CapabilityReason, Generation, ProjectId, ProviderId,
-    deployments::{ErrorClass, SecretText},
+    CapabilityReason, Generation, Name, ProjectId, ProviderId,
+    deployments::{ErrorClass, LogLine, Owner, SecretText},
     providers::ProviderSpec,
 };
 use basalt_store::{
@@ -20,7 +20,7 @@ use basalt_store::{
     secrets::{self, SealingKeys},
     work::Executor,
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -71,9 +71,10 @@ struct Opened {
 }
 
 /// A platform's answer that somebody else wrote for it.
-fn internal(subject: impl Into<String>, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn internal(subject: impl Into<String>, message: impl Into<String>) -> Error {
     let remedy = "it is tried again by itself; if it stays so, look at the gateway's log";
-    Error::new(ErrorClass::Transient, CapabilityReason::new("internal", subject, message, remedy))
+    let reason = CapabilityReason::new("internal", subject.into(), message.into(), remedy);
+    Error::new(ErrorClass::Transient, reason)
 }
 
 impl Platforms {
@@ -123,12 +124,22 @@ impl Platforms {
         Ok(adapter)
     }
 
+    /// The log of a deployment, from its platform.
+    pub async fn logs(
+        &self,
+        provider: &Provider,
+        owner: &Owner,
+        options: LogOptions,
+    ) -> basalt_adapters::Result<BoxStream<'static, basalt_adapters::Result<LogLine>>> {
+        self.adapter(provider).await?.logs(owner, options).await
+    }
+
     /// Values of secrets with their generations.
     async fn reveal(
         &self,
         project: ProjectId,
-        names: &[basalt_model::Name],
-    ) -> basalt_store::Result<BTreeMap<basalt_model::Name, (Generation, SecretText)>> {
+        names: &[Name],
+    ) -> basalt_store::Result<BTreeMap<Name, (Generation, SecretText)>> {
         let mut tx = self.store.system().await?;
         let found = secrets::reveal(&mut tx, project, names, &self.hands.keys).await?;
         tx.commit().await?;

@@ -68,8 +68,6 @@ impl Sign {
 
 /// Providers looked at at once.
 const LOOKS_AT_ONCE: usize = 8;
-/// Between two looks at a provider that tells nothing by itself.
-pub const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// After a hint, others may follow that one look answers too.
 const HINT_SETTLES: Duration = Duration::from_millis(100);
 
@@ -105,7 +103,12 @@ pub struct Stepper {
 
 impl Stepper {
     /// An empty one. Hosts count as heard of when time began to be counted: nobody listened before.
-    pub fn new(eyes: Eyes) -> Result<Self, Error> {
+    pub fn new() -> Result<Self, Error> {
+        Self::with_eyes(Eyes::default())
+    }
+
+    /// The same, that reads what platforms show in a way of its own.
+    pub fn with_eyes(eyes: Eyes) -> Result<Self, Error> {
         let (mut graph, nodes) = graph::build(eyes)?;
         let outputs = [
             nodes.requests.id(),
@@ -279,10 +282,10 @@ impl Stepper {
         self.dispatch.touched_since(began, oldest)
     }
 
-    /// What a look found is written down.
-    pub fn looked(&mut self, provider: ProviderId, now: Duration) {
+    /// What a look found is written down; the next one comes after a while.
+    pub fn looked(&mut self, provider: ProviderId, after: Duration, now: Duration) {
         self.looking.remove(&provider);
-        self.looks.done(&provider, Finish::After(LOOK_EVERY), now);
+        self.looks.done(&provider, Finish::After(after), now);
     }
 
     /// Something changed at a provider.

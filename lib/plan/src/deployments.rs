@@ -16,7 +16,7 @@ use basalt_model::{
     ArtifactId, CapabilityReason, Epoch, Generation, Name, ProviderId, SecretId,
     artifacts::{ArtifactKind, ArtifactRef, ArtifactSpec, Source},
     attempts::{Action, Applied, Attempted, Cause, Dependency},
-    deployments::{DeploymentSpec, DesiredState, ErrorClass, ObservedWorkload, OnDrift, Readiness},
+    deployments::{DeploymentSpec, DesiredState, ErrorClass, ObservedWorkload, OnDrift},
     providers::ProviderSpec,
 };
 use serde::Serialize;

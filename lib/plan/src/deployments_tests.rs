@@ -1,7 +1,7 @@
 //! Deployments: every reason for an attempt, and every reason for none.
 
 use super::*;
-use basalt_model::{DeploymentId, agents::AgentSpec, artifacts::Tag, attempts::{AttemptError, DeploymentPhase}};
+use basalt_model::{DeploymentId, agents::AgentSpec, artifacts::Tag, attempts::{AttemptError, DeploymentPhase}, deployments::Readiness};
 use serde_json::json;
 
 const HASH: &str = "aa";

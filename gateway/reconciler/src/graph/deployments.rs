@@ -48,6 +48,12 @@ pub struct Eyes {
     pub revision: fn(Platform) -> u32,
 }
 
+impl Default for Eyes {
+    fn default() -> Self {
+        Self { normalise: basalt_adapters::normalise, revision: basalt_adapters::revision }
+    }
+}
+
 /// What was seen of a deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sight {

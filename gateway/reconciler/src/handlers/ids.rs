@@ -9,7 +9,7 @@ use std::sync::{
 use uuid::Uuid;
 
 /// New ids, made of another: asked again, the same come.
-pub(super) fn new(of: Uuid, now: DateTime) -> Ids {
+pub(crate) fn new(of: Uuid, now: DateTime) -> Ids {
     let millis = u128::from(now.timestamp_millis().unsigned_abs()) & 0xffff_ffff_ffff;
     let seed = (of.as_u128() >> 64) as u64 ^ of.as_u128() as u64;
     let next = AtomicU64::new(1);

@@ -49,9 +49,9 @@ impl Platforms {
             let health = adapter.health().await?;
             let all = adapter.observe().await?;
             let health = serde_json::to_value(health).unwrap_or_default();
-            Ok((things(hands.eyes, of.spec.platform(), all), health))
+            basalt_adapters::Result::Ok((things(hands.eyes, of.spec.platform(), all), health))
         });
-        let found = found.await.map_err(|error| error.reason);
+        let found = found.await.map_err(|error: basalt_adapters::Error| error.reason);
         Looked { provider, started_at, found }
     }
 
@@ -72,7 +72,7 @@ impl Platforms {
             let mut tx = self.store.system().await?;
             let changed = discovered::record(&mut tx, &change, &lease, &run).await?;
             tx.commit().await?;
-            basalt_store::Result::Ok(changed)
+            Ok::<_, basalt_store::Error>(changed)
         };
         if let Err(error) = written.await {
             tracing::warn!(provider = %id, %error, "what a look found could not be written down; it is made again");

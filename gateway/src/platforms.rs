@@ -1,0 +1,67 @@
+//! Adapters for the providers that this gateway may reach: the engines of its configuration, and clusters by kubeconfig.
+
+use crate::Config;
+use basalt_adapters::{Adapter, EngineOptions, Error, Result, kubernetes::Kubernetes, local::Local};
+use basalt_daemon::Clock;
+use basalt_model::{
+    CapabilityReason, Name,
+    deployments::{ErrorClass, SecretText},
+    providers::ProviderSpec,
+};
+use basalt_reconciler::platforms::Open;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// How long a call to an engine may last; the pull of an image is part of one.
+const ENGINE_CALL: Duration = Duration::from_secs(600);
+
+/// Makes adapters as the configuration says.
+pub struct Opener {
+    engines: BTreeMap<Name, EngineOptions>,
+    kubernetes: basalt_adapters::kubernetes::Options,
+    clock: Arc<dyn Clock>,
+}
+
+impl Opener {
+    /// For a configuration.
+    pub fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        Self { engines: config.engines.clone(), kubernetes: config.kubernetes.clone(), clock }
+    }
+}
+
+impl Open for Opener {
+    fn open(&self, provider: &ProviderSpec, access: Option<&SecretText>) -> Result<Arc<dyn Adapter>> {
+        match provider {
+            ProviderSpec::Local(local) => {
+                let name = local.engine.as_str();
+                let options = self.engines.get(&local.engine).ok_or_else(|| unknown_engine(name))?;
+                let clock = Arc::clone(&self.clock);
+                let now = Arc::new(move || clock.now());
+                Ok(Arc::new(Local::new(name, options.clone(), ENGINE_CALL, now)))
+            }
+            ProviderSpec::Kubernetes(cluster) => {
+                let access = access.ok_or_else(no_access)?;
+                Ok(Arc::new(Kubernetes::new(cluster, access, self.kubernetes.clone())?))
+            }
+        }
+    }
+}
+
+fn unknown_engine(name: &str) -> Error {
+    let reason = CapabilityReason::new(
+        "unknown_engine",
+        format!("engine/{name}"),
+        "the configuration of this gateway has no engine of this name",
+        format!("name it in gateway.toml of every gateway: [engines.{name}] socket"),
+    );
+    Error::new(ErrorClass::Missing, reason)
+}
+
+fn no_access() -> Error {
+    let reason = CapabilityReason::new(
+        "secret_missing",
+        "kubeconfig",
+        "a cluster is reached by a kubeconfig, and there is none",
+        "name the secret that holds it in spec.kubeconfig of the provider",
+    );
+    Error::new(ErrorClass::Missing, reason)
+}
