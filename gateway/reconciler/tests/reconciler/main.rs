@@ -6,9 +6,14 @@
 mod agent;
 mod conditions;
 mod dependencies;
+mod deployed;
+mod deployments;
+mod deployments_faults;
+mod deployments_looks;
 mod leases;
 mod lifecycle;
 mod placement;
+mod platform;
 mod recovery;
 mod removal;
 mod routers;

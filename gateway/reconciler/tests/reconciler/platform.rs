@@ -28,6 +28,8 @@ pub enum Fate {
     Fails(ErrorClass),
     /// It is done, and the answer is lost.
     DoneAndTimesOut,
+    /// It is done, and no answer comes.
+    DoneThenHangs,
     /// The adapter panics.
     Panics,
 }
@@ -165,6 +167,10 @@ impl FakePlatform {
                 self.write(workload)?;
                 return Err(error(ErrorClass::Timeout));
             }
+            Some(Fate::DoneThenHangs) => {
+                self.write(workload)?;
+                return std::future::pending().await;
+            }
             None => {}
         }
         self.write(workload)
@@ -278,7 +284,7 @@ impl Adapter for FakePlatform {
             match self.fate()? {
                 Some(Fate::Fails(class)) => return Err(error(class)),
                 Some(Fate::Panics) => panic!("an adapter that panics"),
-                Some(Fate::DoneAndTimesOut) => {
+                Some(Fate::DoneAndTimesOut | Fate::DoneThenHangs) => {
                     self.kill(owner.id);
                     return Err(error(ErrorClass::Timeout));
                 }

@@ -75,6 +75,11 @@ impl World {
         Self { store: database.store.clone(), clock, ids, tenant, project, database }
     }
 
+    /// The database itself, past the store.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     pub fn change(&self) -> Change {
         Change {
             actor: Actor::system("test"),
@@ -99,7 +104,7 @@ impl World {
         self.start_with(Options { on_manifest: Some(told), ..options })
     }
 
-    fn start_with(&self, options: Options) -> Running {
+    pub fn start_with(&self, options: Options) -> Running {
         let (reconciler, handle) = Reconciler::new(Options { verify: Verify::Always, ..options });
         let drain = Drain::new();
         let join = tokio::spawn(reconciler.run(drain.clone()));

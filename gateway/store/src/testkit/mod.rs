@@ -119,6 +119,13 @@ impl Database {
         answers
     }
 
+    /// Runs statements as the superuser: for what happens to a database behind everybody's back.
+    pub async fn run(&self, statements: &str) {
+        let mut owner = self.superuser().await;
+        let done = owner.execute(sqlx::AssertSqlSafe(statements.to_owned())).await;
+        done.unwrap_or_else(|e| panic!("{statements}: {e}"));
+    }
+
     /// A connection as the cluster's superuser, whom no policy binds.
     pub async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.owner_url()).await.expect("the cluster answers")
