@@ -8,7 +8,7 @@
 //! A pause is counted from when the attempt before it was heard of, by time that only goes forward: a clock that jumps
 //! makes nothing due, and after a restart a pause begins anew.
 
-use crate::graph::deployments::Due;
+use crate::{graph::deployments::Due, lane::STALE};
 use basalt_model::{DeploymentId, Epoch, ProviderId, deployments::ErrorClass};
 use krt::{Collection, Event, Finish, Snapshot, Work, WorkOptions};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -29,6 +29,8 @@ pub struct Dispatch {
     work: Work<DeploymentId, Due>,
     /// After which attempt each waits, and since when.
     since: BTreeMap<DeploymentId, (Epoch, Duration)>,
+    /// The newest attempt of each whose end was written down from here: what was decided without it is stale.
+    written: BTreeMap<DeploymentId, Epoch>,
     running: BTreeMap<DeploymentId, Running>,
     circuits: BTreeMap<ProviderId, Circuit>,
     /// Counts beginnings and ends of attempts.
@@ -83,6 +85,8 @@ pub struct Ended {
     pub id: DeploymentId,
     /// When it is looked at again if no news comes of it.
     pub finish: Finish,
+    /// The attempt, if its end was written down.
+    pub written: Option<Epoch>,
     /// What the platform said: that it did it, or how it failed; none when it was not asked.
     pub answer: Option<Result<(), ErrorClass>>,
 }
@@ -101,6 +105,7 @@ impl Dispatch {
             work: Work::grouped(&due, options, |_, due: &Due| due.provider_id().to_string()),
             due,
             since: BTreeMap::new(),
+            written: BTreeMap::new(),
             running: BTreeMap::new(),
             circuits: BTreeMap::new(),
             moment: 0,
@@ -148,6 +153,7 @@ impl Dispatch {
 
     fn gone(&mut self, id: &DeploymentId) {
         self.since.remove(id);
+        self.written.remove(id);
         if let Some(running) = self.running.get(id) {
             running.cancel.cancel();
         }
@@ -159,6 +165,11 @@ impl Dispatch {
             let (id, due) = (job.key, job.value);
             let since = self.since.get(&id).map_or(now, |(_, since)| *since);
             let paused = (since + due.request.pause).saturating_sub(now);
+            if self.written.get(&id).is_some_and(|written| due.request.ended < *written) {
+                // The news of what came of the last one is on its way.
+                self.work.done(&id, Finish::After(STALE), now);
+                continue;
+            }
             let circuit = self.circuits.entry(due.provider_id()).or_default();
             let wait = paused.max(circuit.opens_in(now));
             if !wait.is_zero() {
@@ -180,6 +191,9 @@ impl Dispatch {
     pub fn done(&mut self, ended: Ended, now: Duration) {
         let Some(running) = self.running.remove(&ended.id) else { return };
         self.touch(ended.id);
+        if let Some(written) = ended.written {
+            self.written.insert(ended.id, written);
+        }
         let circuit = self.circuits.entry(running.due.provider_id()).or_default();
         if circuit.probe == Some(ended.id) {
             circuit.probe = None;

@@ -180,6 +180,8 @@ pub enum Liveness {
 pub struct PastRow {
     /// The newest attempt that began.
     pub begun: Epoch,
+    /// The newest one whose end was written down.
+    pub ended: Epoch,
     /// The last attempt that ended.
     pub attempted: Option<Attempted>,
     /// What was applied.
@@ -193,6 +195,7 @@ impl PastRow {
     pub fn read(row: &deployments::Status) -> Self {
         Self {
             begun: row.begun,
+            ended: row.ended,
             attempted: row.attempted.clone(),
             applied: row.applied.clone(),
             repairs: row.repairs.clone(),

@@ -38,6 +38,8 @@ CREATE TABLE deployment_status (
     project_id uuid NOT NULL,
     -- The newest attempt that began.
     begun bigint NOT NULL DEFAULT 0,
+    -- The newest one whose end was written down.
+    ended bigint NOT NULL DEFAULT 0,
     attempted jsonb,
     applied jsonb,
     next_retry_at timestamptz,

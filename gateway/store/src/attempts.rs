@@ -170,7 +170,7 @@ pub async fn record(tx: &mut SystemTx, change: &Change, claim: Claim, record: &R
         Applies::Nothing => (false, None),
     };
     sqlx::query(
-        "UPDATE deployment_status SET attempted = coalesce($2, attempted), applied = CASE WHEN $3 THEN applied ELSE $4 END,
+        "UPDATE deployment_status SET ended = $9, attempted = coalesce($2, attempted), applied = CASE WHEN $3 THEN applied ELSE $4 END,
             next_retry_at = $5, repairs = ARRAY(
                 SELECT r FROM unnest(repairs || CASE WHEN $6 THEN ARRAY[$7::timestamptz] ELSE '{}' END) r
                 WHERE r > $7 - interval '1 hour' ORDER BY r DESC LIMIT $8)
@@ -184,6 +184,7 @@ pub async fn record(tx: &mut SystemTx, change: &Change, claim: Claim, record: &R
     .bind(record.repair)
     .bind(change.now)
     .bind(row::bigint(KEPT_REPAIRS as u64))
+    .bind(claim.epoch)
     .execute(&mut *conn)
     .await?;
     sqlx::query(

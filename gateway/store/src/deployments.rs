@@ -9,7 +9,7 @@ use crate::{
     row,
 };
 use basalt_model::{
-    CapabilityReason, Condition, DateTime, DeploymentId, Generation, Labels, Metadata, Name, ProjectId,
+    CapabilityReason, Condition, DateTime, DeploymentId, Epoch, Generation, Labels, Metadata, Name, ProjectId,
     ProviderId, TenantId,
     artifacts::ArtifactRef,
     attempts::{Applied, Attempted, Standing},
@@ -85,7 +85,9 @@ pub struct Status {
     /// Its project.
     pub project_id: ProjectId,
     /// The newest attempt that began; 0 when none did.
-    pub begun: basalt_model::Epoch,
+    pub begun: Epoch,
+    /// The newest one whose end was written down.
+    pub ended: Epoch,
     /// The last attempt that ended.
     pub attempted: Option<Attempted>,
     /// What was applied; none when nothing was, or when it was taken away.
@@ -105,6 +107,7 @@ impl FromRow<'_, PgRow> for Status {
             tenant_id: row.try_get("tenant_id")?,
             project_id: row.try_get("project_id")?,
             begun: row.try_get("begun")?,
+            ended: row.try_get("ended")?,
             attempted: row::json_option(row, "attempted")?,
             applied: row::json_option(row, "applied")?,
             next_retry_at: row.try_get("next_retry_at")?,
@@ -171,7 +174,7 @@ macro_rules! joined {
         concat!(
             "SELECT ",
             columns!(),
-            ", s.deployment_id, coalesce(s.begun, 0) AS begun, s.attempted, s.applied, s.next_retry_at,
+            ", s.deployment_id, coalesce(s.begun, 0) AS begun, coalesce(s.ended, 0) AS ended, s.attempted, s.applied, s.next_retry_at,
                 coalesce(s.repairs, '{}') AS repairs, s.standing, coalesce(c.conditions, '[]') AS conditions",
             $source,
             " LEFT JOIN deployment_status s ON s.deployment_id = x.id LEFT JOIN conditions c ON c.subject_id = x.id"

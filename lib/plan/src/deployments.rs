@@ -83,6 +83,8 @@ pub struct Past<'a> {
     pub applied: Option<&'a Applied>,
     /// The newest attempt that began, whatever became of it; 0 when none did.
     pub begun: Epoch,
+    /// The newest one whose end is known.
+    pub ended: Epoch,
     /// It was repaired more often within the last hour than [`REPAIRS_AN_HOUR`].
     pub flapping: bool,
 }
@@ -148,6 +150,8 @@ pub struct Request {
     pub failures: u32,
     /// The attempt that it comes after; it gets a higher one.
     pub after: Epoch,
+    /// The newest attempt whose end this was decided with.
+    pub ended: Epoch,
     /// How long after the last attempt.
     pub pause: Duration,
 }
@@ -390,6 +394,7 @@ fn attempt(
         repair,
         failures: before.map_or(0, |a| a.failures),
         after: of.past.begun.max(seen_epoch(of)),
+        ended: of.past.ended,
         pause,
     })
 }

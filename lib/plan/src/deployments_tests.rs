@@ -76,6 +76,7 @@ impl World {
                 attempted: self.attempted.as_ref(),
                 applied: self.applied.as_ref(),
                 begun: self.attempted.as_ref().map_or(Epoch::default(), |a| a.epoch),
+                ended: self.attempted.as_ref().map_or(Epoch::default(), |a| a.epoch),
                 flapping: false,
             },
             seen: self.seen.as_ref().map_or(Seen::NotYet, Seen::There),

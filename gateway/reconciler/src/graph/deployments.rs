@@ -292,6 +292,7 @@ fn view(
             attempted: past.attempted.as_ref(),
             applied: past.applied.as_ref(),
             begun: past.begun,
+            ended: past.ended,
             flapping: ctx.exists(&inputs.flapping, &id),
         },
         seen: match ctx.get(&known.sights, &id).map(|s| &**s) {

@@ -59,7 +59,7 @@ pub(super) enum End {
 impl Platforms {
     /// Carries out an attempt.
     pub async fn attempt(self: Arc<Self>, start: Start, lease: Lease) -> Ended {
-        let later = Ended { id: start.id, finish: Finish::After(LATER), answer: None };
+        let later = Ended { id: start.id, finish: Finish::After(LATER), answer: None, written: None };
         let claim = match self.claim(&start, &lease).await {
             Ok(Some(claim)) => claim,
             Ok(None) => return later,
@@ -79,7 +79,9 @@ impl Platforms {
             return later;
         }
         match self.write(&start, claim, end, started_at).await {
-            Ok(true) => Ended { finish: Finish::After(SETTLED), answer, ..later },
+            Ok(true) => {
+                Ended { finish: Finish::After(SETTLED), answer, written: Some(claim.epoch), ..later }
+            }
             Ok(false) => {
                 tracing::warn!(deployment = %start.id, epoch = claim.epoch.0, "an attempt came too late to be written down");
                 Ended { answer, ..later }

@@ -137,7 +137,8 @@ async fn dp22_a_provider_goes_after_its_deployments() {
     world.delete_provider("here", true).await.unwrap();
     world.is_gone("d").await;
     let gone = || async { world.delete_provider("here", false).await };
-    until("the provider", gone, |r| matches!(r, Err(Error::NotFound { .. }))).await;
+    let gone = until("the provider", gone, |r| matches!(r, Err(Error::NotFound { .. }))).await;
+    assert!(gone.is_err());
     assert_eq!(platform.undeploys(), 1);
     running.stop().await;
 }

@@ -9,7 +9,7 @@ use crate::{
 use basalt_daemon::Clock;
 use basalt_model::{
     DeploymentId, Epoch, Generation,
-    attempts::{AttemptOutcome as Outcome, DeploymentPhase as Phase},
+    attempts::{Action, AttemptOutcome as Outcome, DeploymentPhase as Phase, ReconcileEvent},
     deployments::ErrorClass,
 };
 use basalt_store::{
@@ -190,7 +190,7 @@ async fn dp7_dp9_what_fails_now_and_then_is_tried_ever_more_seldom_until_it_work
     }
     assert_eq!(events.iter().map(|e| e.attempt).collect::<Vec<_>>(), [1, 2, 3, 4]);
     world.is_deployed("d").await;
-    assert_eq!(world.said("d", "Ready").await.unwrap().0, "True");
+    world.has_condition("d", "Ready", "True", "ready").await;
     running.stop().await;
 }
 
@@ -222,7 +222,7 @@ async fn dp10_dp11_a_pause_survives_a_restart_and_ends_with_a_change() {
     a_while().await;
     a_while().await;
     assert_eq!(platform.deploys(), 4, "eight seconds are not over");
-    world.redeclare("d", None, |spec| drop(spec.resources.cpu_millis.replace(100))).await;
+    world.redeclare("d", None, |spec| spec.resources.cpu_millis = Some(100)).await;
     world.is_deployed("d").await;
     let last = world.events(id).await.pop().unwrap();
     assert_eq!((last.attempt, last.generation.0, platform.deploys()), (1, 2, 5));
@@ -319,11 +319,55 @@ async fn dp50_dp51_a_log_that_was_pruned_or_is_of_another_history_is_read_anew_a
     world.database().run(older).await;
     world.agent_image("a", "two").await;
     for (of, id) in ["d", "e"].into_iter().zip(all) {
+        let on_it = || async { platform.of(id).unwrap().seen.epoch.unwrap().0 };
+        until("a higher epoch", on_it, |epoch| *epoch >= 2).await;
+        until("what it is made from", || world.dependency(of), |g| *g == Some(2)).await;
         world.is_deployed(of).await;
-        let on_it = platform.of(id).unwrap().seen.epoch.unwrap().0;
-        assert!(on_it >= 2, "{on_it}");
         assert!(world.events(id).await.iter().all(|e| e.outcome != Outcome::Error));
     }
     assert!(platform.calls().iter().all(|c| matches!(c, Call::Deploy(..))));
     running.stop().await;
+}
+
+#[tokio::test]
+async fn dp58_of_events_the_newest_hundred_are_kept() {
+    let world = World::new().await;
+    world.provider("here").await;
+    let id = world.deploy("d", "a", json!({})).await;
+    let executor = Executor { id: Uuid::from_u128(9), start: Uuid::from_u128(9) };
+    for n in 1..=105 {
+        let (mut tx, now) = (world.store.system().await.unwrap(), world.clock.now());
+        let lease = leases::acquire(&mut tx, "reconciler", executor.id, now, 3, None).await.unwrap().unwrap();
+        let wanted = Wanted { deployment_id: id, generation: Generation(1), after: Epoch(0) };
+        let claim = attempts::claim(&mut tx, wanted, &lease, executor, now).await.unwrap().unwrap();
+        assert_eq!(claim.epoch, Epoch(n));
+        let event = ReconcileEvent {
+            id: (world.ids)(),
+            generation: Generation(1),
+            epoch: claim.epoch,
+            action: Action::Deploy,
+            attempt: 1,
+            outcome: Outcome::Error,
+            causes: Vec::new(),
+            error: None,
+            fingerprint: String::new(),
+            started_at: now,
+            completed_at: now,
+            next_retry_at: None,
+        };
+        let record = Record {
+            attempted: None,
+            applied: Applies::Same,
+            next_retry_at: None,
+            repair: false,
+            event,
+            seen: None,
+        };
+        assert!(attempts::record(&mut tx, &world.change(), claim, &record).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+    let epochs: Vec<i64> = world.events(id).await.iter().map(|e| e.epoch.0).collect();
+    assert_eq!(epochs, (6..=105).collect::<Vec<_>>());
+    let mut tx = world.store.system().await.unwrap();
+    assert_eq!(attempts::prune(&mut tx, world.clock.now()).await.unwrap(), 100, "and by age");
 }

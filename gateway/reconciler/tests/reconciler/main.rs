@@ -10,6 +10,7 @@ mod deployed;
 mod deployments;
 mod deployments_faults;
 mod deployments_looks;
+mod deployments_scale;
 mod leases;
 mod lifecycle;
 mod placement;
