@@ -64,6 +64,84 @@ LOGGED TABLE conditions (
     project_id uuid,
     conditions json NOT NULL
 );
+LOGGED TABLE deployment_attempts (
+    deployment_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    epoch bigint NOT NULL,
+    executor uuid NOT NULL,
+    executor_start uuid NOT NULL,
+    lease_until timestamp with time zone NOT NULL
+);
+LOGGED TABLE deployment_status (
+    deployment_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    begun bigint NOT NULL DEFAULT 0,
+    ended bigint NOT NULL DEFAULT 0,
+    attempted jsonb,
+    applied jsonb,
+    next_retry_at timestamp with time zone,
+    repairs timestamp with time zone[] NOT NULL DEFAULT '{}'::timestamp with time zone[],
+    standing jsonb
+);
+LOGGED TABLE deployments (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    name text NOT NULL,
+    labels jsonb NOT NULL,
+    generation bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    deletion_requested_at timestamp with time zone,
+    spec jsonb NOT NULL,
+    target_kind text NOT NULL,
+    target_name text NOT NULL,
+    target_tag text NOT NULL,
+    provider_id uuid NOT NULL,
+    force_token uuid,
+    orphan boolean NOT NULL DEFAULT false,
+    adopts jsonb
+);
+LOGGED TABLE discovered_kubernetes (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    provider_id uuid NOT NULL,
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    owner uuid,
+    workload boolean NOT NULL,
+    raw jsonb NOT NULL,
+    first_seen_at timestamp with time zone NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    misses integer NOT NULL DEFAULT 0
+);
+LOGGED TABLE discovered_local (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    provider_id uuid NOT NULL,
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    owner uuid,
+    workload boolean NOT NULL,
+    raw jsonb NOT NULL,
+    first_seen_at timestamp with time zone NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    misses integer NOT NULL DEFAULT 0
+);
+LOGGED TABLE discovery_runs (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    provider_id uuid NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone NOT NULL,
+    found integer,
+    error jsonb
+);
 LOGGED TABLE drains (
     id uuid NOT NULL,
     host_id uuid NOT NULL,
@@ -321,6 +399,15 @@ LOGGED TABLE projects (
     updated_at timestamp with time zone NOT NULL,
     deletion_requested_at timestamp with time zone
 );
+LOGGED TABLE provider_status (
+    provider_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    failures integer NOT NULL,
+    error jsonb,
+    health jsonb,
+    changed_at timestamp with time zone NOT NULL
+);
 LOGGED TABLE providers (
     id uuid NOT NULL,
     tenant_id uuid NOT NULL,
@@ -344,6 +431,14 @@ LOGGED TABLE quotas (
     used_cpus bigint NOT NULL DEFAULT 0,
     used_memory_bytes bigint NOT NULL DEFAULT 0,
     used_storage_bytes bigint NOT NULL DEFAULT 0
+);
+LOGGED TABLE reconcile_events (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    deployment_id uuid NOT NULL,
+    completed_at timestamp with time zone NOT NULL,
+    event jsonb NOT NULL
 );
 LOGGED TABLE role_bindings (
     id uuid NOT NULL,
@@ -629,6 +724,22 @@ CONSTRAINT artifacts_name ON artifacts UNIQUE (project_id, kind, name, tag);
 CONSTRAINT artifacts_project ON artifacts FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT audit_events_id ON audit_events PRIMARY KEY (id);
 CONSTRAINT conditions_id ON conditions PRIMARY KEY (subject_id);
+CONSTRAINT deployment_attempts_deployment ON deployment_attempts FOREIGN KEY (deployment_id) REFERENCES deployments(id) ON DELETE CASCADE;
+CONSTRAINT deployment_attempts_id ON deployment_attempts PRIMARY KEY (deployment_id);
+CONSTRAINT deployment_status_deployment ON deployment_status FOREIGN KEY (deployment_id) REFERENCES deployments(id) ON DELETE CASCADE;
+CONSTRAINT deployment_status_id ON deployment_status PRIMARY KEY (deployment_id);
+CONSTRAINT deployments_id ON deployments PRIMARY KEY (id);
+CONSTRAINT deployments_name ON deployments UNIQUE (project_id, name);
+CONSTRAINT deployments_project ON deployments FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
+CONSTRAINT deployments_provider ON deployments FOREIGN KEY (provider_id, project_id) REFERENCES providers(id, project_id);
+CONSTRAINT discovered_kubernetes_id ON discovered_kubernetes PRIMARY KEY (id);
+CONSTRAINT discovered_kubernetes_name ON discovered_kubernetes UNIQUE (provider_id, kind, namespace, name);
+CONSTRAINT discovered_kubernetes_provider ON discovered_kubernetes FOREIGN KEY (provider_id) REFERENCES providers(id) ON DELETE CASCADE;
+CONSTRAINT discovered_local_id ON discovered_local PRIMARY KEY (id);
+CONSTRAINT discovered_local_name ON discovered_local UNIQUE (provider_id, kind, namespace, name);
+CONSTRAINT discovered_local_provider ON discovered_local FOREIGN KEY (provider_id) REFERENCES providers(id) ON DELETE CASCADE;
+CONSTRAINT discovery_runs_id ON discovery_runs PRIMARY KEY (id);
+CONSTRAINT discovery_runs_provider ON discovery_runs FOREIGN KEY (provider_id) REFERENCES providers(id) ON DELETE CASCADE;
 CONSTRAINT drains_ended ON drains CHECK (((ended_at IS NULL) = (outcome IS NULL)));
 CONSTRAINT drains_id ON drains PRIMARY KEY (id);
 CONSTRAINT feed_cursors_id ON feed_cursors PRIMARY KEY (holder);
@@ -708,6 +819,8 @@ CONSTRAINT projects_id ON projects PRIMARY KEY (id);
 CONSTRAINT projects_id_tenant ON projects UNIQUE (id, tenant_id);
 CONSTRAINT projects_name ON projects UNIQUE (tenant_id, name);
 CONSTRAINT projects_tenant ON projects FOREIGN KEY (tenant_id) REFERENCES tenants(id);
+CONSTRAINT provider_status_id ON provider_status PRIMARY KEY (provider_id);
+CONSTRAINT provider_status_provider ON provider_status FOREIGN KEY (provider_id) REFERENCES providers(id) ON DELETE CASCADE;
 CONSTRAINT providers_id ON providers PRIMARY KEY (id);
 CONSTRAINT providers_id_project ON providers UNIQUE (id, project_id);
 CONSTRAINT providers_name ON providers UNIQUE (project_id, name);
@@ -718,6 +831,7 @@ CONSTRAINT quota_storage ON quotas CHECK ((used_storage_bytes >= 0));
 CONSTRAINT quota_vms ON quotas CHECK ((used_vms >= 0));
 CONSTRAINT quotas_id ON quotas PRIMARY KEY (project_id);
 CONSTRAINT quotas_project ON quotas FOREIGN KEY (project_id) REFERENCES projects(id);
+CONSTRAINT reconcile_events_id ON reconcile_events PRIMARY KEY (id);
 CONSTRAINT role_bindings_id ON role_bindings PRIMARY KEY (id);
 CONSTRAINT role_bindings_once ON role_bindings UNIQUE NULLS NOT DISTINCT (principal_id, role, tenant_id, project_id);
 CONSTRAINT role_bindings_project_of_tenant ON role_bindings FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
@@ -797,6 +911,9 @@ CONSTRAINT volumes_vm ON volumes FOREIGN KEY (vm_id) REFERENCES vms(id);
 CREATE INDEX audit_events_project ON public.audit_events USING btree (project_id, id);
 CREATE INDEX audit_events_subject ON public.audit_events USING btree (subject_id, id);
 CREATE INDEX change_log_xid ON public.change_log USING btree (xid);
+CREATE INDEX deployments_of_provider ON public.deployments USING btree (provider_id);
+CREATE INDEX deployments_target ON public.deployments USING btree (project_id, target_kind, target_name, target_tag);
+CREATE INDEX discovery_runs_of ON public.discovery_runs USING btree (provider_id, id);
 CREATE INDEX drains_host_id ON public.drains USING btree (host_id, id);
 CREATE UNIQUE INDEX drains_live ON public.drains USING btree (host_id) WHERE (ended_at IS NULL);
 CREATE INDEX drains_task_id ON public.drains USING btree (task_id) WHERE (ended_at IS NULL);
@@ -816,6 +933,8 @@ CREATE UNIQUE INDEX networks_wire ON public.networks USING btree (uplink, vlan_i
 CREATE INDEX placements_host_id ON public.placements USING btree (host_id);
 CREATE INDEX ports_router_id ON public.ports USING btree (router_id);
 CREATE INDEX ports_vm_id ON public.ports USING btree (vm_id);
+CREATE INDEX reconcile_events_age ON public.reconcile_events USING btree (completed_at);
+CREATE INDEX reconcile_events_of ON public.reconcile_events USING btree (deployment_id, id);
 CREATE INDEX router_interfaces_router_id ON public.router_interfaces USING btree (router_id);
 CREATE INDEX router_vms_vm_id ON public.router_vms USING btree (vm_id);
 CREATE INDEX security_group_uses_group_id ON public.security_group_uses USING btree (group_id);
@@ -985,6 +1104,36 @@ AS $function$
                 SELECT pg_catalog.pg_current_xact_id(), 'agent_conflicts', r.host_id, 'update', NULL::uuid, NULL::uuid FROM changed_rows r;
                 RETURN NULL;
             END $function$;
+CREATE OR REPLACE FUNCTION public.feed_artifacts_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'artifacts', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_artifacts_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'artifacts', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_artifacts_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'artifacts', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_conditions_delete()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1013,6 +1162,126 @@ AS $function$
             BEGIN
                 INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
                 SELECT pg_catalog.pg_current_xact_id(), 'conditions', r.subject_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_deployment_status_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'deployment_status', r.deployment_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_deployment_status_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'deployment_status', r.deployment_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_deployment_status_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'deployment_status', r.deployment_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_deployments_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'deployments', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_deployments_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'deployments', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_deployments_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'deployments', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_kubernetes_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_kubernetes', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_kubernetes_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_kubernetes', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_kubernetes_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_kubernetes', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_local_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_local', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_local_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_local', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_local_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_local', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
                 RETURN NULL;
             END $function$;
 CREATE OR REPLACE FUNCTION public.feed_drains_delete()
@@ -1495,6 +1764,66 @@ AS $function$
                 SELECT pg_catalog.pg_current_xact_id(), 'projects', r.id, 'update', r.tenant_id, r.id FROM changed_rows r;
                 RETURN NULL;
             END $function$;
+CREATE OR REPLACE FUNCTION public.feed_provider_status_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'provider_status', r.provider_id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_provider_status_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'provider_status', r.provider_id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_provider_status_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'provider_status', r.provider_id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_providers_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'providers', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_providers_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'providers', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_providers_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'providers', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
 CREATE OR REPLACE FUNCTION public.feed_reload()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1563,6 +1892,36 @@ AS $function$
             BEGIN
                 INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
                 SELECT pg_catalog.pg_current_xact_id(), 'routers', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_secrets_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'secrets', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_secrets_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'secrets', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_secrets_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'secrets', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
                 RETURN NULL;
             END $function$;
 CREATE OR REPLACE FUNCTION public.feed_security_groups_delete()
@@ -1933,16 +2292,115 @@ BEGIN
     END IF;
 END $function$;
 
+-- views
+
+VIEW deployments_listed WITH (security_invoker=true) AS
+ SELECT d.id,
+    d.tenant_id,
+    d.project_id,
+    d.name,
+    d.labels,
+    d.generation,
+    d.created_at,
+    d.updated_at,
+    d.deletion_requested_at,
+    'managed'::text AS origin,
+    d.spec,
+    d.provider_id,
+    d.force_token,
+    d.orphan,
+    d.adopts,
+    NULL::text AS kind,
+    NULL::text AS namespace,
+    NULL::uuid AS owner,
+    NULL::integer AS misses
+   FROM deployments d
+UNION ALL
+ SELECT x.id,
+    x.tenant_id,
+    x.project_id,
+    x.name,
+    '{}'::jsonb AS labels,
+    1 AS generation,
+    x.first_seen_at AS created_at,
+    x.changed_at AS updated_at,
+    NULL::timestamp with time zone AS deletion_requested_at,
+        CASE
+            WHEN (x.owner IS NULL) THEN 'discovered'::text
+            ELSE 'orphaned'::text
+        END AS origin,
+    NULL::jsonb AS spec,
+    x.provider_id,
+    NULL::uuid AS force_token,
+    false AS orphan,
+    NULL::jsonb AS adopts,
+    x.kind,
+    x.namespace,
+    x.owner,
+    x.misses
+   FROM ( SELECT discovered_local.id,
+            discovered_local.tenant_id,
+            discovered_local.project_id,
+            discovered_local.provider_id,
+            discovered_local.kind,
+            discovered_local.namespace,
+            discovered_local.name,
+            discovered_local.owner,
+            discovered_local.workload,
+            discovered_local.raw,
+            discovered_local.first_seen_at,
+            discovered_local.changed_at,
+            discovered_local.misses
+           FROM discovered_local
+        UNION ALL
+         SELECT discovered_kubernetes.id,
+            discovered_kubernetes.tenant_id,
+            discovered_kubernetes.project_id,
+            discovered_kubernetes.provider_id,
+            discovered_kubernetes.kind,
+            discovered_kubernetes.namespace,
+            discovered_kubernetes.name,
+            discovered_kubernetes.owner,
+            discovered_kubernetes.workload,
+            discovered_kubernetes.raw,
+            discovered_kubernetes.first_seen_at,
+            discovered_kubernetes.changed_at,
+            discovered_kubernetes.misses
+           FROM discovered_kubernetes) x
+  WHERE (x.workload AND (NOT (EXISTS ( SELECT
+           FROM deployments d
+          WHERE (d.id = x.owner)))));;
+
 -- triggers
 
 CREATE TRIGGER feed_delete AFTER DELETE ON public.agent_conflicts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_agent_conflicts_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.agent_conflicts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_agent_conflicts_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.agent_conflicts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.agent_conflicts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_agent_conflicts_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.artifacts REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_artifacts_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.artifacts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_artifacts_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.artifacts FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.artifacts REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_artifacts_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.conditions REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.conditions FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.conditions REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_conditions_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.deployment_status REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployment_status_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.deployment_status REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployment_status_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.deployment_status FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.deployment_status REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployment_status_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.deployments REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployments_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.deployments REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployments_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.deployments FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.deployments REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployments_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.discovered_kubernetes REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_kubernetes_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.discovered_kubernetes REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_kubernetes_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.discovered_kubernetes FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.discovered_kubernetes REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_kubernetes_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.discovered_local REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_local_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.discovered_local REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_local_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.discovered_local FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.discovered_local REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_local_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.drains REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_drains_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.drains REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_drains_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.drains FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -2007,6 +2465,14 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.projects REFERENCING OLD TABLE
 CREATE TRIGGER feed_insert AFTER INSERT ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.projects FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.projects REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_projects_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.provider_status REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_provider_status_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.provider_status REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_provider_status_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.provider_status FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.provider_status REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_provider_status_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.providers REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_providers_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.providers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_providers_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.providers FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.providers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_providers_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.router_placements REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.router_placements REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_router_placements_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.router_placements FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -2015,6 +2481,10 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.routers REFERENCING OLD TABLE 
 CREATE TRIGGER feed_insert AFTER INSERT ON public.routers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.routers FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.routers REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_routers_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.secrets REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_secrets_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.secrets REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_secrets_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.secrets FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.secrets REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_secrets_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.security_groups REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.security_groups REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_security_groups_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.security_groups FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -2058,6 +2528,18 @@ POLICY system_rows ON change_log FOR ALL TO {basalt_system} USING (true) WITH CH
 POLICY triggers_write ON change_log FOR INSERT TO {basalt_owner} USING () WITH CHECK (true);
 POLICY system_rows ON conditions FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON conditions FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON deployment_attempts FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON deployment_attempts FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON deployment_status FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON deployment_status FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON deployments FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON deployments FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON discovered_kubernetes FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON discovered_kubernetes FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON discovered_local FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON discovered_local FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON discovery_runs FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON discovery_runs FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON drains FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON feed_cursors FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY system_rows ON feed_retention FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -2095,10 +2577,14 @@ POLICY system_rows ON ports FOR ALL TO {basalt_system} USING (true) WITH CHECK (
 POLICY tenant_rows ON ports FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON projects FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON projects FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON provider_status FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON provider_status FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON providers FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON providers FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON quotas FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON quotas FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON reconcile_events FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON reconcile_events FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON role_bindings FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY released_rows ON router_interfaces FOR ALL TO {basalt_owner} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK (false);
 POLICY system_rows ON router_interfaces FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -2156,6 +2642,20 @@ GRANT INSERT, SELECT ON audit_events TO basalt_tenant;
 GRANT DELETE, SELECT ON change_log TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON conditions TO basalt_system;
 GRANT SELECT ON conditions TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON deployment_attempts TO basalt_system;
+GRANT SELECT ON deployment_attempts TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON deployment_status TO basalt_system;
+GRANT SELECT ON deployment_status TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON deployments TO basalt_system;
+GRANT INSERT, SELECT, UPDATE ON deployments TO basalt_tenant;
+GRANT SELECT ON deployments_listed TO basalt_system;
+GRANT SELECT ON deployments_listed TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON discovered_kubernetes TO basalt_system;
+GRANT SELECT ON discovered_kubernetes TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON discovered_local TO basalt_system;
+GRANT SELECT ON discovered_local TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON discovery_runs TO basalt_system;
+GRANT SELECT ON discovery_runs TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON drains TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON feed_cursors TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON feed_retention TO basalt_system;
@@ -2192,10 +2692,14 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON ports TO basalt_system;
 GRANT INSERT, SELECT ON ports TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON projects TO basalt_system;
 GRANT SELECT ON projects TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON provider_status TO basalt_system;
+GRANT SELECT ON provider_status TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON providers TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON providers TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON quotas TO basalt_system;
 GRANT SELECT, UPDATE ON quotas TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON reconcile_events TO basalt_system;
+GRANT SELECT ON reconcile_events TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON role_bindings TO basalt_system;
 GRANT DELETE, INSERT, SELECT, UPDATE ON router_interfaces TO basalt_system;
 GRANT INSERT, SELECT ON router_interfaces TO basalt_tenant;

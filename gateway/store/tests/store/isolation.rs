@@ -65,7 +65,8 @@ async fn s18_every_table_forces_row_security_and_binds_tenants_to_their_rows() {
     let mut admin = db.superuser().await;
     for (table, of_tenants) in tables(&mut admin).await {
         let row = sqlx::query(
-            "SELECT relrowsecurity AND relforcerowsecurity AS forced,
+            "SELECT relrowsecurity AND relforcerowsecurity AS forced, relkind = 'v' AS is_view,
+                coalesce('security_invoker=true' = ANY (reloptions), false) AS as_caller,
                 has_table_privilege('basalt_tenant', oid, 'SELECT, INSERT, UPDATE, DELETE') AS reachable,
                 has_table_privilege('basalt_tenant', oid, 'DELETE, TRUNCATE') AS removable,
                 has_table_privilege('basalt_gateway', oid, 'SELECT, INSERT, UPDATE, DELETE') AS bare,
@@ -77,6 +78,12 @@ async fn s18_every_table_forces_row_security_and_binds_tenants_to_their_rows() {
         .fetch_one(&mut admin)
         .await
         .unwrap();
+        if row.get::<bool, _>("is_view") {
+            // Whoever reads it is bound by the policies of what it reads.
+            assert!(row.get::<bool, _>("as_caller"), "{table} is read with its owner's rights");
+            assert!(!row.get::<bool, _>("bare"), "the login reaches {table} without a role");
+            continue;
+        }
         assert!(row.get::<bool, _>("forced"), "{table} does not force row level security");
         assert!(!row.get::<bool, _>("bare"), "the login reaches {table} without a role");
         assert!(!row.get::<bool, _>("removable"), "tenants may delete from {table}");

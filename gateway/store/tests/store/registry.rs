@@ -65,7 +65,7 @@ async fn dp13_the_same_content_under_its_tag_moves_nothing_and_other_content_one
     }
     let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
     let of = (h.project, ArtifactKind::Agent);
-    artifacts::delete(&mut tx, &h.change(), of, &key, Some(generation)).await.unwrap();
+    artifacts::delete(&mut tx, &h.change(), of, &key, Some(generation), artifacts::Left::Refused).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = h.db.store.tenant_read(h.tenant).await.unwrap();
     let left = artifacts::list(&mut tx, h.project, ArtifactKind::Agent, &Page::default()).await.unwrap();
@@ -183,7 +183,7 @@ async fn a_secret_that_a_provider_gets_in_with_is_kept_and_a_platform_stays() {
     let update = Update { expected: None, labels, spec };
     let labelled = providers::update(&mut tx, &h.change(), h.project, &key, &update).await.unwrap();
     assert_eq!(labelled.metadata.generation, Generation::FIRST, "labels move no generation");
-    providers::delete(&mut tx, &h.change(), h.project, &key, None).await.unwrap();
+    providers::delete(&mut tx, &h.change(), h.project, &key, None, false).await.unwrap();
     tx.commit().await.unwrap();
     delete().await.unwrap();
 }

@@ -54,6 +54,11 @@ const CATALOG: &[(&str, &str)] = &[
             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e') ORDER BY p.proname",
     ),
     (
+        "views",
+        "SELECT format(E'VIEW %s WITH (%s) AS\\n%s', c.relname, array_to_string(c.reloptions, ', '), pg_get_viewdef(c.oid))
+         FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'v' ORDER BY c.relname",
+    ),
+    (
         "triggers",
         "SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE NOT t.tgisinternal
          ORDER BY t.tgrelid::regclass::text, t.tgname",
