@@ -11,6 +11,7 @@ mod console;
 mod counters;
 mod database;
 mod deletion;
+mod deployments;
 mod drains;
 mod durable;
 mod faults;

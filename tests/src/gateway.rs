@@ -29,6 +29,8 @@ pub struct Place {
     pub ca_pem: String,
     /// Where users upload images; nobody listens there unless a house has an image service.
     pub(crate) images: SocketAddr,
+    /// What is said in a gateway's configuration besides.
+    pub more: String,
 }
 
 impl Place {
@@ -37,12 +39,15 @@ impl Place {
         let authority = pki::Authority::open(&dir.join("pki"), SystemClock.now())?;
         let key: String = SystemClock.secret().iter().map(|b| format!("{b:02x}")).collect();
         fs::write(dir.join("token.keys"), format!("1 {key}\n"))?;
+        let sealing: String = SystemClock.secret().iter().map(|b| format!("{b:02x}")).collect();
+        fs::write(dir.join("secrets.keys"), format!("1 {sealing}\n"))?;
         Ok(Self {
             dir: dir.into(),
             database_url: database_url.into(),
             owner_url: owner_url.into(),
             ca_pem: authority.cert_pem().into(),
             images: SocketAddr::new(LOOPBACK.ip(), 1),
+            more: String::new(),
         })
     }
 
@@ -58,8 +63,8 @@ impl Place {
         format!(
             "[database]\nurl = \"{}\"\nowner_url = \"{}\"\n[listen]\nusers = \"{users}\"\nagents = \"{agents}\"\n\
              [pki]\ndir = \"{dir}/pki\"\n[image]\nurl = \"https://{}\"\ntoken_key_file = \"{dir}/token.keys\"\n\
-             [state]\ndir = \"{dir}/{name}\"\n",
-            self.database_url, self.owner_url, self.images
+             [state]\ndir = \"{dir}/{name}\"\n[secrets]\nkey_file = \"{dir}/secrets.keys\"\n{}",
+            self.database_url, self.owner_url, self.images, self.more
         )
     }
 

@@ -64,6 +64,15 @@ impl House {
         Ok((Self::furnished(truth, dir, place, gateway, hosts).await?, images))
     }
 
+    /// A house without hosts, whose gateways' configuration says more: which engines there are.
+    pub async fn that_says(more: &str) -> Result<Self> {
+        let (truth, dir) = (Truth::for_test().await, TempDir::new()?);
+        let mut place = Place::make(dir.path(), &truth.url, &truth.owner_url)?;
+        more.clone_into(&mut place.more);
+        let gateway = TestGateway::inside(&place).await?;
+        Self::furnished(truth, dir, place, gateway, 0).await
+    }
+
     /// As [`Self::with_hosts`], with the real program as gateway.
     pub async fn with_program(hosts: usize) -> Result<Self> {
         Self::over(Truth::for_test().await, hosts).await

@@ -244,3 +244,27 @@ async fn dp54_a_retry_applies_once_more() {
     assert_eq!(platform.deploys(), 2);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn dp56_what_a_user_declares_again_takes_nothing_from_what_the_reconciler_knows() {
+    let (world, platform) = world().await;
+    let running = world.reach(&platform);
+    let id = world.deploy("d", "a", json!({})).await;
+    world.is_deployed("d").await;
+    world.retry("d").await;
+    world.after_events(id, 2).await;
+    world.has_condition("d", "Ready", "True", "ready").await;
+    platform.stop_deploys();
+    let before = world.deployment("d").await.unwrap();
+    world.redeclare("d", None, |spec| spec.resources.cpu_millis = Some(100)).await;
+    until("the call", || async { platform.deploys() }, |n| *n == 3).await;
+    let after = world.deployment("d").await.unwrap();
+    let (old, new) = (before.status.unwrap(), after.status.unwrap());
+    assert_eq!((&new.applied, &new.attempted), (&old.applied, &old.attempted));
+    assert_eq!(after.deployment.force, before.deployment.force);
+    assert_eq!(after.conditions.len(), before.conditions.len());
+    assert_eq!(world.events(id).await.len(), 2);
+    platform.go_on();
+    world.is_deployed("d").await;
+    running.stop().await;
+}

@@ -1,0 +1,203 @@
+//! Deployments over the whole house: declared over HTTP, run by a real container engine, and by an API server of
+//! Kubernetes; called, killed, changed, taken away.
+
+use anyhow::{Context, Result, ensure};
+use basalt_kube_api::{Rule, Server};
+use basalt_test_programs::{Engine, Image, program};
+use basalt_tests::House;
+use rmcp::{
+    ServiceExt,
+    model::CallToolRequestParams,
+    transport::StreamableHttpClientTransport,
+};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// The rights that are shipped.
+const ROLE: &str = include_str!("../../deploy/kubernetes/role.yaml");
+/// The image with the test programs.
+const IMAGE: &str = "localhost/basalt/test:1";
+
+fn engine() -> Result<Engine> {
+    let engine = Engine::start()?;
+    let program = program("basalt-test-program")?;
+    let image = Image {
+        files: vec![(&*program, "/program")],
+        changes: vec![r#"ENTRYPOINT ["/program"]"#, r#"CMD ["agent"]"#],
+    };
+    engine.image(IMAGE, &image)?;
+    Ok(engine)
+}
+
+async fn with_engine(engine: &Engine) -> Result<House> {
+    let socket = engine.socket();
+    let lines = format!(
+        "[engines.default]\nsocket = \"{}\"\nnetwork = \"host\"\nmax_open_files = 1024\nmax_processes = 1024\n",
+        socket.display()
+    );
+    House::that_says(&lines).await
+}
+
+async fn declare(house: &House, kind: &str, body: Value) -> Result<Value> {
+    house.api.post(&house.api.path(kind), &body).await
+}
+
+async fn deployment(house: &House, name: &str) -> Result<Value> {
+    house.api.get(&house.api.path(&format!("deployments/{name}"))).await
+}
+
+/// Waits until a deployment is as wanted.
+async fn until(house: &House, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = deployment(house, name).await?;
+        if holds(&seen) {
+            return Ok(seen);
+        }
+        ensure!(Instant::now() < deadline, "{name} is not {what}: {seen:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn deployed(house: &House, name: &str) -> Result<String> {
+    let current = |d: &Value| d["phase"] == "deployed" && d["observed_generation"] == d["generation"];
+    let seen = until(house, name, "deployed", current).await?;
+    Ok(seen["endpoints"][0]["url"].as_str().context("an endpoint")?.to_owned())
+}
+
+async fn text(url: &str) -> Result<String> {
+    Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
+}
+
+/// Calls the tool `echo` with a real client of the protocol.
+async fn call(url: &str, said: &str) -> Result<String> {
+    let client = ().serve(StreamableHttpClientTransport::from_uri(url.to_owned())).await?;
+    let arguments = json!({ "text": said }).as_object().cloned().context("an object")?;
+    let answer = client.call_tool(CallToolRequestParams::new("echo").with_arguments(arguments)).await?;
+    client.cancel().await?;
+    Ok(answer.content.first().and_then(|c| c.as_text()).context("a text")?.text.clone())
+}
+
+/// A server `tools` and an agent `a` that uses it, both of the test programs.
+async fn register(house: &House) -> Result<()> {
+    let source = json!({ "type": "image", "image": IMAGE });
+    let server = json!({ "name": "tools", "spec": { "source": source, "args": ["mcp"], "health": { "path": "/healthz" } } });
+    declare(house, "servers", server).await?;
+    let agent = json!({ "name": "a", "spec": {
+        "source": source, "args": ["agent"], "health": { "path": "/healthz" }, "servers": [{ "name": "tools" }],
+        "env": { "GREETING": "hello", "TOKEN": { "secret": "token" } } } });
+    declare(house, "secrets", json!({ "name": "token", "spec": { "value": "hush-hush" } })).await?;
+    declare(house, "agents", agent).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_away() -> Result<()> {
+    let engine = engine()?;
+    let house = with_engine(&engine).await?;
+    register(&house).await?;
+    declare(&house, "providers", json!({ "name": "here", "spec": { "platform": "local" } })).await?;
+    let agent = json!({ "name": "d", "spec": { "target": { "kind": "agent", "name": "a" }, "provider": "here" } });
+    declare(&house, "deployments", agent).await?;
+    let blocked = until(&house, "d", "blocked", |d| d["phase"] == "blocked").await?;
+    let why = blocked["message"].as_str().unwrap_or_default();
+    ensure!(why.contains("server/tools:latest"), "{why}");
+    let server = json!({ "name": "s", "spec": { "target": { "kind": "server", "name": "tools" }, "provider": "here" } });
+    declare(&house, "deployments", server).await?;
+
+    let mcp = deployed(&house, "s").await?;
+    ensure!(call(&mcp, "from afar").await? == "echo: from afar");
+    let at = deployed(&house, "d").await?;
+    ensure!(text(&format!("{at}env/GREETING")).await? == "hello");
+    ensure!(text(&format!("{at}env/TOKEN")).await? == "hush-hush");
+    ensure!(text(&format!("{at}ask/tools/hello")).await? == "echo: hello");
+
+    // Killed by hand, it comes back at the same address.
+    let names = engine.podman(&["ps", "--format", "{{.Names}}"])?;
+    let container = names.lines().find(|n| n.starts_with("d-")).context("the agent's container")?.to_owned();
+    engine.podman(&["rm", "--force", "--time", "0", &container])?;
+    let events = |house: &House| house.api.get::<Value>(&house.api.path("deployments/d/events"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while events(&house).await?["items"].as_array().is_none_or(|e| e.len() < 2) {
+        ensure!(Instant::now() < deadline, "it was not repaired");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    ensure!(deployed(&house, "d").await? == at);
+    ensure!(text(&format!("{at}env/GREETING")).await? == "hello");
+
+    // What it is made from changes: it runs anew with that, and says why.
+    let spec = json!({ "spec": { "source": { "type": "image", "image": IMAGE }, "args": ["agent"],
+        "health": { "path": "/healthz" }, "servers": [{ "name": "tools" }], "env": { "GREETING": "good day" } } });
+    house.api.put::<Value>(&house.api.path("agents/a"), &spec).await?;
+    let newer = |d: &Value| {
+        let made_from = d["applied"]["dependencies"].as_array().into_iter().flatten();
+        made_from.filter(|d| d["what"] == "agent/a:latest").any(|d| d["generation"] == 2)
+    };
+    until(&house, "d", "made from the newer agent", newer).await?;
+    deployed(&house, "d").await?;
+    ensure!(text(&format!("{at}env/GREETING")).await? == "good day");
+    let explained: Value = house.api.get(&house.api.path("deployments/d/explain")).await?;
+    let said = explained.to_string();
+    ensure!(said.contains("agent/a:latest changed: generation 1 to 2"), "{said}");
+    for of in ["deployments/d", "deployments/d/events", "deployments", "deployments/d/explain"] {
+        let shown: Value = house.api.get(&house.api.path(of)).await?;
+        ensure!(!shown.to_string().contains("hush"), "{of} shows a secret");
+    }
+
+    for name in ["d", "s"] {
+        house.api.delete(&house.api.path(&format!("deployments/{name}"))).await?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !engine.podman(&["ps", "--all", "--quiet"])?.trim().is_empty() {
+        ensure!(Instant::now() < deadline, "containers are left");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shipped() -> Result<()> {
+    let options = basalt_kube_api::Options { namespaces: vec!["tools".into()], ..Default::default() };
+    let cluster = Server::start(options).await?;
+    let rules = Rule::parse(ROLE, "tools")?;
+    let kubeconfig = cluster.user("system:serviceaccount:tools:basalt", rules);
+    let house = House::that_says("[kubernetes]\nrequest_seconds = 5\n").await?;
+    register(&house).await?;
+    declare(&house, "secrets", json!({ "name": "kubeconfig", "spec": { "value": kubeconfig } })).await?;
+    let spec = json!({ "platform": "kubernetes", "kubeconfig": { "secret": "kubeconfig" }, "namespace": "tools" });
+    declare(&house, "providers", json!({ "name": "cluster", "spec": spec })).await?;
+    for (name, kind, target) in [("s", "server", "tools"), ("d", "agent", "a")] {
+        let target = json!({ "kind": kind, "name": target });
+        declare(&house, "deployments", json!({ "name": name, "spec": { "target": target, "provider": "cluster" } })).await?;
+    }
+    deployed(&house, "s").await?;
+    let at = deployed(&house, "d").await?;
+    ensure!(at.contains(".tools"), "{at}");
+    ensure!(cluster.objects("deployments").len() == 2);
+
+    // Somebody changes it past Basalt: it is put right.
+    let pods = cluster.objects("deployments");
+    let mine = pods.iter().find(|o| o["metadata"]["labels"]["basalt/name"] == "d").context("the deployment")?;
+    let name = mine["metadata"]["name"].as_str().context("a name")?.to_owned();
+    cluster.edit("deployments", "tools", &name, "somebody", |object| object["spec"]["replicas"] = json!(3)).map_err(|e| anyhow::anyhow!("{e:?}"))?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let now = cluster.objects("deployments");
+        let replicas = now.iter().find(|o| o["metadata"]["name"] == name.as_str()).map(|o| o["spec"]["replicas"].clone());
+        let events: Value = house.api.get(&house.api.path("deployments/d/events")).await?;
+        if replicas == Some(json!(1)) && events["items"].as_array().is_some_and(|e| e.len() > 1) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "not put right: {replicas:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for name in ["d", "s"] {
+        house.api.delete(&house.api.path(&format!("deployments/{name}"))).await?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !cluster.objects("deployments").is_empty() || !cluster.objects("services").is_empty() {
+        ensure!(Instant::now() < deadline, "objects are left");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
