@@ -104,6 +104,7 @@ impl Gateway {
             ask: Some(ask(handle.clone())),
             sealing_keys,
             engines: config.engines.keys().cloned().collect(),
+            logs: None,
         });
 
         let mut running = Running {

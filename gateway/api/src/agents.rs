@@ -2,10 +2,10 @@
 
 use crate::{
     App, Error,
-    artifacts::{Shown, reference},
+    artifacts::{DeleteArtifact, Shown, reference},
     authentication::Permit,
     body::{Json, NoBody},
-    intent::Intent,
+    intent::{Intent, With},
     pages,
     query::{ListParams, Named, NoParams, Query, WriteParams},
 };
@@ -73,19 +73,19 @@ pub async fn update_agent(
 
 /// Removes an agent.
 #[utoipa::path(delete, path = "/v1/projects/{project}/agents/{agent}", tag = "deployments",
-    params(("project" = String, Path, description = "Name or id"), ("agent" = String, Path, description = "`name:tag`, name (of the tag `latest`) or id"), WriteParams),
+    params(("project" = String, Path, description = "Name or id"), ("agent" = String, Path, description = "`name:tag`, name (of the tag `latest`) or id"), WriteParams, DeleteArtifact),
     responses((status = 200, body = Agent), crate::openapi::Problems))]
 pub async fn delete_agent(
     State(app): State<App>,
     Named(named): Named,
-    intent: Intent,
+    write: With<DeleteArtifact>,
     _: NoBody,
 ) -> Result<Response, Error> {
-    SHOWN.remove(&app, intent, &named).await
+    SHOWN.remove(&app, write, &named).await
 }
 
 /// As it is shown; nothing of another kind.
-fn view(artifact: Artifact) -> Option<Agent> {
+pub fn view(artifact: Artifact) -> Option<Agent> {
     let reference = reference(&artifact);
     let ArtifactSpec::Agent(spec) = artifact.spec else { return None };
     let (metadata, tag, content_hash) = (artifact.metadata, artifact.tag, artifact.content_hash);

@@ -4,7 +4,7 @@ use crate::{
     App, Error,
     authentication::Permit,
     body,
-    intent::{Intent, tagged},
+    intent::{Intent, With, tagged},
     pages,
     query::ListParams,
 };
@@ -15,10 +15,11 @@ use basalt_model::{
 };
 use basalt_store::{
     List, New,
-    artifacts::{self, Artifact, ArtifactKey},
+    artifacts::{self, Artifact, ArtifactKey, Left},
 };
 use basalt_wire::rest::{Register, Update};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 /// How one kind is shown.
 pub(crate) struct Shown<T> {
@@ -89,12 +90,56 @@ impl<T: Serialize> Shown<T> {
         writing.answer(StatusCode::OK, None, &self.view(changed)?).await
     }
 
-    pub(crate) async fn remove(&self, app: &App, intent: Intent, named: &str) -> Result<Response, Error> {
+    pub(crate) async fn remove(
+        &self,
+        app: &App,
+        With(intent, params): With<DeleteArtifact>,
+        named: &str,
+    ) -> Result<Response, Error> {
         let key = ArtifactKey::parse(self.kind, named)?;
+        let left = params.left()?;
         let mut writing = intent.begin(app, b"").await?;
-        let of = (writing.project.id, self.kind);
-        let gone = artifacts::delete(&mut writing.tx, &writing.change, of, &key, writing.expected).await?;
+        let (of, expected) = ((writing.project.id, self.kind), writing.expected);
+        let gone = artifacts::delete(&mut writing.tx, &writing.change, of, &key, expected, left).await?;
         writing.answer(StatusCode::OK, None, &self.view(gone)?).await
+    }
+}
+
+/// What the removal of an agent or a server may be told.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteArtifact {
+    /// `undeploy`: its deployments are undeployed. Without this and `orphan`, one that is deployed is not removed.
+    #[serde(default)]
+    #[param(inline)]
+    pub cascade: Option<Cascade>,
+    /// With `true` its deployments run on as they are.
+    #[serde(default)]
+    pub orphan: bool,
+}
+
+/// What becomes of the deployments of an artifact that is removed.
+#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cascade {
+    /// They are undeployed.
+    Undeploy,
+}
+
+impl DeleteArtifact {
+    fn left(&self) -> Result<Left, Error> {
+        match (self.cascade, self.orphan) {
+            (None, false) => Ok(Left::Refused),
+            (None, true) => Ok(Left::Running),
+            (Some(Cascade::Undeploy), false) => Ok(Left::Undeployed),
+            (Some(Cascade::Undeploy), true) => Err(Error::Query(basalt_model::FieldError::new(
+                "orphan",
+                "not_allowed",
+                "what is undeployed is not left running",
+                "give cascade=undeploy or orphan=true, not both",
+            ))),
+        }
     }
 }
 

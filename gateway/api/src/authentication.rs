@@ -96,6 +96,17 @@ pub async fn lookup(app: &App, hash: &[u8; 32]) -> Result<Option<Arc<Principal>>
     Ok(service_tokens::authenticate(&mut tx, hash, app.clock.now()).await?.map(Arc::new))
 }
 
+/// Whether a caller may do now what it might when it began to read; looked up past the memory (S6).
+pub async fn is_unchanged(app: &App, permit: &Permit) -> bool {
+    match lookup(app, &permit.token_hash).await {
+        Ok(found) => found.is_some_and(|p| p.grants == permit.principal.grants),
+        Err(e) => {
+            tracing::debug!(error = %e, "a reader's token cannot be looked up now");
+            app.clock.now() < permit.principal.expires_at
+        }
+    }
+}
+
 /// The project that a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProjectRef {

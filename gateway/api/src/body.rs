@@ -18,7 +18,7 @@ pub const MAX_REPORT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Fields that only the platform writes. A body that carries one of them was most likely copied
 /// from a `GET`, and is refused with that explanation.
-pub const SERVER_OWNED: [&str; 27] = [
+pub const SERVER_OWNED: [&str; 34] = [
     "id",
     "tenant_id",
     "project_id",
@@ -46,6 +46,13 @@ pub const SERVER_OWNED: [&str; 27] = [
     "expires_at",
     "revoked_at",
     "task",
+    "origin",
+    "endpoints",
+    "attempted",
+    "applied",
+    "next_retry_at",
+    "found",
+    "status",
 ];
 
 /// A body of JSON, read strictly, with the bytes it was read from (for idempotency).

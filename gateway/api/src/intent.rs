@@ -4,7 +4,7 @@
 use crate::{
     App, Error,
     authentication::{Permit, ProjectRef},
-    query::{IdempotencyKey, IfMatch, Query, WriteParams},
+    query::{self, IdempotencyKey, IfMatch, WriteParams},
 };
 use axum::{
     extract::FromRequestParts,
@@ -18,7 +18,7 @@ use basalt_model::{
 };
 use basalt_store::{Change, TenantTx, idempotency};
 use basalt_wire::rest::Accepted;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 /// What the request line and headers say about a write.
@@ -40,12 +40,37 @@ pub struct Line {
     digest: Sha256,
 }
 
+/// A write whose route knows more query parameters than every write does.
+pub struct With<P>(pub Intent, pub P);
+
 impl<S: Send + Sync> FromRequestParts<S> for Line {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let params = query::parse::<WriteParams>(parts.uri.query().unwrap_or_default())?;
+        Self::read(parts, state, params, "").await
+    }
+}
+
+impl<S: Send + Sync, P: DeserializeOwned + Send> FromRequestParts<S> for With<P> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let (every, own) = query::split(parts.uri.query().unwrap_or_default(), WriteParams::NAMES);
+        let params = query::parse(&own)?;
+        let line = Line::read(parts, state, query::parse(&every)?, &own).await?;
+        Ok(Self(Intent { project: line.permit.project()?, line }, params))
+    }
+}
+
+impl Line {
+    async fn read<S: Send + Sync>(
+        parts: &mut Parts,
+        state: &S,
+        params: WriteParams,
+        own: &str,
+    ) -> Result<Self, Error> {
         let permit = Permit::from_request_parts(parts, state).await?;
-        let Query(params) = Query::<WriteParams>::from_request_parts(parts, state).await?;
         let IfMatch(expected) = IfMatch::from_request_parts(parts, state).await?;
         let IdempotencyKey(key) = IdempotencyKey::from_request_parts(parts, state).await?;
         let mut digest = Sha256::new();
@@ -57,6 +82,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Line {
                 digest.update(part.as_bytes());
                 digest.update([0]);
             }
+            digest.update(own.as_bytes());
         }
         let depends_on = params.dependencies()?;
         Ok(Self { permit, expected, dry_run: params.dry_run, depends_on, key, digest })
@@ -186,6 +212,14 @@ impl Writing {
         let status = if self.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
         let location = task.is_some().then_some(location);
         self.answer(status, location, &Accepted { object, task }).await
+    }
+
+    /// Commits and answers 202 with an object that says itself what becomes of it; a dry run answers 200.
+    pub async fn later<T: Serialize>(self, at: String, body: &T) -> Result<Response, Error> {
+        match self.dry_run {
+            true => self.answer(StatusCode::OK, None, body).await,
+            false => self.answer(StatusCode::ACCEPTED, Some(at), body).await,
+        }
     }
 
     /// Commits and answers with a body.

@@ -19,6 +19,9 @@ pub mod body;
 mod consoles;
 mod counters;
 mod debug;
+mod deployment_history;
+mod deployment_logs;
+mod deployments;
 mod directory;
 mod door;
 mod drains;
@@ -70,6 +73,7 @@ mod volumes;
 mod watch;
 
 pub use debug::Ask;
+pub use deployment_logs::{LogLines, Logs, LogsAsked};
 pub use error::Error;
 pub use hub::Hub;
 pub use login::{FIRST_BOOT_HOURS, first_boot_token};
@@ -123,6 +127,8 @@ pub struct Options {
     pub sealing_keys: Arc<SealingKeys>,
     /// Container engines that the configuration names.
     pub engines: BTreeSet<Name>,
+    /// Who reads the logs of deployments from their platforms.
+    pub logs: Option<Logs>,
 }
 
 /// What every handler shares. Clones are the same.
@@ -151,6 +157,7 @@ pub struct Parts {
     pub(crate) ask: Option<Ask>,
     pub(crate) sealing_keys: Arc<SealingKeys>,
     pub(crate) engines: BTreeSet<Name>,
+    pub(crate) logs: Option<Logs>,
 }
 
 /// Routes without their document, which takes longer to write than all else of a door and is the same for each: a process
@@ -192,6 +199,7 @@ impl App {
             ask: options.ask,
             sealing_keys: options.sealing_keys,
             engines: options.engines,
+            logs: options.logs,
         }))
     }
 

@@ -32,6 +32,8 @@ pub struct Metrics {
     seconds: Histogram,
     /// Open watch streams.
     pub watches: Gauge,
+    /// Logs of deployments that are being read.
+    pub logs: Gauge,
     /// Open consoles, and those that wait for their agent.
     pub consoles: Gauge,
     /// Watchers that fell behind and were told to begin again.
@@ -70,6 +72,7 @@ impl Metrics {
             requests: Family::default(),
             seconds: Histogram::new(bounds),
             watches: Gauge::default(),
+            logs: Gauge::default(),
             consoles: Gauge::default(),
             resyncs: Counter::default(),
             logins_limited: Counter::default(),
@@ -88,6 +91,7 @@ impl Metrics {
             metrics.seconds.clone(),
         );
         r.register("basalt_watch_streams", "Open watch streams", metrics.watches.clone());
+        r.register("basalt_log_streams", "Logs of deployments that are being read", metrics.logs.clone());
         r.register("basalt_consoles", "Open consoles", metrics.consoles.clone());
         r.register("basalt_watch_resyncs", "Watchers that fell behind", metrics.resyncs.clone());
         r.register(
@@ -124,8 +128,14 @@ impl Metrics {
 
 /// Routes whose answer waits for news on purpose.
 fn is_held_open(route: &str) -> bool {
-    const HELD: [&str; 5] =
-        ["/v1/watch", "/v1/tasks/{task}", "/agent/v1/manifest", "/agent/v1/directory", "/agent/v1/consoles"];
+    const HELD: [&str; 6] = [
+        "/v1/watch",
+        "/v1/tasks/{task}",
+        "/v1/projects/{project}/deployments/{deployment}/logs",
+        "/agent/v1/manifest",
+        "/agent/v1/directory",
+        "/agent/v1/consoles",
+    ];
     HELD.contains(&route)
 }
 

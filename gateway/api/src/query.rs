@@ -42,6 +42,17 @@ pub fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Error> {
     })
 }
 
+/// A query string in two: the parameters that have these names, and the others.
+pub fn split(query: &str, names: &[&str]) -> (String, String) {
+    let (mut these, mut others) = (String::new(), String::new());
+    for (name, value) in form_pairs(query) {
+        let into = if names.contains(&&*name) { &mut these } else { &mut others };
+
+        form_urlencoded::Serializer::for_suffix(into, 0).append_pair(&name, &value);
+    }
+    (these, others)
+}
+
 fn form_pairs(query: &str) -> form_urlencoded::Parse<'_> {
     form_urlencoded::parse(query.as_bytes())
 }
@@ -81,6 +92,9 @@ pub struct WriteParams {
 }
 
 impl WriteParams {
+    /// Their names.
+    pub const NAMES: &[&str] = &["dry_run", "depends_on"];
+
     /// The tasks that must complete first.
     pub fn dependencies(&self) -> Result<Vec<TaskId>, Error> {
         let texts = self.depends_on.iter().flat_map(|all| all.split(','));
@@ -244,6 +258,13 @@ mod tests {
         assert!(
             parse::<ListParams>("limit=5&label_selector=a%3Db").is_ok_and(|p| p.label_selector.0.len() == 1)
         );
+    }
+
+    #[test]
+    fn a_query_is_split_by_names_and_keeps_what_it_says() {
+        let (these, others) = split("orphan=true&dry_run=1&x=a%26b&depends_on=c", WriteParams::NAMES);
+        assert_eq!((these.as_str(), others.as_str()), ("dry_run=1&depends_on=c", "orphan=true&x=a%26b"));
+        assert_eq!(split("", WriteParams::NAMES), (String::new(), String::new()));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, adoption, agent, agents, audit, consoles, counters, debug, directory, drains, enrolment, explain,
-    health, host_loss, hosts, image_events, image_work, images, login, metrics, migrations, networks, pools,
-    ports, projects, providers, role_bindings, routers, secrets, security_groups, servers, service_tokens,
-    sim, task_logs, tasks, tenants, unstick, users, vm_verbs, vms, volumes, watch,
+    App, adoption, agent, agents, audit, consoles, counters, debug, deployment_history, deployment_logs,
+    deployments, directory, drains, enrolment, explain, health, host_loss, hosts, image_events, image_work,
+    images, login, metrics, migrations, networks, pools, ports, projects, providers, role_bindings, routers,
+    secrets, security_groups, servers, service_tokens, sim, task_logs, tasks, tenants, unstick, users,
+    vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -25,6 +26,7 @@ pub fn users(document: OpenApi) -> OpenApiRouter<App> {
         .routes(routes!(projects::list_projects, projects::create_project))
         .routes(routes!(projects::get_project, projects::update_project, projects::delete_project))
         .merge(machines())
+        .merge(platforms())
         .merge(storage())
         .merge(infrastructure())
         .routes(routes!(tasks::list_tasks))
@@ -66,14 +68,6 @@ fn machines() -> OpenApiRouter<App> {
         .routes(routes!(routers::get_router, routers::update_router, routers::delete_router))
         .routes(routes!(ports::list_ports))
         .routes(routes!(ports::get_port))
-        .routes(routes!(agents::list_agents, agents::create_agent))
-        .routes(routes!(agents::get_agent, agents::update_agent, agents::delete_agent))
-        .routes(routes!(servers::list_servers, servers::create_server))
-        .routes(routes!(servers::get_server, servers::update_server, servers::delete_server))
-        .routes(routes!(providers::list_providers, providers::create_provider))
-        .routes(routes!(providers::get_provider, providers::update_provider, providers::delete_provider))
-        .routes(routes!(secrets::list_secrets, secrets::create_secret))
-        .routes(routes!(secrets::get_secret, secrets::update_secret, secrets::delete_secret))
         .routes(routes!(security_groups::list_security_groups, security_groups::create_security_group))
         .routes(routes!(
             security_groups::get_security_group,
@@ -82,6 +76,32 @@ fn machines() -> OpenApiRouter<App> {
         ))
         .routes(routes!(security_groups::explain_port))
         .routes(routes!(counters::read_port_counters))
+}
+
+/// What runs besides VMs, and where.
+fn platforms() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(agents::list_agents, agents::create_agent))
+        .routes(routes!(agents::get_agent, agents::update_agent, agents::delete_agent))
+        .routes(routes!(servers::list_servers, servers::create_server))
+        .routes(routes!(servers::get_server, servers::update_server, servers::delete_server))
+        .routes(routes!(providers::list_providers, providers::create_provider))
+        .routes(routes!(providers::get_provider, providers::update_provider, providers::delete_provider))
+        .routes(routes!(secrets::list_secrets, secrets::create_secret))
+        .routes(routes!(secrets::get_secret, secrets::update_secret, secrets::delete_secret))
+        .routes(routes!(deployments::list_deployments, deployments::create_deployment))
+        .routes(routes!(
+            deployments::get_deployment,
+            deployments::update_deployment,
+            deployments::delete_deployment
+        ))
+        .routes(routes!(deployments::cancel_deployment))
+        .routes(routes!(deployments::deploy_deployment))
+        .routes(routes!(deployments::retry_deployment))
+        .routes(routes!(deployments::adopt_deployment))
+        .routes(routes!(deployment_history::list_deployment_events))
+        .routes(routes!(deployment_history::explain_deployment))
+        .routes(routes!(deployment_logs::read_deployment_logs))
 }
 
 fn storage() -> OpenApiRouter<App> {

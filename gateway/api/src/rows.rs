@@ -1,6 +1,20 @@
 //! The truth as the feed delivered it, kept in memory for watchers and for answers about
 //! placement. It can be dropped at any time: the next reload fills it again.
 
+/// Puts a row in its map, or takes it out.
+macro_rules! keep {
+    ($map:expr, $id:expr, $row:expr, $variant:path) => {
+        match $row {
+            Some($variant(row)) => drop($map.insert($id, Arc::clone(row))),
+            _ => drop($map.remove(&$id)),
+        }
+    };
+}
+
+mod registered;
+
+pub use registered::Registered;
+
 use basalt_model::{
     DateTime, Generation, HostId, ImageId, Name, NetworkId, PortId, ProjectId, TenantId, VmId, hosts,
     quotas::Demand, roles::Scope, routers::RouterUplink, tasks::Task,
@@ -28,6 +42,7 @@ use basalt_store::{
     vms::{Vm, VmFacts, VmView},
     volumes::{Volume, VolumeFacts, VolumeView},
 };
+use registered::Registry;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, OnceLock},
@@ -60,13 +75,23 @@ pub enum Noun {
     Volume,
     /// A virtual machine.
     Vm,
+    /// An agent.
+    Agent,
+    /// A server of the Model Context Protocol.
+    Server,
+    /// A secret, without its value.
+    Secret,
+    /// A provider.
+    Provider,
+    /// A deployment.
+    Deployment,
     /// A task that has not ended, and its end.
     Task,
 }
 
 impl Noun {
     /// All of them, in the order of a snapshot.
-    pub const ALL: [Noun; 11] = [
+    pub const ALL: [Noun; 16] = [
         Self::Tenant,
         Self::Project,
         Self::Host,
@@ -77,6 +102,11 @@ impl Noun {
         Self::Image,
         Self::Volume,
         Self::Vm,
+        Self::Agent,
+        Self::Server,
+        Self::Secret,
+        Self::Provider,
+        Self::Deployment,
         Self::Task,
     ];
 
@@ -93,6 +123,11 @@ impl Noun {
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Vm => "vm",
+            Self::Agent => "agent",
+            Self::Server => "server",
+            Self::Secret => "secret",
+            Self::Provider => "provider",
+            Self::Deployment => "deployment",
             Self::Task => "task",
         }
     }
@@ -154,6 +189,8 @@ pub enum Object {
     Volume(Arc<Volume>, Option<Arc<VolumeFacts>>, Option<Arc<Conditions>>),
     /// A virtual machine.
     Vm(Arc<Vm>, Option<Arc<Placement>>, Option<Arc<VmFacts>>, Option<Arc<Conditions>>),
+    /// An agent, server, secret, provider or deployment.
+    Registered(Registered),
     /// A task.
     Task(Arc<Task>),
 }
@@ -206,6 +243,7 @@ impl Object {
                 facts: facts.map(Arc::unwrap_or_clone),
                 conditions: list(conditions),
             })),
+            Self::Registered(r) => r.json(),
             Self::Task(t) => to_value(&*t),
         }
     }
@@ -237,6 +275,7 @@ pub struct Rows {
     placements: HashMap<Uuid, Arc<Placement>>,
     vm_facts: HashMap<Uuid, Arc<VmFacts>>,
     conditions: HashMap<Uuid, Arc<Conditions>>,
+    registry: Registry,
     tasks: BTreeMap<Uuid, Arc<Task>>,
     ended: VecDeque<Uuid>,
     certificates: HashMap<String, Arc<Certificate>>,
@@ -245,16 +284,6 @@ pub struct Rows {
     names: HashMap<(Noun, ProjectId, Name), Uuid>,
     addresses: HashMap<NetworkId, u64>,
     cached: HashMap<HostId, BTreeSet<ImageId>>,
-}
-
-/// Puts a row in its map, or takes it out.
-macro_rules! keep {
-    ($map:expr, $id:expr, $row:expr, $variant:path) => {
-        match $row {
-            Some($variant(row)) => drop($map.insert($id, Arc::clone(row))),
-            _ => drop($map.remove(&$id)),
-        }
-    };
 }
 
 impl Rows {
@@ -318,7 +347,7 @@ impl Rows {
                 keep!(self.conditions, id, row, Row::Conditions);
                 return self.noun_of(id);
             }
-            _ => return None,
+            _ => return self.registry.keep_row(table, id, row),
         })
     }
 
@@ -348,6 +377,8 @@ impl Rows {
             Some(Noun::Network)
         } else if self.routers.contains_key(&id) {
             Some(Noun::Router)
+        } else if self.registry.has_deployment(id) {
+            Some(Noun::Deployment)
         } else {
             None
         }
@@ -469,6 +500,9 @@ impl Rows {
                 self.vm_facts.get(&id).cloned(),
                 conditions(),
             ),
+            Noun::Agent | Noun::Server | Noun::Secret | Noun::Provider | Noun::Deployment => {
+                Object::Registered(self.registry.object(noun, id, conditions())?)
+            }
             Noun::Task => Object::Task(self.tasks.get(&id)?.clone()),
         })
     }
@@ -496,6 +530,9 @@ impl Rows {
             Noun::Image => self.images.values().map(|i| of(&i.metadata)).collect(),
             Noun::Volume => self.volumes.values().map(|v| of(&v.metadata)).collect(),
             Noun::Vm => self.vms.values().map(|v| of(&v.metadata)).collect(),
+            Noun::Agent | Noun::Server | Noun::Secret | Noun::Provider | Noun::Deployment => {
+                self.registry.all(noun)
+            }
             Noun::Task => self
                 .tasks
                 .values()

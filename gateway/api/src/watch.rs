@@ -146,7 +146,9 @@ impl Stream {
     async fn next(&mut self) -> Option<SseEvent> {
         loop {
             // Also between the events of a long snapshot that is read slowly.
-            if self.recheck.tick().now_or_never().is_some() && !self.still_permitted().await {
+            if self.recheck.tick().now_or_never().is_some()
+                && !authentication::is_unchanged(&self.app, &self.permit).await
+            {
                 return None;
             }
             if let Some(event) = self.ready.pop_front() {
@@ -163,7 +165,7 @@ impl Stream {
                 biased;
                 () = self.app.drain.begun() => return None,
                 _ = self.recheck.tick() => {
-                    if !self.still_permitted().await {
+                    if !authentication::is_unchanged(&self.app, &self.permit).await {
                         return None;
                     }
                 }
@@ -192,18 +194,6 @@ impl Stream {
         let mut subscription = self.app.hub.subscribe(self.filter.clone(), None);
         subscription.resync = true;
         self.take(subscription);
-    }
-
-    async fn still_permitted(&self) -> bool {
-        match authentication::lookup(&self.app, &self.permit.token_hash).await {
-            Ok(Some(principal)) => principal.grants == self.permit.principal.grants,
-            Ok(None) => false,
-            // The database is away: nothing new comes through the feed either.
-            Err(e) => {
-                tracing::debug!(error = %e, "a watcher's token cannot be looked up now");
-                true
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     audit_events::{self, Entry},
     change,
     error::named,
+    providers::{self, Provider},
     row,
 };
 use basalt_model::{
@@ -213,6 +214,37 @@ impl FromRow<'_, PgRow> for Listed {
     }
 }
 
+/// The provider that a spec names, which stays as long as the transaction does. One that goes takes nothing in any more.
+pub async fn open_provider(tx: &mut TenantTx, project: ProjectId, name: &Name) -> Result<Provider> {
+    let found: Option<Provider> = sqlx::query_as(concat!(
+        "SELECT ",
+        providers::columns!(),
+        " FROM providers x WHERE x.project_id = $1 AND x.name = $2 FOR KEY SHARE"
+    ))
+    .bind(project)
+    .bind(name)
+    .fetch_optional(tx.conn())
+    .await?;
+    let provider = found.ok_or_else(|| no_provider(name))?;
+    match provider.metadata.deletion_requested_at {
+        Some(_) => Err(Error::Deleting { kind: "provider", name: name.to_string() }),
+        None => Ok(provider),
+    }
+}
+
+fn no_provider(name: &Name) -> Error {
+    Error::ReferenceNotFound { kind: "provider", name: name.clone(), field: "spec.provider".into() }
+}
+
+/// The deployment that takes something over already. Whoever asks is the only one who does so at its provider until the
+/// transaction ends.
+pub async fn adopted_by(tx: &mut TenantTx, provider: ProviderId, what: &Adopted) -> Result<Option<Name>> {
+    let alone = sqlx::query("SELECT FROM providers WHERE id = $1 FOR NO KEY UPDATE");
+    alone.bind(provider).execute(tx.conn()).await?;
+    let by = sqlx::query_scalar("SELECT name FROM deployments WHERE provider_id = $1 AND adopts = $2 LIMIT 1");
+    Ok(by.bind(provider).bind(Json(what)).fetch_optional(tx.conn()).await?)
+}
+
 async fn audit(conn: &mut PgConnection, change: &Change, action: &'static str, of: &Deployment) -> Result<()> {
     let m = &of.metadata;
     let entry = Entry::new(action, m.tenant_id, m.project_id, KIND, m.id, m.name.as_str());
@@ -234,11 +266,7 @@ pub async fn insert(
             .bind(&new.spec.provider)
             .fetch_optional(tx.conn())
             .await?;
-    let provider = provider.ok_or_else(|| Error::ReferenceNotFound {
-        kind: "provider",
-        name: new.spec.provider.clone(),
-        field: "spec.provider".into(),
-    })?;
+    let provider = provider.ok_or_else(|| no_provider(&new.spec.provider))?;
     let deployment: Deployment = sqlx::query_as(concat!(
         "INSERT INTO deployments AS x (id, tenant_id, project_id, name, labels, generation, created_at, updated_at, spec,
             target_kind, target_name, target_tag, provider_id, adopts)

@@ -4,6 +4,7 @@ use crate::{
     Change, Error, Finalized, Handle, Key, List, New, Page, Result, SystemTx, TenantTx, Update,
     audit_events::{self, Entry},
     change, deployments,
+    discovered::ProviderStatus,
     error::named,
     row, secrets,
 };
@@ -98,6 +99,12 @@ pub async fn get(tx: &mut impl Handle, project: ProjectId, key: &Key) -> Result<
 pub async fn list(tx: &mut impl Handle, project: ProjectId, page: &Page) -> Result<List<Provider>> {
     let select = row::listed_select!("SELECT ", columns!(), " FROM providers x");
     row::listed(tx.conn(), select, project, page, |p: &Provider| p.metadata.id).await
+}
+
+/// How the last looks at providers went; of one that nobody looked at yet there is none.
+pub async fn statuses(tx: &mut impl Handle, of: &[ProviderId]) -> Result<Vec<ProviderStatus>> {
+    let query = sqlx::query_as("SELECT * FROM provider_status WHERE provider_id = ANY($1)");
+    Ok(query.bind(row::uuids(of)).fetch_all(tx.conn()).await?)
 }
 
 /// Replaces how one gets there. It stays on its platform: what runs there could not follow.

@@ -6,7 +6,7 @@ use axum::{
     extract::ConnectInfo,
     http::{HeaderMap, Request, header},
 };
-use basalt_api::{App, Hub, ImageDoor, Options, Readiness};
+use basalt_api::{App, Hub, ImageDoor, Logs, Options, Readiness};
 use basalt_daemon::{Clock, Drain, ManualClock, boot, pki::Authority, tls::Peer};
 use basalt_model::{GIB, HostId, Name, ProjectId, TenantId, images::ImageFormat, roles::Role};
 use basalt_store::{Feed, Ids, Store, secrets::SealingKeys, testkit};
@@ -121,6 +121,11 @@ impl Drop for DrainGuard {
 
 impl Door {
     pub async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// The same, where logs are read from platforms by somebody.
+    pub async fn with(logs: Option<Logs>) -> Self {
         boot::crypto();
         let db = testkit::Database::new().await;
         let clock = Arc::new(ManualClock::new(testkit::now(), 7));
@@ -142,6 +147,7 @@ impl Door {
             ask: None,
             sealing_keys: Arc::new(SealingKeys::new([(1, vec![7; 32])]).unwrap()),
             engines: [Name::new("default").unwrap()].into(),
+            logs,
         });
         pull(&db.store, hub, drain.clone()).await;
         let handed: Arc<dyn Clock> = clock.clone();

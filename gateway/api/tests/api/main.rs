@@ -8,6 +8,8 @@ mod agents;
 mod bad_input;
 mod consoles;
 mod counters;
+mod deployment_logs;
+mod deployments;
 mod door;
 mod enrolment;
 mod first_boot;

@@ -34,6 +34,15 @@ fn sample(method: &str, path: &str) -> Value {
         ("PUT", "/v1/projects/{project}/providers/{provider}") => json!({"spec": {"platform": "local"}}),
         ("POST", "/v1/projects/{project}/secrets") => json!({"name": "a", "spec": {"value": "v"}}),
         ("PUT", "/v1/projects/{project}/secrets/{secret}") => json!({"spec": {"value": "v"}}),
+        (
+            "POST",
+            "/v1/projects/{project}/deployments" | "/v1/projects/{project}/deployments/{deployment}/adopt",
+        ) => {
+            json!({"name": "a", "spec": {"target": {"kind": "agent", "name": "a"}, "provider": "p"}})
+        }
+        ("PUT", "/v1/projects/{project}/deployments/{deployment}") => {
+            json!({"spec": {"target": {"kind": "agent", "name": "a"}, "provider": "p"}})
+        }
         ("PUT", "/v1/tasks/{task}/dependencies") => json!({"depends_on": []}),
         ("POST", "/v1/hosts") => json!({"name": "a", "spec": {}}),
         ("PUT", "/v1/hosts/{host}") => json!({"spec": {}}),

@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// An open watch, read event by event.
-struct Watch {
+pub struct Watch {
     body: BodyDataStream,
     text: String,
 }
 
 impl Watch {
-    async fn open(door: &Door, token: &str, query: &str) -> Self {
+    pub async fn open(door: &Door, token: &str, query: &str) -> Self {
         let response = door.call("GET", &format!("/v1/watch{query}")).token(token).open().await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -31,7 +31,7 @@ impl Watch {
     }
 
     /// The next event; `None` when the stream ended.
-    async fn next(&mut self) -> Option<Value> {
+    pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let data: Vec<&str> = event.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
@@ -50,7 +50,7 @@ impl Watch {
     }
 
     /// Events up to the next bookmark, without it; and the bookmark's cursor.
-    async fn revision(&mut self) -> (Vec<Value>, String) {
+    pub async fn revision(&mut self) -> (Vec<Value>, String) {
         let mut events = Vec::new();
         loop {
             let event = self.next().await.expect("the stream goes on");
@@ -62,7 +62,7 @@ impl Watch {
     }
 }
 
-fn brief(events: &[Value]) -> Vec<String> {
+pub fn brief(events: &[Value]) -> Vec<String> {
     let word = |e: &Value, f: &str| e[f].as_str().unwrap_or("-").to_owned();
     events
         .iter()

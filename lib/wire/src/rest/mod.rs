@@ -1,6 +1,7 @@
 //! What users send and receive: bodies of `/v1`, pages, problems and watch events.
 
 mod adoption;
+mod deployments;
 mod identity;
 mod problem;
 mod registry;
@@ -10,6 +11,7 @@ mod unstick;
 mod watch;
 
 pub use adoption::*;
+pub use deployments::*;
 pub use identity::*;
 pub use problem::Problem;
 pub use registry::*;

@@ -1,5 +1,6 @@
 //! Agents, MCP servers, secrets and providers, as users send and see them.
 
+use super::ProviderStatus;
 use basalt_model::{
     Labels, Metadata, Name, agents::AgentSpec, artifacts::Tag, providers::ProviderSpec, servers::ServerSpec,
 };
@@ -62,6 +63,9 @@ pub struct Provider {
     pub metadata: Metadata,
     /// Its platform, and how one gets there.
     pub spec: ProviderSpec,
+    /// How the last looks at it went; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<ProviderStatus>,
 }
 
 /// A secret. Its value is not shown to anybody.
