@@ -104,7 +104,7 @@ impl Gateway {
             ask: Some(ask(handle.clone())),
             sealing_keys,
             engines: config.engines.keys().cloned().collect(),
-            logs: None,
+            logs: handle.platforms().cloned().map(platforms::logs),
         });
 
         let mut running = Running {

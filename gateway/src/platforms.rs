@@ -1,14 +1,18 @@
 //! Adapters for the providers that this gateway may reach: the engines of its configuration, and clusters by kubeconfig.
 
 use crate::Config;
-use basalt_adapters::{Adapter, EngineOptions, Error, Result, kubernetes::Kubernetes, local::Local};
+use basalt_adapters::{
+    Adapter, EngineOptions, Error, LogOptions, Result, kubernetes::Kubernetes, local::Local,
+};
+use basalt_api::{Logs, LogsAsked};
 use basalt_daemon::Clock;
 use basalt_model::{
     CapabilityReason, Name,
     deployments::{ErrorClass, SecretText},
     providers::ProviderSpec,
 };
-use basalt_reconciler::platforms::Open;
+use basalt_reconciler::platforms::{Open, Platforms};
+use futures::{FutureExt, StreamExt};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long a call to an engine may last; the pull of an image is part of one.
@@ -44,6 +48,20 @@ impl Open for Opener {
             }
         }
     }
+}
+
+/// How the door reads logs: through the same adapters, also where another gateway is the one that acts.
+pub fn logs(platforms: Arc<Platforms>) -> Logs {
+    Arc::new(move |asked: LogsAsked| {
+        let platforms = Arc::clone(&platforms);
+        async move {
+            let options = LogOptions { tail: asked.tail, follow: asked.follow, since: None };
+            let lines = platforms.logs(&asked.provider, &asked.owner, options).await;
+            let lines = lines.map_err(|error| error.reason)?;
+            Ok(lines.map(|line| line.map_err(|error| error.reason)).boxed())
+        }
+        .boxed()
+    })
 }
 
 fn unknown_engine(name: &str) -> Error {

@@ -24,6 +24,7 @@ fn config(dir: &Path, db: &testkit::Database) -> Config {
         tasks: Default::default(),
         secrets: Default::default(),
         engines: Default::default(),
+        kubernetes: Default::default(),
     }
 }
 

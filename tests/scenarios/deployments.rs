@@ -116,9 +116,9 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
     let names = engine.podman(&["ps", "--format", "{{.Names}}"])?;
     let container = names.lines().find(|n| n.starts_with("d-")).context("the agent's container")?.to_owned();
     engine.podman(&["rm", "--force", "--time", "0", &container])?;
-    let events = |house: &House| house.api.get::<Value>(&house.api.path("deployments/d/events"));
+    let path = house.api.path("deployments/d/events");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while events(&house).await?["items"].as_array().is_none_or(|e| e.len() < 2) {
+    while house.api.get::<Value>(&path).await?["items"].as_array().is_none_or(|e| e.len() < 2) {
         ensure!(Instant::now() < deadline, "it was not repaired");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -158,8 +158,8 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shipped() -> Result<()> {
     let options = basalt_kube_api::Options { namespaces: vec!["tools".into()], ..Default::default() };
-    let cluster = Server::start(options).await?;
-    let rules = Rule::parse(ROLE, "tools")?;
+    let cluster = Server::start(options).await.map_err(anyhow::Error::from_boxed)?;
+    let rules = Rule::parse(ROLE, "tools").map_err(anyhow::Error::msg)?;
     let kubeconfig = cluster.user("system:serviceaccount:tools:basalt", rules);
     let house = House::that_says("[kubernetes]\nrequest_seconds = 5\n").await?;
     register(&house).await?;

@@ -213,6 +213,7 @@ impl Doors {
             hub,
             ask: None,
             sealing_keys: Arc::new(SealingKeys::new([(1, vec![7; 32])]).expect("a key of 32 bytes")),
+            logs: None,
             engines: Default::default(),
         });
         Self { users: app.users(), agents: app.agents(), app }

@@ -25,3 +25,4 @@ mod task_retries;
 mod tasks;
 mod vms;
 mod work;
+mod zz;
