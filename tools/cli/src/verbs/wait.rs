@@ -70,8 +70,8 @@ impl Session {
 fn is(kind: &Kind, object: &Value, until: &str) -> bool {
     // Of a deployment a word counts when it was said of the generation that is wanted now (DP44).
     let counts = kind.name != "deployment" || is_judged(object) || ["pending", "deleting"].contains(&until);
-    let says = |at: &&str| object.pointer(at).and_then(Value::as_str) == Some(until);
-    counts && ["/phase", "/state", "/observed/state"].iter().any(|at| says(&at))
+    let says = |at: &str| object.pointer(at).and_then(Value::as_str) == Some(until);
+    counts && ["/phase", "/state", "/observed/state"].iter().any(says)
 }
 
 /// A task that has ended becomes nothing else.
