@@ -71,7 +71,7 @@ fn is(kind: &Kind, object: &Value, until: &str) -> bool {
     // Of a deployment a word counts when it was said of the generation that is wanted now (DP44).
     let counts = kind.name != "deployment" || is_judged(object) || ["pending", "deleting"].contains(&until);
     let says = |at: &str| object.pointer(at).and_then(Value::as_str) == Some(until);
-    counts && ["/phase", "/state", "/observed/state"].iter().any(says)
+    counts && ["/phase", "/state", "/observed/state"].into_iter().any(says)
 }
 
 /// A task that has ended becomes nothing else.
