@@ -5,11 +5,7 @@ use anyhow::{Context, Result, ensure};
 use basalt_kube_api::{Rule, Server};
 use basalt_test_programs::{Engine, Image, program};
 use basalt_tests::House;
-use rmcp::{
-    ServiceExt,
-    model::CallToolRequestParams,
-    transport::StreamableHttpClientTransport,
-};
+use rmcp::{ServiceExt, model::CallToolRequestParams, transport::StreamableHttpClientTransport};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -97,7 +93,8 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
     let house = with_engine(&engine).await?;
     register(&house).await?;
     declare(&house, "providers", json!({ "name": "here", "spec": { "platform": "local" } })).await?;
-    let agent = json!({ "name": "d", "spec": { "target": { "kind": "agent", "name": "a" }, "provider": "here" } });
+    let agent =
+        json!({ "name": "d", "spec": { "target": { "kind": "agent", "name": "a" }, "provider": "here" } });
     declare(&house, "deployments", agent).await?;
     let blocked = until(&house, "d", "blocked", |d| d["phase"] == "blocked").await?;
     let why = blocked["message"].as_str().unwrap_or_default();
@@ -164,11 +161,17 @@ async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shippe
     let house = House::that_says("[kubernetes]\nrequest_seconds = 5\n").await?;
     register(&house).await?;
     declare(&house, "secrets", json!({ "name": "kubeconfig", "spec": { "value": kubeconfig } })).await?;
-    let spec = json!({ "platform": "kubernetes", "kubeconfig": { "secret": "kubeconfig" }, "namespace": "tools" });
+    let spec =
+        json!({ "platform": "kubernetes", "kubeconfig": { "secret": "kubeconfig" }, "namespace": "tools" });
     declare(&house, "providers", json!({ "name": "cluster", "spec": spec })).await?;
     for (name, kind, target) in [("s", "server", "tools"), ("d", "agent", "a")] {
         let target = json!({ "kind": kind, "name": target });
-        declare(&house, "deployments", json!({ "name": name, "spec": { "target": target, "provider": "cluster" } })).await?;
+        declare(
+            &house,
+            "deployments",
+            json!({ "name": name, "spec": { "target": target, "provider": "cluster" } }),
+        )
+        .await?;
     }
     deployed(&house, "s").await?;
     let at = deployed(&house, "d").await?;
@@ -177,13 +180,19 @@ async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shippe
 
     // Somebody changes it past Basalt: it is put right.
     let pods = cluster.objects("deployments");
-    let mine = pods.iter().find(|o| o["metadata"]["labels"]["basalt/name"] == "d").context("the deployment")?;
+    let mine =
+        pods.iter().find(|o| o["metadata"]["labels"]["basalt/name"] == "d").context("the deployment")?;
     let name = mine["metadata"]["name"].as_str().context("a name")?.to_owned();
-    cluster.edit("deployments", "tools", &name, "somebody", |object| object["spec"]["replicas"] = json!(3)).map_err(|e| anyhow::anyhow!("{e:?}"))?;
+    cluster
+        .edit("deployments", "tools", &name, "somebody", |object| object["spec"]["replicas"] = json!(3))
+        .map_err(|e| anyhow::anyhow!("{e:?}"))?;
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let now = cluster.objects("deployments");
-        let replicas = now.iter().find(|o| o["metadata"]["name"] == name.as_str()).map(|o| o["spec"]["replicas"].clone());
+        let replicas = now
+            .iter()
+            .find(|o| o["metadata"]["name"] == name.as_str())
+            .map(|o| o["spec"]["replicas"].clone());
         let events: Value = house.api.get(&house.api.path("deployments/d/events")).await?;
         if replicas == Some(json!(1)) && events["items"].as_array().is_some_and(|e| e.len() > 1) {
             break;

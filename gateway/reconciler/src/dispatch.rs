@@ -240,9 +240,8 @@ impl Dispatch {
     pub fn touched_since(&mut self, moment: u64, oldest: u64) -> Vec<DeploymentId> {
         let running = &self.running;
         self.touched.retain(|id, at| *at > oldest || running.contains_key(id));
-        let later = |(id, at): (&DeploymentId, &u64)| {
-            (*at > moment || running.contains_key(id)).then_some(*id)
-        };
+        let later =
+            |(id, at): (&DeploymentId, &u64)| (*at > moment || running.contains_key(id)).then_some(*id);
         self.touched.iter().filter_map(later).collect()
     }
 }

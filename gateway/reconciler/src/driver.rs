@@ -199,7 +199,11 @@ impl Driver {
         let pull = self.pull.is_none().then_some(self.pull_due.max(self.pull_after));
         let can_act = self.is_acting() && self.effects.len() < MAX_EFFECTS;
         let lanes = if can_act { self.stepper.wake_at() } else { None };
-        let hands = if self.is_acting() && self.reconciler.platforms.is_some() { self.stepper.hands_wake_at() } else { None };
+        let hands = if self.is_acting() && self.reconciler.platforms.is_some() {
+            self.stepper.hands_wake_at()
+        } else {
+            None
+        };
         let sweeps = self.due.values().min().copied();
         // An overdue comparison waits for an idle moment.
         let verify = self.verify_due.filter(|due| *due > now);

@@ -4,7 +4,8 @@
 use crate::{
     graph::{Inputs, Nodes},
     rows::{
-        DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, MigrationRow, PastRow, PlacementRow, ProjectName, VmRow,
+        DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, MigrationRow, PastRow, PlacementRow, ProjectName,
+        VmRow,
     },
 };
 use basalt_model::{HostId, RouterId, TaskId, providers::Platform, tasks::Task};

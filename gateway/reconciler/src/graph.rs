@@ -29,8 +29,8 @@ mod routers;
 mod status;
 
 use crate::rows::{
-    DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PastRow, PlacementRow, ProjectName,
-    VmRow,
+    DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, Liveness, MigrationRow, PastRow, PlacementRow,
+    ProjectName, VmRow,
 };
 use basalt_model::{
     ArtifactId, DeploymentId, DrainId, HostId, ImageId, MigrationId, Name, NetworkId, PoolId, ProjectId,

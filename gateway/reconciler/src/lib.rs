@@ -22,6 +22,7 @@ pub mod sweeps;
 use basalt_daemon::{Clock, Drain};
 use basalt_model::{HostId, ProviderId};
 use basalt_store::{Store, feed::Batch};
+use platforms::Platforms;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -29,7 +30,6 @@ use std::{
     },
     time::Duration,
 };
-use platforms::Platforms;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 

@@ -118,14 +118,15 @@ pub async fn renew(tx: &mut SystemTx, claim: Claim, now: DateTime) -> Result<boo
 }
 
 async fn hold(conn: &mut PgConnection, claim: Claim, until: DateTime) -> Result<bool> {
-    let held =
-        sqlx::query("UPDATE deployment_attempts SET lease_until = $3 WHERE deployment_id = $1 AND epoch = $2")
-            .bind(claim.deployment_id)
-            .bind(claim.epoch)
-            .bind(until)
-            .execute(conn)
-            .await?
-            .rows_affected();
+    let held = sqlx::query(
+        "UPDATE deployment_attempts SET lease_until = $3 WHERE deployment_id = $1 AND epoch = $2",
+    )
+    .bind(claim.deployment_id)
+    .bind(claim.epoch)
+    .bind(until)
+    .execute(conn)
+    .await?
+    .rows_affected();
     Ok(held == 1)
 }
 
@@ -235,7 +236,8 @@ pub async fn events(
     .bind(page.fetch())
     .fetch_all(tx.conn())
     .await?;
-    let events: Vec<ReconcileEvent> = rows.iter().map(|r| row::json(r, "event")).collect::<sqlx::Result<_>>()?;
+    let events: Vec<ReconcileEvent> =
+        rows.iter().map(|r| row::json(r, "event")).collect::<sqlx::Result<_>>()?;
     Ok(page.cut(events, |e| e.id))
 }
 

@@ -10,8 +10,8 @@ use crate::{
     row,
 };
 use basalt_model::{
-    CapabilityReason, Condition, DateTime, DeploymentId, Epoch, Generation, Labels, Metadata, Name, ProjectId,
-    ProviderId, TenantId,
+    CapabilityReason, Condition, DateTime, DeploymentId, Epoch, Generation, Labels, Metadata, Name,
+    ProjectId, ProviderId, TenantId,
     artifacts::ArtifactRef,
     attempts::{Applied, Attempted, Standing},
     deployments::{DeploymentSpec, DesiredState},
@@ -58,7 +58,10 @@ impl Deployment {
 
 macro_rules! columns {
     () => {
-        concat!(crate::row::metadata_columns!("x"), ", x.spec, x.provider_id, x.force_token, x.orphan, x.adopts")
+        concat!(
+            crate::row::metadata_columns!("x"),
+            ", x.spec, x.provider_id, x.force_token, x.orphan, x.adopts"
+        )
     };
 }
 pub(crate) use columns;
@@ -241,11 +244,17 @@ fn no_provider(name: &Name) -> Error {
 pub async fn adopted_by(tx: &mut TenantTx, provider: ProviderId, what: &Adopted) -> Result<Option<Name>> {
     let alone = sqlx::query("SELECT FROM providers WHERE id = $1 FOR NO KEY UPDATE");
     alone.bind(provider).execute(tx.conn()).await?;
-    let by = sqlx::query_scalar("SELECT name FROM deployments WHERE provider_id = $1 AND adopts = $2 LIMIT 1");
+    let by =
+        sqlx::query_scalar("SELECT name FROM deployments WHERE provider_id = $1 AND adopts = $2 LIMIT 1");
     Ok(by.bind(provider).bind(Json(what)).fetch_optional(tx.conn()).await?)
 }
 
-async fn audit(conn: &mut PgConnection, change: &Change, action: &'static str, of: &Deployment) -> Result<()> {
+async fn audit(
+    conn: &mut PgConnection,
+    change: &Change,
+    action: &'static str,
+    of: &Deployment,
+) -> Result<()> {
     let m = &of.metadata;
     let entry = Entry::new(action, m.tenant_id, m.project_id, KIND, m.id, m.name.as_str());
     audit_events::write(conn, change, entry).await
@@ -361,7 +370,8 @@ pub async fn update(
     if old.spec.provider != update.spec.provider {
         return Err(Error::Immutable {
             field: "spec.provider".into(),
-            remedy: "declare another deployment at that provider, and delete this one when that one runs".into(),
+            remedy: "declare another deployment at that provider, and delete this one when that one runs"
+                .into(),
         });
     }
     let deployment = write(tx, change, &old, &update.spec, labels).await?;
@@ -495,7 +505,8 @@ pub async fn targeting(
 
 /// Deployments at a provider, at most so many names.
 pub(crate) async fn at_provider(tx: &mut TenantTx, provider: ProviderId, limit: u32) -> Result<Vec<Name>> {
-    let query = sqlx::query_scalar("SELECT name FROM deployments WHERE provider_id = $1 ORDER BY name LIMIT $2");
+    let query =
+        sqlx::query_scalar("SELECT name FROM deployments WHERE provider_id = $1 ORDER BY name LIMIT $2");
     Ok(query.bind(provider).bind(i64::from(limit)).fetch_all(tx.conn()).await?)
 }
 

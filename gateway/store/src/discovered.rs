@@ -4,7 +4,9 @@
 //! does not find is counted; only after several looks in a row is it gone. A look that failed touches no row.
 
 use crate::{Change, Result, SystemTx, attempts, attempts::Claim, leases::Lease, row};
-use basalt_model::{CapabilityReason, DateTime, DeploymentId, ProjectId, ProviderId, TenantId, providers::Platform};
+use basalt_model::{
+    CapabilityReason, DateTime, DeploymentId, ProjectId, ProviderId, TenantId, providers::Platform,
+};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use std::collections::BTreeMap;

@@ -261,7 +261,9 @@ impl Row {
             Self::ProviderStatus(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Deployment(r) => of(&r.metadata),
             Self::DeploymentStatus(r) => (Some(r.tenant_id), Some(r.project_id)),
-            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) => (Some(r.tenant_id), Some(r.project_id)),
+            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) => {
+                (Some(r.tenant_id), Some(r.project_id))
+            }
             Self::Task(r) => (r.tenant_id, r.project_id),
             Self::Host(_)
             | Self::HostFacts(_)

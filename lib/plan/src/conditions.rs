@@ -126,7 +126,13 @@ impl Draft {
         Self { generation, out: Vec::new() }
     }
 
-    pub(crate) fn say(&mut self, kind: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) {
+    pub(crate) fn say(
+        &mut self,
+        kind: &str,
+        status: ConditionStatus,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.out.push(Condition {
             kind: kind.into(),
             status,

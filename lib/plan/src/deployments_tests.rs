@@ -1,7 +1,13 @@
 //! Deployments: every reason for an attempt, and every reason for none.
 
 use super::*;
-use basalt_model::{DeploymentId, agents::AgentSpec, artifacts::Tag, attempts::{AttemptError, DeploymentPhase}, deployments::Readiness};
+use basalt_model::{
+    DeploymentId,
+    agents::AgentSpec,
+    artifacts::Tag,
+    attempts::{AttemptError, DeploymentPhase},
+    deployments::Readiness,
+};
 use serde_json::json;
 
 const HASH: &str = "aa";
@@ -194,8 +200,13 @@ fn dp57_each_cause_names_what_changed_and_both_generations() {
     let mut first = deployed.situation();
     with(&mut first);
     let (fingerprint, dependencies) = resolve(&first).unwrap();
-    deployed.applied =
-        Some(Applied { generation: Generation(1), fingerprint, dependencies, epoch: Epoch(1), endpoints: Vec::new() });
+    deployed.applied = Some(Applied {
+        generation: Generation(1),
+        fingerprint,
+        dependencies,
+        epoch: Epoch(1),
+        endpoints: Vec::new(),
+    });
     let mut situation = deployed.situation();
     situation.references = vec![server(4, "cc")];
     assert_eq!(causes(next(&situation)), ["server/w:latest changed: generation 3 to 4"]);
@@ -304,7 +315,8 @@ fn dp23_dp25_dp26_what_is_not_wanted_goes_and_ends_also_when_nothing_ever_worked
     world.seen = None;
     // An attempt to deploy that failed may have left something, so something is taken away first.
     assert!(matches!(next(&world.situation()), Next::Attempt(r) if r.action == Action::Undeploy));
-    world.attempted = Some(Attempted { action: Some(Action::Undeploy), epoch: Epoch(2), ..Attempted::default() });
+    world.attempted =
+        Some(Attempted { action: Some(Action::Undeploy), epoch: Epoch(2), ..Attempted::default() });
     assert_eq!(next(&world.situation()), Next::Rest);
     assert_eq!(phase_of(&world.situation(), &Next::Rest), DeploymentPhase::Undeployed);
     let gone = Situation { deleting: true, ..world.situation() };

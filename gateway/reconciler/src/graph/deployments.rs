@@ -11,8 +11,8 @@ use super::{Inputs, status};
 use crate::rows::{DiscoveredRow, PastRow};
 use basalt_adapters::Discovered;
 use basalt_model::{
-    ArtifactId, CapabilityReason, Condition, DeploymentId, Epoch, Generation, Name, ProjectId, ProviderId, SecretId,
-    TenantId,
+    ArtifactId, CapabilityReason, Condition, DeploymentId, Epoch, Generation, Name, ProjectId, ProviderId,
+    SecretId, TenantId,
     artifacts::{ArtifactKind, ArtifactRef, ArtifactSpec, Env, EnvValue, Source, Transport},
     attempts::{Dependency, Standing},
     deployments::{
@@ -168,16 +168,13 @@ pub(super) fn declare(builder: &mut Builder, inputs: &Inputs, eyes: Eyes) -> Out
     });
     let sights = sights(builder, &inputs, eyes);
     let addresses = addresses(builder, &inputs);
-    let addresses =
-        builder.index("addresses_by_target", &addresses, |_, a| [(a.project, a.target.clone())]);
+    let addresses = builder.index("addresses_by_target", &addresses, |_, a| [(a.project, a.target.clone())]);
     let known = Known { artifacts, secrets, addresses, sights, revision: eyes.revision };
     let views = builder.derive("deployment_views", &inputs.deployments, move |ctx, id, deployment| {
         view(ctx, &inputs, known, *id, deployment)
     });
     let due = builder.derive("deployments_due", &views, |_, _, view| match (&view.next, &view.order) {
-        (Next::Attempt(request), Some(order)) => {
-            Some(Due { request: request.clone(), order: order.clone() })
-        }
+        (Next::Attempt(request), Some(order)) => Some(Due { request: request.clone(), order: order.clone() }),
         _ => None,
     });
     let judged = builder.derive("deployments_judged", &views, move |ctx, id, view| {
@@ -188,8 +185,8 @@ pub(super) fn declare(builder: &mut Builder, inputs: &Inputs, eyes: Eyes) -> Out
         let of = Some((view.tenant_id, view.project_id));
         status::unless_stored(ctx, &inputs, "deployment", id.0, of, view.conditions.clone())
     });
-    let forgotten =
-        builder.derive("deployments_forgotten", &views, |_, _, view| (view.next == Next::Forget).then_some(()));
+    let forgotten = builder
+        .derive("deployments_forgotten", &views, |_, _, view| (view.next == Next::Forget).then_some(()));
     Outputs { views, due, judged, conditions, forgotten }
 }
 
@@ -467,8 +464,7 @@ fn draft(
 ) -> Draft {
     let spec = &deployment.spec;
     let (mut plain, mut secret_env) = (BTreeMap::new(), BTreeMap::new());
-    for (kind, variable) in
-        [(ArtifactKind::Server, "BASALT_SERVERS"), (ArtifactKind::Agent, "BASALT_AGENTS")]
+    for (kind, variable) in [(ArtifactKind::Server, "BASALT_SERVERS"), (ArtifactKind::Agent, "BASALT_AGENTS")]
     {
         let of_kind = told.iter().filter(|(reference, _)| reference.kind == kind);
         let by_name: serde_json::Map<String, serde_json::Value> = of_kind

@@ -70,9 +70,8 @@ pub fn removals(
             Removal::Host(*id),
         )
     });
-    let deployments = builder.derive_many("deployment_removals", &forgotten, |_, id, ()| {
-        rows(true, Removal::Deployment(*id))
-    });
+    let deployments = builder
+        .derive_many("deployment_removals", &forgotten, |_, id, ()| rows(true, Removal::Deployment(*id)));
     let deployed = builder.index("deployed_at", &inputs.deployments, |_, d| [d.provider_id]);
     let providers = builder.derive_many("provider_removals", &inputs.providers, move |ctx, id, provider| {
         rows(going(&provider.metadata) && ctx.count(&deployed, id) == 0, Removal::Provider(*id))

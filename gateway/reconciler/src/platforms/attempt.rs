@@ -14,7 +14,8 @@ use crate::{
 };
 use basalt_adapters::{Adapter, Applied, Discovered, Removed};
 use basalt_model::{
-    Epoch, Name, attempts::Action,
+    Epoch, Name,
+    attempts::Action,
     deployments::{ErrorClass, SecretText, Workload},
     tasks::Actor,
 };
@@ -79,9 +80,7 @@ impl Platforms {
             return later;
         }
         match self.write(&start, claim, end, started_at).await {
-            Ok(true) => {
-                Ended { finish: Finish::After(SETTLED), answer, written: Some(claim.epoch), ..later }
-            }
+            Ok(true) => Ended { finish: Finish::After(SETTLED), answer, written: Some(claim.epoch), ..later },
             Ok(false) => {
                 tracing::warn!(deployment = %start.id, epoch = claim.epoch.0, "an attempt came too late to be written down");
                 Ended { answer, ..later }
@@ -95,8 +94,7 @@ impl Platforms {
 
     async fn claim(&self, start: &Start, lease: &Lease) -> basalt_store::Result<Option<Claim>> {
         let request = &start.due.request;
-        let wanted =
-            Wanted { deployment_id: start.id, generation: request.generation, after: request.after };
+        let wanted = Wanted { deployment_id: start.id, generation: request.generation, after: request.after };
         let mut tx = self.store.system().await?;
         let claim = attempts::claim(&mut tx, wanted, lease, self.hands.executor, self.clock.now()).await?;
         tx.commit().await?;

@@ -3,9 +3,7 @@
 use super::{Platforms, contained};
 use crate::{graph::Eyes, handlers::ids};
 use basalt_adapters::Discovered;
-use basalt_model::{
-    CapabilityReason, DateTime, DeploymentId, ProviderId, providers::Platform, tasks::Actor,
-};
+use basalt_model::{CapabilityReason, DateTime, DeploymentId, ProviderId, providers::Platform, tasks::Actor};
 use basalt_store::{
     Change,
     discovered::{self, Look, Run, Thing},
@@ -56,7 +54,12 @@ impl Platforms {
     }
 
     /// Writes down what a look found. Of deployments at which something was done meanwhile it says nothing.
-    pub async fn looked(self: Arc<Self>, looked: Looked, lease: Lease, except: Vec<DeploymentId>) -> ProviderId {
+    pub async fn looked(
+        self: Arc<Self>,
+        looked: Looked,
+        lease: Lease,
+        except: Vec<DeploymentId>,
+    ) -> ProviderId {
         let id = looked.provider.id();
         let now = self.clock.now();
         let run = Run {

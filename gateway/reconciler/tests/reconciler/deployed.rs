@@ -194,11 +194,7 @@ impl World {
     }
 
     pub async fn is(&self, of: &str, phase: DeploymentPhase) -> Standing {
-        let standing = until(
-            of,
-            || self.standing(of),
-            |s| s.as_ref().is_some_and(|s| s.phase == phase),
-        );
+        let standing = until(of, || self.standing(of), |s| s.as_ref().is_some_and(|s| s.phase == phase));
         standing.await.unwrap()
     }
 

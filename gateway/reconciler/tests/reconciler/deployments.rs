@@ -2,7 +2,7 @@
 
 use crate::{
     deployed::{agent_spec, until},
-    platform::{Call, Fate, FakePlatform, a_while},
+    platform::{Call, FakePlatform, Fate, a_while},
     world::World,
 };
 use basalt_model::{
@@ -48,7 +48,8 @@ async fn dp15_dp17_dp18_dp57_what_something_is_made_from_redeploys_exactly_that_
     let running = world.reach(&platform);
     world.agent_image("b", "one").await;
     world.artifact(ArtifactKind::Server, "unused", agent_spec("s")).await;
-    let (first, second) = (world.deploy("d1", "a", json!({})).await, world.deploy("d2", "a", json!({})).await);
+    let (first, second) =
+        (world.deploy("d1", "a", json!({})).await, world.deploy("d2", "a", json!({})).await);
     let other = world.deploy("e", "b", json!({})).await;
     for of in ["d1", "d2", "e"] {
         world.is_deployed(of).await;
@@ -85,7 +86,10 @@ async fn dp16_dp19_what_a_target_refers_to_redeploys_it_too_and_is_told_to_it() 
     world.artifact(ArtifactKind::Agent, "a", spec).await;
     let id = world.deploy("d", "a", json!({})).await;
     let blocked = world.is("d", Phase::Blocked).await;
-    assert!(blocked.message.contains("server/tools:latest") && blocked.message.contains("deploy it"), "{blocked:?}");
+    assert!(
+        blocked.message.contains("server/tools:latest") && blocked.message.contains("deploy it"),
+        "{blocked:?}"
+    );
     assert_eq!(platform.deploys(), 0);
     let server = json!({ "target": { "kind": "server", "name": "tools" } });
     world.deploy("s", "a", server).await;
@@ -99,7 +103,8 @@ async fn dp16_dp19_what_a_target_refers_to_redeploys_it_too_and_is_told_to_it() 
     world.secret("key", "hushhush").await;
     let causes = world.after_events(id, 3).await.pop().unwrap().causes;
     assert_eq!(causes[0].to_string(), "secret/key changed: generation 1 to 2");
-    until("the new value", || async { platform.of(id).unwrap().env["KEY"].clone() }, |v| v == "hushhush").await;
+    until("the new value", || async { platform.of(id).unwrap().env["KEY"].clone() }, |v| v == "hushhush")
+        .await;
     let text = format!("{:?} {:?}", world.events(id).await, world.deployment("d").await);
     assert!(!text.contains("hush"), "no value is anywhere in what is kept");
     running.stop().await;

@@ -108,7 +108,8 @@ async fn dp6_who_lost_its_claim_or_the_lease_writes_nothing() {
     // An executor that claims, and then sleeps.
     let slept = Executor { id: Uuid::from_u128(9), start: Uuid::from_u128(9) };
     let mut tx = world.store.system().await.unwrap();
-    let lease = leases::acquire(&mut tx, "reconciler", slept.id, clock.now(), 3, None).await.unwrap().unwrap();
+    let lease =
+        leases::acquire(&mut tx, "reconciler", slept.id, clock.now(), 3, None).await.unwrap().unwrap();
     let wanted = Wanted { deployment_id: id, generation: Generation(1), after: Epoch(0) };
     let claim = attempts::claim(&mut tx, wanted, &lease, slept, clock.now()).await.unwrap().unwrap();
     tx.commit().await.unwrap();
@@ -130,7 +131,8 @@ async fn dp6_who_lost_its_claim_or_the_lease_writes_nothing() {
         seen: None,
     };
     assert!(!attempts::record(&mut tx, &world.change(), claim, &record).await.unwrap());
-    let again = attempts::claim(&mut tx, Wanted { after: Epoch(9), ..wanted }, &lease, slept, clock.now()).await;
+    let again =
+        attempts::claim(&mut tx, Wanted { after: Epoch(9), ..wanted }, &lease, slept, clock.now()).await;
     assert_eq!(again.unwrap(), None, "nothing is claimed under a lease that is another's");
     tx.commit().await.unwrap();
     assert_eq!((world.deployment("d").await.unwrap().status, world.events(id).await), before);
@@ -173,18 +175,18 @@ async fn dp7_dp9_what_fails_now_and_then_is_tried_ever_more_seldom_until_it_work
     world.after_events(id, 1).await;
     let seen = tokio::time::timeout(
         Duration::from_secs(1),
-        until("the error", || world.standing("d"), |s| {
-            s.as_ref().is_some_and(|s| s.message.contains("the platform says transient"))
-        }),
+        until(
+            "the error",
+            || world.standing("d"),
+            |s| s.as_ref().is_some_and(|s| s.message.contains("the platform says transient")),
+        ),
     );
     seen.await.expect("within a second");
     let events = world.after_events(id, 4).await;
     let outcomes: Vec<Outcome> = events.iter().map(|e| e.outcome).collect();
     assert_eq!(outcomes, [Outcome::Error, Outcome::Error, Outcome::Error, Outcome::Success]);
-    let waits: Vec<i64> = events[..3]
-        .iter()
-        .map(|e| (e.next_retry_at.unwrap() - e.completed_at).num_milliseconds())
-        .collect();
+    let waits: Vec<i64> =
+        events[..3].iter().map(|e| (e.next_retry_at.unwrap() - e.completed_at).num_milliseconds()).collect();
     for (wait, about) in waits.iter().zip([1000, 2000, 4000]) {
         assert!((about * 8 / 10..=about * 12 / 10).contains(wait), "{waits:?}");
     }
@@ -304,7 +306,8 @@ async fn dp48_dp49_lost_signals_and_open_transactions_hold_nothing_up() {
 async fn dp50_dp51_a_log_that_was_pruned_or_is_of_another_history_is_read_anew_and_changes_nothing() {
     let (world, platform) = world().await;
     let running = world.reach(&platform);
-    let all: Vec<DeploymentId> = [world.deploy("d", "a", json!({})).await, world.deploy("e", "a", json!({})).await].into();
+    let all: Vec<DeploymentId> =
+        [world.deploy("d", "a", json!({})).await, world.deploy("e", "a", json!({})).await].into();
     world.is_deployed("d").await;
     world.is_deployed("e").await;
     let reloads = || running.handle.metrics().reloads.get();

@@ -5,7 +5,10 @@ use crate::{
     platform::{FakePlatform, Fate, a_while},
     world::World,
 };
-use basalt_model::{attempts::DeploymentPhase as Phase, deployments::{ErrorClass, OnDrift}};
+use basalt_model::{
+    attempts::DeploymentPhase as Phase,
+    deployments::{ErrorClass, OnDrift},
+};
 use basalt_store::deployments::Adopted;
 use serde_json::json;
 use std::time::Duration;
@@ -42,7 +45,11 @@ async fn dp31_dp40_what_was_killed_by_hand_comes_back_or_is_told() {
     assert_eq!(world.standing("t").await.unwrap().phase, Phase::Degraded);
     assert!(platform.of(told).is_none());
     let now = world.deployment("d").await.unwrap().deployment;
-    assert_eq!((now.metadata, now.spec.on_drift), (spec.metadata, OnDrift::Reapply), "looking changes no intent");
+    assert_eq!(
+        (now.metadata, now.spec.on_drift),
+        (spec.metadata, OnDrift::Reapply),
+        "looking changes no intent"
+    );
     // What runs differs from what was applied: put right, too.
     let name = platform.of(id).unwrap().name;
     platform.state.lock().unwrap().running.get_mut(&name).unwrap().seen.drift = vec!["image: other".into()];
@@ -84,7 +91,10 @@ async fn dp33_dp34_dp43_looks_that_fail_mark_nothing_missing_and_say_why() {
     platform.state.lock().unwrap().blind = true;
     platform.kill(id);
     let message = world.has_condition("d", "ProviderReachable", "False", "told_to_fail").await;
-    assert!(message.contains("the platform says timeout") && message.contains("tell it otherwise"), "{message}");
+    assert!(
+        message.contains("the platform says timeout") && message.contains("tell it otherwise"),
+        "{message}"
+    );
     assert_eq!(world.is("d", Phase::Unknown).await.message, message);
     a_while().await;
     assert_eq!(platform.deploys(), 1, "nobody could look");
@@ -103,7 +113,10 @@ async fn dp35_a_listing_that_leaves_something_out_once_changes_nothing() {
     world.is_deployed("d").await;
     platform.state.lock().unwrap().omits = 1;
     looks(&platform, 4).await;
-    assert_eq!((platform.deploys(), world.events(world.deployment("d").await.unwrap().deployment.id()).await.len()), (1, 1));
+    assert_eq!(
+        (platform.deploys(), world.events(world.deployment("d").await.unwrap().deployment.id()).await.len()),
+        (1, 1)
+    );
     assert_eq!(world.standing("d").await.unwrap().phase, Phase::Deployed);
     running.stop().await;
 }

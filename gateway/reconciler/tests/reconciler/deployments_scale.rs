@@ -144,7 +144,8 @@ fn at_rest() -> (Stepper, Vec<Row>) {
     stepper.take(&batch(true, rows.clone()), Duration::ZERO);
     let (snapshot, nodes) = stepper.snapshot();
     assert_eq!(snapshot.len(&nodes.deployments.due), DEPLOYMENTS as usize, "all are new");
-    let done: Vec<Row> = snapshot.rows(&nodes.deployments.due).flat_map(|(_, due)| carried_out(due)).collect();
+    let done: Vec<Row> =
+        snapshot.rows(&nodes.deployments.due).flat_map(|(_, due)| carried_out(due)).collect();
     stepper.take(&batch(false, done.clone()), Duration::ZERO);
     let (snapshot, nodes) = stepper.snapshot();
     let judged: Vec<Row> = done

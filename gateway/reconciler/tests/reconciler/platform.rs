@@ -1,9 +1,7 @@
 //! A platform in memory, behind the contract of adapters: it keeps what it is told, fails when it is told to, and counts
 //! what it was asked. What it lists says in the words of all platforms what it is, so nothing needs to be translated.
 
-use basalt_adapters::{
-    Adapter, Applied, Discovered, Error, Health, LogOptions, Removed, Result,
-};
+use basalt_adapters::{Adapter, Applied, Discovered, Error, Health, LogOptions, Removed, Result};
 use basalt_model::{
     CapabilityReason, DateTime, DeploymentId, Epoch,
     deployments::{
@@ -183,7 +181,8 @@ impl FakePlatform {
             if there.seen.epoch > Some(workload.epoch) {
                 return Err(error(ErrorClass::Conflict));
             }
-            if there.seen.fingerprint.as_deref() == Some(&workload.fingerprint) && there.seen.drift.is_empty() {
+            if there.seen.fingerprint.as_deref() == Some(&workload.fingerprint) && there.seen.drift.is_empty()
+            {
                 return Ok(Applied::Unchanged);
             }
         }

@@ -65,7 +65,9 @@ async fn dp13_the_same_content_under_its_tag_moves_nothing_and_other_content_one
     }
     let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
     let of = (h.project, ArtifactKind::Agent);
-    artifacts::delete(&mut tx, &h.change(), of, &key, Some(generation), artifacts::Left::Refused).await.unwrap();
+    artifacts::delete(&mut tx, &h.change(), of, &key, Some(generation), artifacts::Left::Refused)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     let mut tx = h.db.store.tenant_read(h.tenant).await.unwrap();
     let left = artifacts::list(&mut tx, h.project, ArtifactKind::Agent, &Page::default()).await.unwrap();

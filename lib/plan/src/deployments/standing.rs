@@ -99,7 +99,9 @@ fn message(of: &Situation<'_>, next: &Next, phase: DeploymentPhase) -> String {
     match (phase, next) {
         (P::Unknown, _) => unreachable(of).map(ToString::to_string).unwrap_or_default(),
         (P::Blocked, Next::Blocked(missing)) => reasons(missing),
-        (P::Failed, Next::Failed(reason)) => format!("{reason}. It is not tried again until something changes"),
+        (P::Failed, Next::Failed(reason)) => {
+            format!("{reason}. It is not tried again until something changes")
+        }
         (_, Next::Attempt(request)) => match error {
             Some(error) => format!("{error}. It is tried again by itself"),
             None if of.past.flapping => format!(
