@@ -77,7 +77,7 @@ async fn call(url: &str, said: &str) -> Result<String> {
 /// A server `tools` and an agent `a` that uses it, both of the test programs.
 async fn register(house: &House) -> Result<()> {
     let source = json!({ "type": "image", "image": IMAGE });
-    let server = json!({ "name": "tools", "spec": { "source": source, "args": ["mcp"], "health": { "path": "/healthz" } } });
+    let server = json!({ "name": "tools", "spec": { "source": source, "args": ["mcp-http"], "health": { "path": "/healthz" } } });
     declare(house, "servers", server).await?;
     let agent = json!({ "name": "a", "spec": {
         "source": source, "args": ["agent"], "health": { "path": "/healthz" }, "servers": [{ "name": "tools" }],

@@ -279,7 +279,7 @@ async fn status(
     .bind(run.provider_id)
     .bind(tenant)
     .bind(project)
-    .bind(error.clone())
+    .bind(error)
     .bind(health)
     .bind(change.now)
     .bind(MAX_FAILURES)

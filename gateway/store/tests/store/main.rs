@@ -25,4 +25,3 @@ mod task_retries;
 mod tasks;
 mod vms;
 mod work;
-mod zz;

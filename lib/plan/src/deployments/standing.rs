@@ -89,6 +89,14 @@ fn causes(causes: &[Cause]) -> String {
     causes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// What differs, and what is wrong with what runs.
+fn repairs(of: &Situation<'_>, differs: &[Cause]) -> String {
+    match ill(of) {
+        Some(reason) => format!("{}; {reason}", causes(differs)),
+        None => causes(differs),
+    }
+}
+
 fn reasons(reasons: &[CapabilityReason]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -104,11 +112,14 @@ fn message(of: &Situation<'_>, next: &Next, phase: DeploymentPhase) -> String {
         }
         (_, Next::Attempt(request)) => match error {
             Some(error) => format!("{error}. It is tried again by itself"),
-            None if of.past.flapping => format!(
+            None if of.past.flapping && request.repair => format!(
                 "{}. It was repaired too often within an hour, so it is repaired more slowly: find out who changes or ends it",
-                causes(&request.causes)
+                repairs(of, &request.causes)
             ),
             None => match request.action {
+                Action::Deploy if request.repair => {
+                    format!("to be put right: {}", repairs(of, &request.causes))
+                }
                 Action::Deploy => format!("to be applied: {}", causes(&request.causes)),
                 Action::Undeploy | Action::Delete => "to be taken away".to_owned(),
             },
@@ -149,12 +160,12 @@ pub fn conditions(of: &Situation<'_>, next: &Next) -> Vec<Condition> {
     }
     ready(of, &mut say);
     match (ill(of), of.past.flapping) {
-        (Some(reason), _) => say.yes("Degraded", &reason.code, reason.to_string()),
-        (None, true) => say.yes(
+        (_, true) => say.yes(
             "Degraded",
             "flapping",
             "it was repaired too often within an hour, and is repaired more slowly: find out who changes or ends it",
         ),
+        (Some(reason), false) => say.yes("Degraded", &reason.code, reason.to_string()),
         (None, false) => say.no("Degraded", "nothing_wrong", "nothing wrong was seen"),
     }
     match next {
@@ -163,8 +174,10 @@ pub fn conditions(of: &Situation<'_>, next: &Next) -> Vec<Condition> {
         _ => say.no("Drifted", "as_applied", "what runs is what was applied"),
     }
     let behind = matches!(next, Next::Attempt(r) if !r.repair && r.action == Action::Deploy);
-    let status = if behind { True } else { False };
-    say.say("SourceOutOfSync", status, if behind { "behind" } else { "in_sync" }, message(of, next, phase));
+    match behind {
+        true => say.yes("SourceOutOfSync", "behind", message(of, next, phase)),
+        false => say.no("SourceOutOfSync", "in_sync", "nothing that it is made from changed since"),
+    }
     match &of.seen {
         Seen::There(_) => say.say("Discovered", True, "seen", "it was seen at its provider"),
         Seen::NotYet => say.say("Discovered", Unknown, "not_yet", "nobody looked yet"),
