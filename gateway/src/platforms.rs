@@ -1,9 +1,7 @@
 //! Adapters for the providers that this gateway may reach: the engines of its configuration, and clusters by kubeconfig.
 
 use crate::Config;
-use basalt_adapters::{
-    Adapter, EngineOptions, Error, LogOptions, Result, kubernetes::Kubernetes, local::Local,
-};
+use basalt_adapters::{Adapter, EngineOptions, Error, LogOptions, kubernetes::Kubernetes, local::Local};
 use basalt_api::{Logs, LogsAsked};
 use basalt_daemon::Clock;
 use basalt_model::{
@@ -33,7 +31,11 @@ impl Opener {
 }
 
 impl Open for Opener {
-    fn open(&self, provider: &ProviderSpec, access: Option<&SecretText>) -> Result<Arc<dyn Adapter>> {
+    fn open(
+        &self,
+        provider: &ProviderSpec,
+        access: Option<&SecretText>,
+    ) -> Result<Arc<dyn Adapter>, Box<Error>> {
         match provider {
             ProviderSpec::Local(local) => {
                 let name = local.engine.as_str();
@@ -44,7 +46,8 @@ impl Open for Opener {
             }
             ProviderSpec::Kubernetes(cluster) => {
                 let access = access.ok_or_else(no_access)?;
-                Ok(Arc::new(Kubernetes::new(cluster, access, self.kubernetes.clone())?))
+                let reached = Kubernetes::new(cluster, access, self.kubernetes.clone());
+                Ok(Arc::new(reached.map_err(Box::new)?))
             }
         }
     }
@@ -64,22 +67,22 @@ pub fn logs(platforms: Arc<Platforms>) -> Logs {
     })
 }
 
-fn unknown_engine(name: &str) -> Error {
+fn unknown_engine(name: &str) -> Box<Error> {
     let reason = CapabilityReason::new(
         "unknown_engine",
         format!("engine/{name}"),
         "the configuration of this gateway has no engine of this name",
         format!("name it in gateway.toml of every gateway: [engines.{name}] socket"),
     );
-    Error::new(ErrorClass::Missing, reason)
+    Box::new(Error::new(ErrorClass::Missing, reason))
 }
 
-fn no_access() -> Error {
+fn no_access() -> Box<Error> {
     let reason = CapabilityReason::new(
         "secret_missing",
         "kubeconfig",
         "a cluster is reached by a kubeconfig, and there is none",
         "name the secret that holds it in spec.kubeconfig of the provider",
     );
-    Error::new(ErrorClass::Missing, reason)
+    Box::new(Error::new(ErrorClass::Missing, reason))
 }

@@ -38,7 +38,7 @@ pub trait Open: Send + Sync {
         &self,
         provider: &ProviderSpec,
         access: Option<&SecretText>,
-    ) -> basalt_adapters::Result<Arc<dyn Adapter>>;
+    ) -> Result<Arc<dyn Adapter>, Box<Error>>;
 }
 
 /// What it takes to reach platforms.
@@ -116,7 +116,8 @@ impl Platforms {
         {
             return Ok(Arc::clone(&known.adapter));
         }
-        let adapter = self.hands.open.open(&provider.spec, access.as_ref().map(|a| &a.1))?;
+        let adapter = self.hands.open.open(&provider.spec, access.as_ref().map(|a| &a.1));
+        let adapter = adapter.map_err(|error| *error)?;
         let listener = self.listen(provider.id(), &adapter);
         let entry =
             Opened { generation, access: of_access, adapter: Arc::clone(&adapter), _listener: listener };

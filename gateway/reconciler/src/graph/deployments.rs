@@ -58,7 +58,7 @@ impl Default for Eyes {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sight {
     /// It is there.
-    There(ObservedWorkload),
+    There(Box<ObservedWorkload>),
     /// It was not there at so many looks in a row.
     Absent(u32),
 }
@@ -212,7 +212,7 @@ fn sights(builder: &mut Builder, inputs: &Inputs, eyes: Eyes) -> Collection<Depl
         if there.is_empty() {
             return Some(Sight::Absent(fewest.unsigned_abs()));
         }
-        (eyes.normalise)(rows[0].1, &there).map(Sight::There)
+        (eyes.normalise)(rows[0].1, &there).map(Box::new).map(Sight::There)
     })
 }
 

@@ -178,7 +178,7 @@ fn work(stepper: &mut Stepper) -> (usize, usize) {
 fn runs(stepper: &Stepper, of: &str) -> u64 {
     let counters = stepper.graph().counters();
     let found = counters.iter().find(|(name, _)| *name == of).unwrap();
-    found.1.runs as u64
+    found.1.runs
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn dp52_an_edit_of_one_agent_is_the_work_of_its_ten_deployments() {
     let (snapshot, nodes) = stepper.snapshot();
     assert_eq!(snapshot.len(&nodes.deployments.due), 10);
     let (attempts, _) = work(&mut stepper);
-    assert!(attempts <= 10 && attempts >= 4, "four at once at one provider: {attempts}");
+    assert!((4..=10).contains(&attempts), "four at once at one provider: {attempts}");
 }
 
 #[test]
