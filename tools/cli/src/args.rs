@@ -1,12 +1,16 @@
 //! The command line's grammar.
 
+mod deployments;
+
+pub use deployments::*;
+
 use crate::{cells::parse_size, failure::EXIT_CODES, kinds::KINDS, output::Format};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// What `wait --for` may wait for: phases, states of hosts, tasks, images and volumes, and the end.
-pub const AWAITED: [&str; 24] = [
+pub const AWAITED: [&str; 28] = [
     "deleted",
     // Phases.
     "pending",
@@ -18,6 +22,11 @@ pub const AWAITED: [&str; 24] = [
     "failed",
     "deleting",
     "unknown",
+    // Deployments.
+    "deploying",
+    "deployed",
+    "undeploying",
+    "undeployed",
     // Tasks.
     "executing",
     "completed",
@@ -106,8 +115,11 @@ pub enum Verb {
         /// After which tasks.
         #[command(flatten)]
         after: After,
+        /// What becomes of what depends on it.
+        #[command(flatten)]
+        leaving: Leaving,
     },
-    /// Takes over a VM or a file that stands on a host and is nobody's.
+    /// Takes over what stands on a host, or runs at a provider, and is nobody's.
     Adopt {
         /// What.
         #[command(subcommand)]
@@ -158,7 +170,7 @@ pub enum Verb {
         /// Kinds; default: all of the project.
         kinds: Vec<String>,
     },
-    /// Says where a VM was placed (or would be) and why not elsewhere; or whether a port admits a flow, and by which rule.
+    /// Says where a VM was placed and why not elsewhere; or why a deployment is where it is; or whether a port admits a flow.
     Explain(Explain),
     /// Shows what ports, or all ports of VMs, carried and what was dropped, from the guests' point of view.
     Counters(Targets),
@@ -189,21 +201,16 @@ pub enum Verb {
         #[arg(long)]
         state: Option<String>,
     },
-    /// Shows a task's log; while the task runs, as it grows.
-    Logs {
-        /// The task's id.
-        task: String,
-    },
-    /// Cancels a task that has not ended, and turns its intent back where that is possible.
-    Cancel {
-        /// The task's id.
-        task: String,
-    },
-    /// Makes another attempt of a task that failed, timed out or was cancelled.
-    Retry {
-        /// The task's id.
-        task: String,
-    },
+    /// Shows a task's log, while the task runs as it grows; or the log of what runs of a deployment.
+    Logs(Logs),
+    /// Shows what was tried for a deployment, why, and what came of it; newest first.
+    Events(Targets),
+    /// Cancels a task that has not ended, and turns its intent back where that is possible; or undeploys a deployment.
+    Cancel(TaskOrDeployment),
+    /// Wants deployments deployed again that were cancelled.
+    Deploy(Targets),
+    /// Makes another attempt of a task that failed, timed out or was cancelled; or of a deployment, now.
+    Retry(TaskOrDeployment),
     /// Lets a task that has not started wait for other tasks than before; for none, it starts.
     Depend {
         /// The task's id.
@@ -260,7 +267,7 @@ pub enum GraphForm {
     Json,
 }
 
-/// Takes over what stands on a host and is nobody's: `describe host h1` lists it as foreign.
+/// Takes over what is nobody's: `describe host h1` lists what stands there as foreign, `get deployments` what was found.
 #[derive(Subcommand)]
 pub enum Adopt {
     /// A virtual machine with its disks; what runs is not touched.
@@ -288,6 +295,8 @@ pub enum Adopt {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Something that was found at a provider; it runs on.
+    Deployment(AdoptDeployment),
 }
 
 /// Opens a VM's serial console.
@@ -344,7 +353,8 @@ pub struct Targets {
 /// What to explain.
 #[derive(Args)]
 pub struct Explain {
-    /// A VM: `web-1`, `vm web-1` or `vm/web-1`. Or a port, by its id or address: `port 10.10.0.5`.
+    /// A VM: `web-1`, `vm web-1` or `vm/web-1`. Or a deployment: `deployment web`. Or a port, by its id or address: `port
+    /// 10.10.0.5`.
     #[arg(required = true, num_args = 1..=2, value_name = "TARGET")]
     pub target: Vec<String>,
     /// Of a port: the other end's address.
@@ -566,6 +576,8 @@ pub enum Create {
         #[arg(long)]
         pool: Option<String>,
     },
+    /// An agent or a server that runs at a provider; waits until it does.
+    Deployment(CreateDeployment),
     /// A project.
     Project {
         /// Its name.
@@ -704,7 +716,10 @@ fn exit_codes() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use basalt_model::{hosts::HostState, images::ImageState, tasks::TaskState, volumes::VolumeState};
+    use basalt_model::{
+        attempts::DeploymentPhase as D, hosts::HostState, images::ImageState, tasks::TaskState,
+        volumes::VolumeState,
+    };
     use basalt_wire::rest::Phase;
     use clap::CommandFactory;
     use serde_json::json;
@@ -735,6 +750,8 @@ mod tests {
         let states = json!([
             [Phase::Pending, Phase::Ready, Phase::Running, Phase::Stopped, Phase::Paused, Phase::Blocked],
             [Phase::Failed, Phase::Deleting, Phase::Unknown],
+            [D::Deleting, D::Unknown, D::Pending, D::Blocked, D::Undeploying, D::Undeployed],
+            [D::Failed, D::Degraded, D::Deployed, D::Deploying],
             [TaskState::Pending, TaskState::Executing, TaskState::Completed, TaskState::Failed],
             [TaskState::TimedOut, TaskState::Cancelled],
             [HostState::Enrolling, HostState::Ready, HostState::Degraded, HostState::Unreachable],

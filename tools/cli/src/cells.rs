@@ -2,13 +2,14 @@
 
 use basalt_model::{
     DateTime,
+    artifacts::ArtifactRef,
     roles::{Grant, Scope},
 };
 use serde_json::Value;
 
 /// A column's value for people: sizes in binary units, times as ages.
 pub fn cell(object: &Value, title: &str, pointer: &str, now: DateTime) -> String {
-    let value = object.pointer(pointer).unwrap_or(&Value::Null);
+    let value = pointer.split('|').find_map(|at| object.pointer(at)).unwrap_or(&Value::Null);
     match value {
         Value::Null => "-".into(),
         Value::Number(n) if pointer.ends_with("_bytes") => size(n.as_u64().unwrap_or_default()),
@@ -24,6 +25,10 @@ pub fn cell(object: &Value, title: &str, pointer: &str, now: DateTime) -> String
         },
         other if title == "ROLE" => match serde_json::from_value::<Grant>(other.clone()) {
             Ok(grant) => role(&grant),
+            Err(_) => other.to_string(),
+        },
+        other if title == "TARGET" => match serde_json::from_value::<ArtifactRef>(other.clone()) {
+            Ok(target) => target.to_string(),
             Err(_) => other.to_string(),
         },
         other => other.to_string(),
@@ -94,6 +99,17 @@ mod tests {
         assert!(parse_size("1MB").unwrap_err().contains("no unit"));
         assert!(parse_size("-1").is_err() && parse_size("99999999999TiB").is_err());
         assert_eq!((size(268_435_456), size(1500)), ("256 MiB".into(), "1.5 KiB".into()));
+    }
+
+    #[test]
+    fn a_column_shows_the_first_of_its_places_that_is_there_and_a_target_by_its_name() {
+        let now = DateTime::from_timestamp(0, 0).unwrap();
+        let at = "/spec/provider|/found/provider";
+        assert_eq!(cell(&json!({"found": {"provider": "here"}}), "PROVIDER", at, now), "here");
+        assert_eq!(cell(&json!({"spec": {"provider": "there"}}), "PROVIDER", at, now), "there");
+        assert_eq!(cell(&json!({}), "PROVIDER", at, now), "-");
+        let target = json!({"spec": {"target": {"kind": "agent", "name": "planner"}}});
+        assert_eq!(cell(&target, "TARGET", "/spec/target", now), "agent/planner:latest");
     }
 
     #[test]

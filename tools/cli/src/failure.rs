@@ -18,7 +18,7 @@ pub const EXIT_CODES: [(u8, &str); 9] = [
     (4, "in the way: exists already, in use, over quota, changed meanwhile, in the wrong state"),
     (5, "not logged in, or not allowed"),
     (6, "the gateway cannot be reached or is not ready"),
-    (7, "the task failed, was cancelled or ran out of time"),
+    (7, "the task or deployment failed; the task was cancelled or ran out of time"),
     (8, "the time to wait was over; what was asked for goes on"),
 ];
 
@@ -33,6 +33,8 @@ pub enum Failure {
     Usage(String),
     /// A task ended badly.
     Task(Box<Task>),
+    /// Something that was waited for will not come by waiting.
+    Fell(String),
     /// The time to wait was over.
     TimedOut(String),
     /// Something else.
@@ -67,7 +69,7 @@ impl Failure {
             },
             Self::Unreachable(_) => 6,
             Self::Usage(_) => 2,
-            Self::Task(_) => 7,
+            Self::Task(_) | Self::Fell(_) => 7,
             Self::TimedOut(_) => 8,
             Self::Other(_) => 1,
             Self::Several { code, .. } => *code,
@@ -111,7 +113,7 @@ impl Failure {
             Self::Unreachable(why) => {
                 format!("{why}\n  is the gateway running there? basalt login --url … names another")
             }
-            Self::Usage(why) | Self::TimedOut(why) | Self::Other(why) => why.clone(),
+            Self::Usage(why) | Self::TimedOut(why) | Self::Fell(why) | Self::Other(why) => why.clone(),
             Self::Several { .. } => String::new(),
         }
     }
@@ -142,6 +144,10 @@ pub fn standing(object: &Value) -> String {
         Some(word) => format!("it is {word}"),
         None => "it is there".into(),
     };
+    // A deployment says in one sentence why it is where it is.
+    if let Some(why) = at("/message") {
+        return format!("{text}: {why}");
+    }
     let conditions = object.get("conditions").cloned().unwrap_or_default();
     let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
     let wrong = |c: &&Condition| (c.status == ConditionStatus::True) == (c.kind == "Blocked");

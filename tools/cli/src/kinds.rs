@@ -15,7 +15,7 @@ pub struct Kind {
     pub names: &'static [&'static str],
     /// What the gateway lets users do with one; each can be listed.
     pub can: &'static [Can],
-    /// Columns of a list: title and JSON pointer.
+    /// Columns of a list: title and JSON pointer, or several with `|` between them, of which the first that is there counts.
     pub columns: &'static [(&'static str, &'static str)],
 }
 
@@ -163,6 +163,23 @@ pub const KINDS: &[Kind] = &[
         names: NAMED,
         can: &[Show, Declare, Change, Delete],
         columns: &[NAME, ("PLATFORM", "/spec/platform"), ID, AGE],
+    },
+    Kind {
+        name: "deployment",
+        plural: "deployments",
+        in_project: true,
+        names: NAMED,
+        can: &[Show, Declare, Change, Delete],
+        columns: &[
+            NAME,
+            ("PHASE", "/phase"),
+            ("TARGET", "/spec/target"),
+            ("PROVIDER", "/spec/provider|/found/provider"),
+            ("ORIGIN", "/origin"),
+            ("ENDPOINT", "/endpoints/0/url"),
+            AGE,
+            ID,
+        ],
     },
     Kind {
         name: "secret",

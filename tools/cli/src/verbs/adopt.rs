@@ -1,4 +1,4 @@
-//! Taking over what stands on a host and is nobody's.
+//! Taking over what stands on a host, or runs at a provider, and is nobody's.
 
 use super::{Session, change::Taken};
 use crate::{
@@ -13,6 +13,7 @@ impl Session {
         let (kind, what, name, network, dry_run) = match what {
             Adopt::Vm { what, name, network, dry_run } => ("vm", what, name, network, dry_run),
             Adopt::Volume { what, name, dry_run } => ("volume", what, name, None, dry_run),
+            Adopt::Deployment(what) => return self.adopt_deployment(what).await,
         };
         let (host, id) = split(&what)?;
         let mut body = json!({"kind": kind, "id": id, "project": self.project, "name": name});

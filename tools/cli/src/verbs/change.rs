@@ -1,9 +1,13 @@
 //! Verbs that declare, change and delete.
 
-use super::{Session, bare, security_groups};
+use super::{
+    Session, bare,
+    deployments::{Goal, query},
+    security_groups,
+};
 use crate::{
     Failure,
-    args::{After, Create, CreateVm, Vms},
+    args::{After, Cascade, Create, CreateVm, Leaving, Vms},
     failure::Tally,
     kinds::{Can, Kind, escape, named},
     output::{Format, note, print_value, sayln},
@@ -23,6 +27,8 @@ pub(super) struct Taken {
     done: &'static str,
     answer: Value,
     task: Option<Task>,
+    /// What is waited for where there is no task.
+    goal: Option<Goal>,
 }
 
 /// A value from a file or from standard input: never from the command line, which others on the machine can read.
@@ -47,7 +53,8 @@ impl Taken {
         let task = answer.get("task").filter(|t| !t.is_null()).cloned();
         let task = task.map(serde_json::from_value).transpose()?;
         let label = format!("{}/{name}", kind.name);
-        Ok(Self { kind, label, done, answer, task })
+        let goal = Goal::of(kind, done, &answer);
+        Ok(Self { kind, label, done, answer, task, goal })
     }
 
     /// The same, told of under another label: what was changed is not what was asked for.
@@ -82,6 +89,7 @@ impl Session {
                 }
                 self.declare("volume", json!({"name": name, "spec": spec})).await
             }
+            Create::Deployment(what) => self.create_deployment(what).await,
             Create::Project { name, tenant } => {
                 let mut body = json!({"name": name});
                 if let Some(tenant) = tenant {
@@ -171,23 +179,30 @@ impl Session {
         self.conclude(Taken::read(kind, &name, "created", answer)?).await
     }
 
-    pub(super) async fn delete(&self, words: &[String], after: &After) -> Result<(), Failure> {
+    pub(super) async fn delete(
+        &self,
+        words: &[String],
+        after: &After,
+        leaving: &Leaving,
+    ) -> Result<(), Failure> {
         let targets = named(words)?;
+        let mut queries = Vec::new();
         for (kind, _) in &targets {
             kind.demand(Can::Delete, "deleted")?;
+            queries.push(deletion(kind, after, leaving)?);
         }
         let mut tally = Tally::new(targets.len());
         let mut taken = Vec::new();
-        for (kind, name) in targets {
+        for ((kind, name), query) in targets.into_iter().zip(queries) {
             taken.extend(
-                tally.keep(&format!("{}/{name}", kind.name), self.delete_one(kind, &name, after).await),
+                tally.keep(&format!("{}/{name}", kind.name), self.delete_one(kind, &name, &query).await),
             );
         }
         self.conclude_all(taken, &mut tally).await?;
         tally.end()
     }
 
-    async fn delete_one(&self, kind: &'static Kind, name: &str, after: &After) -> Result<Taken, Failure> {
+    async fn delete_one(&self, kind: &'static Kind, name: &str, query: &str) -> Result<Taken, Failure> {
         let path = match kind.can.contains(&Can::Show) {
             true => kind.object(&self.project, name),
             false => {
@@ -196,8 +211,7 @@ impl Session {
                 kind.object(&self.project, id)
             }
         };
-        let path = format!("{path}{}", depends_on(after));
-        Taken::read(kind, name, "deleted", self.client.delete(&path).await?)
+        Taken::read(kind, name, "deleted", self.client.delete(&format!("{path}{query}")).await?)
     }
 
     /// Asks all of them before it waits for the first, so that they happen side by side.
@@ -240,21 +254,28 @@ impl Session {
 
     /// Waits, and says what came of it; gives what is to be printed as JSON or YAML.
     async fn finish(&self, taken: &Taken) -> Result<Option<Value>, Failure> {
-        let Taken { kind, label, done, answer, task } = taken;
+        let Taken { kind, label, done, answer, task, goal } = taken;
         if let (Some(task), true) = (task, self.wait) {
             let progress = RefCell::new(Progress::new(label));
             let show = |task: &Task| progress.borrow_mut().show(task);
             let tell = |line: &TaskLog| progress.borrow().tell(line);
             self.client.follow_log(task.id, self.left(), show, tell).await?;
         }
+        let id = taken.object().get("id").and_then(Value::as_str);
+        let at = id.map(|id| kind.object(&self.project_of(taken), id));
+        if let (Some(goal), Some(at), true) = (goal, &at, self.wait) {
+            self.follow_deployment(at, label, *goal).await?;
+        }
         match (self.output, task) {
-            (Format::Json | Format::Yaml, Some(_)) if !self.wait => Ok(Some(answer.clone())),
+            (Format::Json | Format::Yaml, _) if !self.wait => Ok(Some(match task {
+                Some(_) => answer.clone(),
+                None => taken.object().clone(),
+            })),
             (Format::Json | Format::Yaml, task) => {
-                let id = taken.object().get("id").and_then(Value::as_str);
-                // Read again what the task changed, unless it is gone.
-                Ok(Some(match (id, task) {
-                    (Some(id), Some(_)) if *done != "deleted" => {
-                        self.client.get(&kind.object(&self.project_of(taken), id)).await?
+                // Read again what changed meanwhile, unless it is gone.
+                Ok(Some(match at {
+                    Some(at) if *done != "deleted" && (task.is_some() || goal.is_some()) => {
+                        self.client.get(&at).await?
                     }
                     _ => taken.object().clone(),
                 }))
@@ -316,6 +337,37 @@ impl Drop for Progress<'_> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The query of a deletion. What is said of what depends on it must mean something for the kind.
+fn deletion(kind: &Kind, after: &After, leaving: &Leaving) -> Result<String, Failure> {
+    let refused = |flag: &str, kinds: &str| {
+        let kind = kind.name.replace('-', " ");
+        Err(Failure::Usage(format!("{flag} says nothing of a {kind}; it does of these: {kinds}")))
+    };
+    let tasks: Vec<_> = after.after.iter().map(|t| bare("task", t)).collect();
+    let tasks = tasks.join(",");
+    let mut parts: Vec<(&str, &str)> = Vec::new();
+    match (leaving.cascade, kind.name) {
+        (None, _) => {}
+        (Some(Cascade::All), "provider") => parts.push(("cascade", "true")),
+        (Some(_), "agent" | "server") => parts.push(("cascade", "undeploy")),
+        (Some(Cascade::Undeploy), "provider") => {
+            let why =
+                "a provider's deployments cannot stay without it: give --cascade alone, and they are deleted";
+            return Err(Failure::Usage(why.into()));
+        }
+        (Some(_), _) => return refused("--cascade", "provider, agent, server"),
+    }
+    match (leaving.orphan, kind.name) {
+        (false, _) => {}
+        (true, "deployment" | "agent" | "server") => parts.push(("orphan", "true")),
+        (true, _) => return refused("--orphan", "deployment, agent, server"),
+    }
+    if !tasks.is_empty() {
+        parts.push(("depends_on", &tasks));
+    }
+    Ok(query(&parts))
 }
 
 /// The query that has a change wait for tasks.

@@ -6,6 +6,7 @@ mod change;
 mod console;
 mod counters;
 mod debug;
+mod deployments;
 mod drain;
 mod images;
 mod login;
@@ -22,7 +23,7 @@ mod watch;
 
 use crate::{
     Failure,
-    args::{Arguments, Verb},
+    args::{Arguments, Subject, Verb},
     client::Client,
     config,
     output::{Format, say},
@@ -82,7 +83,7 @@ impl Session {
             Verb::Create { what } => self.create(*what).await,
             Verb::Upload { image, file } => self.upload(&image, &file).await,
             Verb::Apply { file, dry_run } => self.apply(&file, dry_run).await,
-            Verb::Delete { targets, after } => self.delete(&targets.targets, &after).await,
+            Verb::Delete { targets, after, leaving } => self.delete(&targets.targets, &after, &leaving).await,
             Verb::Adopt { what } => self.adopt(what).await,
             Verb::Start(vms) => self.power(&vms, "start", "started").await,
             Verb::Stop(vms) => self.power(&vms, "stop", "stopped").await,
@@ -105,9 +106,17 @@ impl Session {
             Verb::Sim(what) => self.sim(&what).await,
             Verb::Console(console) => self.console(&console).await,
             Verb::Tasks { state } => self.list_tasks(state.as_deref()).await,
-            Verb::Logs { task } => self.logs(&task).await,
-            Verb::Cancel { task } => self.cancel(&task).await,
-            Verb::Retry { task } => self.retry(&task).await,
+            Verb::Logs(logs) => self.logs_of(&logs).await,
+            Verb::Events(targets) => self.events(&targets.targets).await,
+            Verb::Cancel(what) => match what.subject()? {
+                Subject::Task(task) => self.cancel(task).await,
+                Subject::Deployment(name) => self.ask_deployments(&[name], "cancel", "undeployed").await,
+            },
+            Verb::Deploy(targets) => self.deploy(&targets.targets).await,
+            Verb::Retry(what) => match what.subject()? {
+                Subject::Task(task) => self.retry(task).await,
+                Subject::Deployment(name) => self.ask_deployments(&[name], "retry", "retried").await,
+            },
             Verb::Depend { task, on } => self.depend(&task, &on).await,
             Verb::Revoke { host } => self.revoke(&host).await,
             Verb::ConfirmPowerOff { host } => self.confirm_power_off(&host).await,

@@ -148,6 +148,13 @@ impl Session {
             Format::Table => say!("{}", yaml(&object)?),
         }
         let Some(id) = object.pointer("/id").and_then(Value::as_str) else { return Ok(()) };
+        if kind.name == "deployment" {
+            // What was found and not declared was never tried.
+            return match object.get("spec") {
+                Some(_) => self.print_recent_events(id, RECENT_TASKS).await,
+                None => Ok(()),
+            };
+        }
         let tasks = Kind::find("task")?;
         let mut about = self.list(tasks, &[("subject_id", id)]).await?;
         if !about.is_empty() {
@@ -165,9 +172,14 @@ impl Session {
         };
         match Kind::find(kind)?.name {
             "vm" if what.remote.is_none() => self.explain_placement(name).await,
-            "vm" => Err(Failure::Usage("--remote asks about a port: basalt explain port ADDRESS".into())),
+            "deployment" if what.remote.is_none() => self.explain_deployment(name).await,
+            "vm" | "deployment" => {
+                Err(Failure::Usage("--remote asks about a port: basalt explain port ADDRESS".into()))
+            }
             "port" => self.explain_flow(name, what).await,
-            other => Err(Failure::Usage(format!("a {other} cannot be explained; these can: vm, port"))),
+            other => {
+                Err(Failure::Usage(format!("a {other} cannot be explained; these can: vm, deployment, port")))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Session, bare};
 use crate::{
     Failure,
+    args::{Logs, Subject},
     client::Away,
     kinds::{Kind, escape},
     output::{Format, note, print, print_value, sayln},
@@ -24,8 +25,18 @@ impl Session {
         print(kind, &items, false, self.output)
     }
 
+    pub(super) async fn logs_of(&self, what: &Logs) -> Result<(), Failure> {
+        match what.of.subject()? {
+            Subject::Deployment(name) => self.deployment_logs(name, what.follow, what.tail).await,
+            Subject::Task(_) if what.tail.is_some() => {
+                Err(Failure::Usage("--tail is of deployments; a task's log is shown whole".into()))
+            }
+            Subject::Task(task) => self.logs(task).await,
+        }
+    }
+
     /// Prints a task's log; while it runs, as it grows.
-    pub(super) async fn logs(&self, task: &str) -> Result<(), Failure> {
+    async fn logs(&self, task: &str) -> Result<(), Failure> {
         let path = format!("/v1/tasks/{}", escape(bare("task", task)));
         let (mut seen, mut away) = (0, Away::default());
         let following = async {

@@ -1,6 +1,6 @@
 //! `wait`: until an object is in a phase or state, or gone.
 
-use super::Session;
+use super::{Session, deployments::is_judged};
 use crate::{
     Failure,
     client::Away,
@@ -43,7 +43,7 @@ impl Session {
                     Some(None) if until == "deleted" => return Ok(()),
                     Some(None) => return Err(Failure::not_found(kind.name, name)),
                     Some(Some(object)) => {
-                        if is(&object, until) {
+                        if is(kind, &object, until) {
                             return Ok(());
                         }
                         ended(kind, &object)?;
@@ -67,10 +67,11 @@ impl Session {
     }
 }
 
-fn is(object: &Value, until: &str) -> bool {
-    ["/phase", "/state", "/observed/state"]
-        .iter()
-        .any(|at| object.pointer(at).and_then(Value::as_str) == Some(until))
+fn is(kind: &Kind, object: &Value, until: &str) -> bool {
+    // Of a deployment a word counts when it was said of the generation that is wanted now (DP44).
+    let counts = kind.name != "deployment" || is_judged(object) || ["pending", "deleting"].contains(&until);
+    let says = |at: &str| object.pointer(at).and_then(Value::as_str) == Some(until);
+    counts && ["/phase", "/state", "/observed/state"].into_iter().any(says)
 }
 
 /// A task that has ended becomes nothing else.
@@ -82,5 +83,23 @@ fn ended(kind: &Kind, object: &Value) -> Result<(), Failure> {
     match task.state.is_terminal() {
         true => Err(Failure::Task(Box::new(task))),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn dp44_a_deployment_is_deployed_when_its_newest_generation_is() {
+        let kind = |name| Kind::find(name).ok().unwrap();
+        let web =
+            |observed: i64| json!({"phase": "deployed", "generation": 3, "observed_generation": observed});
+        assert!(is(kind("deployment"), &web(3), "deployed"));
+        assert!(!is(kind("deployment"), &web(2), "deployed"));
+        let fresh = json!({"phase": "pending", "generation": 1, "observed_generation": 0});
+        assert!(is(kind("deployment"), &fresh, "pending"));
+        assert!(is(kind("vm"), &json!({"phase": "running", "generation": 3}), "running"));
     }
 }

@@ -101,7 +101,7 @@ impl Session {
     }
 }
 
-/// What an event says of its object: its state, and for a task also of what and how far.
+/// What an event says of its object: its state, for a task also of what and how far, for a deployment also why.
 fn described(event: &WatchEvent) -> String {
     let at = |p| event.object.as_ref().and_then(|o| o.pointer(p)).and_then(Value::as_str);
     let state = at("/phase").or(at("/state")).unwrap_or_default();
@@ -110,7 +110,10 @@ fn described(event: &WatchEvent) -> String {
             let what = at("/kind").unwrap_or_default();
             format!("{state} {progress} % {what} {kind}/{name} {}", at("/stage").unwrap_or_default())
         }
-        _ => state.to_owned(),
+        _ => match at("/message") {
+            Some(message) => format!("{state}: {message}"),
+            None => state.to_owned(),
+        },
     }
 }
 
