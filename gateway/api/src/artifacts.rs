@@ -144,7 +144,7 @@ impl DeleteArtifact {
 }
 
 /// Refuses an agent that uses itself.
-fn itself(name: &Name, tag: &Tag, spec: &ArtifactSpec) -> Result<(), Error> {
+pub(crate) fn itself(name: &Name, tag: &Tag, spec: &ArtifactSpec) -> Result<(), Error> {
     let own =
         |r: &basalt_model::artifacts::ArtifactRef| r.kind == spec.kind() && r.name == *name && r.tag == *tag;
     if !spec.references().iter().any(own) {

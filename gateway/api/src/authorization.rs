@@ -172,6 +172,7 @@ pub static RULES: &[Rule] = &[
     role("GET", "/v1/hosts/{host}/drains/{drain}", Viewer, System),
     role("GET", "/v1/pools", Viewer, System),
     role("GET", "/v1/pools/{pool}", Viewer, System),
+    role("POST", "/v1/apply", Operator, Handler),
     role("POST", "/v1/sim", Viewer, System),
     role("GET", "/v1/unstick/{kind}/{id}", Viewer, Handler),
     role("POST", "/v1/unstick/{kind}/{id}", Operator, Handler),

@@ -17,7 +17,7 @@ use basalt_model::{
     deployments::{DeploymentSpec, DesiredState},
 };
 use basalt_store::{
-    Key, New, TenantTx,
+    Change, Key, New, TenantTx,
     deployments::{self, Adopted, Found, Listed, View},
     providers::Provider,
 };
@@ -59,27 +59,29 @@ pub async fn create_deployment(
     Json { value, bytes }: Json<Create<DeploymentSpec>>,
 ) -> Result<Response, Error> {
     body::check_create(&value)?;
-    let writing = intent.begin(&app, &bytes).await?;
-    declare(&app, writing, value, None).await
+    let mut w = intent.begin(&app, &bytes).await?;
+    let made = make(&app, &mut w.tx, &w.change, w.project.id, value, None).await?;
+    answer(w, made).await
 }
 
-async fn declare(
+/// Declares a deployment.
+pub(crate) async fn make(
     app: &App,
-    mut writing: Writing,
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
     body: Create<DeploymentSpec>,
     adopts: Option<Found>,
-) -> Result<Response, Error> {
-    let project = writing.project.id;
-    let provider = deployments::open_provider(&mut writing.tx, project, &body.spec.provider).await?;
+) -> Result<deployments::Deployment, Error> {
+    let provider = deployments::open_provider(tx, project, &body.spec.provider).await?;
     check(app, &body.spec, &provider)?;
     let adopted = match adopts {
-        Some(found) => Some(adoptable(&mut writing.tx, &body.spec, &provider, found).await?),
+        Some(found) => Some(adoptable(tx, &body.spec, &provider, found).await?),
         None => None,
     };
     // Whoever declares anew what goes just now is told that it goes, not only that there is one.
-    let named = Key::Name(body.name.clone());
-    match deployments::get(&mut writing.tx, project, &named).await {
-        Ok(old) if old.deployment.metadata.deletion_requested_at.is_some() => {
+    match deployments::get(tx, project, &Key::Name(body.name.clone())).await {
+        Ok(old) if is_going(&old.deployment) => {
             let name = body.name.to_string();
             return Err(basalt_store::Error::Deleting { kind: KIND, name }.into());
         }
@@ -87,8 +89,7 @@ async fn declare(
         Err(e) => return Err(e.into()),
     }
     let new = New { name: body.name, labels: body.labels, spec: body.spec };
-    let made = deployments::insert(&mut writing.tx, &writing.change, project, &new, adopted.as_ref()).await?;
-    answer(writing, made).await
+    Ok(deployments::insert(tx, change, project, &new, adopted.as_ref()).await?)
 }
 
 /// Shows a deployment; by its id also something that was found.
@@ -130,18 +131,29 @@ pub async fn update_deployment(
 ) -> Result<Response, Error> {
     body::check_update(&value)?;
     let key = Key::parse(KIND, &name)?;
-    let mut writing = intent.begin(&app, &bytes).await?;
-    let project = writing.project.id;
-    let old = deployments::get(&mut writing.tx, project, &key).await;
-    let old = managed(&mut writing.tx, project, &key, old).await?.deployment;
+    let mut w = intent.begin(&app, &bytes).await?;
+    let update = basalt_store::Update { expected: w.expected, labels: value.labels, spec: value.spec };
+    let changed = change(&app, &mut w.tx, &w.change, w.project.id, &key, &update).await?;
+    answer(w, changed).await
+}
+
+/// Changes what is wanted of a deployment.
+pub(crate) async fn change(
+    app: &App,
+    tx: &mut TenantTx,
+    change: &Change,
+    project: ProjectId,
+    key: &Key,
+    update: &basalt_store::Update<DeploymentSpec>,
+) -> Result<deployments::Deployment, Error> {
+    let old = deployments::get(tx, project, key).await;
+    let old = managed(tx, project, key, old).await?.deployment;
     // The same again is the same, whatever became of its provider; another provider is refused below.
-    if old.spec != value.spec && old.spec.provider == value.spec.provider && !is_going(&old) {
-        let provider = deployments::open_provider(&mut writing.tx, project, &value.spec.provider).await?;
-        check(&app, &value.spec, &provider)?;
+    if old.spec != update.spec && old.spec.provider == update.spec.provider && !is_going(&old) {
+        let provider = deployments::open_provider(tx, project, &update.spec.provider).await?;
+        check(app, &update.spec, &provider)?;
     }
-    let update = basalt_store::Update { expected: writing.expected, labels: value.labels, spec: value.spec };
-    let changed = deployments::update(&mut writing.tx, &writing.change, project, &key, &update).await?;
-    answer(writing, changed).await
+    Ok(deployments::update(tx, change, project, key, update).await?)
 }
 
 /// What a deletion may be told.
@@ -237,13 +249,14 @@ pub async fn adopt_deployment(
 ) -> Result<Response, Error> {
     body::check_create(&value)?;
     let key = Key::parse(KIND, &name)?;
-    let mut writing = intent.begin(&app, &bytes).await?;
-    let project = writing.project.id;
-    match deployments::get(&mut writing.tx, project, &key).await {
+    let mut w = intent.begin(&app, &bytes).await?;
+    let project = w.project.id;
+    match deployments::get(&mut w.tx, project, &key).await {
         Ok(own) => Err(managed_already(own.deployment.metadata.name.as_str())),
         Err(missing) => {
-            let found = found_by(&mut writing.tx, project, &key, missing).await??;
-            declare(&app, writing, value, Some(found)).await
+            let found = found_by(&mut w.tx, project, &key, missing).await??;
+            let made = make(&app, &mut w.tx, &w.change, project, value, Some(found)).await?;
+            answer(w, made).await
         }
     }
 }

@@ -11,6 +11,7 @@ mod adoption;
 mod agent;
 mod agent_identity;
 mod agents;
+mod apply;
 mod artifacts;
 mod audit;
 pub mod authentication;

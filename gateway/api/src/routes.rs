@@ -1,11 +1,11 @@
 //! Every route of both doors, in one place.
 
 use crate::{
-    App, adoption, agent, agents, audit, consoles, counters, debug, deployment_history, deployment_logs,
-    deployments, directory, drains, enrolment, explain, health, host_loss, hosts, image_events, image_work,
-    images, login, metrics, migrations, networks, pools, ports, projects, providers, role_bindings, routers,
-    secrets, security_groups, servers, service_tokens, sim, task_logs, tasks, tenants, unstick, users,
-    vm_verbs, vms, volumes, watch,
+    App, adoption, agent, agents, apply, audit, consoles, counters, debug, deployment_history,
+    deployment_logs, deployments, directory, drains, enrolment, explain, health, host_loss, hosts,
+    image_events, image_work, images, login, metrics, migrations, networks, pools, ports, projects,
+    providers, role_bindings, routers, secrets, security_groups, servers, service_tokens, sim, task_logs,
+    tasks, tenants, unstick, users, vm_verbs, vms, volumes, watch,
 };
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -102,6 +102,7 @@ fn platforms() -> OpenApiRouter<App> {
         .routes(routes!(deployment_history::list_deployment_events))
         .routes(routes!(deployment_history::explain_deployment))
         .routes(routes!(deployment_logs::read_deployment_logs))
+        .routes(routes!(apply::apply))
 }
 
 fn storage() -> OpenApiRouter<App> {

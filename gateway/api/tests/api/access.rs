@@ -77,6 +77,9 @@ impl World {
         if rule.path == "/debug/graph" {
             path.push_str("?about=counters");
         }
+        if rule.path == "/v1/apply" {
+            path.push_str(&format!("?project={}", self.project.1));
+        }
         let mut call = self.door.call(rule.method, &path);
         if let Some(token) = token {
             call = call.token(token);
@@ -88,6 +91,7 @@ impl World {
             ("DELETE", "/v1/projects/{project}")
             | (_, "/v1/tasks/{task}/cancel" | "/v1/tasks/{task}/retry") => None,
             (_, "/v1/unstick/{kind}/{id}") => Some(json!({"way": "wait"})),
+            (_, "/v1/apply") => Some(json!({"documents": []})),
             (_, "/v1/tasks/{task}/dependencies") => Some(json!({"depends_on": []})),
             (_, "/v1/projects") => Some(json!({"name": "main", "tenant": self.project.0})),
             ("PUT", "/v1/projects/{project}") => Some(

@@ -5,6 +5,7 @@
 mod access;
 mod adoption;
 mod agents;
+mod apply;
 mod bad_input;
 mod consoles;
 mod counters;

@@ -49,6 +49,7 @@ fn sample(method: &str, path: &str) -> Value {
         ("POST", "/v1/hosts/{host}/adopt") => {
             json!({"kind": "vm", "id": "handmade", "project": "main", "name": "a", "network": "lan"})
         }
+        ("POST", "/v1/apply") => json!({"documents": []}),
         ("POST", "/v1/sim") => json!({"events": []}),
         ("POST", "/v1/unstick/{kind}/{id}") => json!({"way": "wait"}),
         ("POST", "/v1/hosts/{host}/drain") => json!({"concurrency": 1}),
@@ -80,7 +81,10 @@ async fn s8_every_server_owned_field_is_refused_in_every_body() {
             }
             let method = method.to_uppercase();
             let body = sample(&method, path);
-            let url = path.replace("{project}", &project.1.to_string()).replace(['{', '}'], "");
+            let mut url = path.replace("{project}", &project.1.to_string()).replace(['{', '}'], "");
+            if path == "/v1/apply" {
+                url.push_str(&format!("?project={}", project.1));
+            }
             for (at, into) in [("", vec![]), ("spec.", vec!["spec"])] {
                 if !into.iter().all(|k| body.get(k).is_some()) {
                     continue;

@@ -1,6 +1,7 @@
 //! What users send and receive: bodies of `/v1`, pages, problems and watch events.
 
 mod adoption;
+mod apply;
 mod deployments;
 mod identity;
 mod problem;
@@ -11,6 +12,7 @@ mod unstick;
 mod watch;
 
 pub use adoption::*;
+pub use apply::*;
 pub use deployments::*;
 pub use identity::*;
 pub use problem::Problem;
