@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use basalt_kube_api::{Rule, Server};
 use basalt_test_programs::{Engine, Image, program};
-use basalt_tests::House;
+use basalt_tests::{House, cli::Cli};
 use rmcp::{ServiceExt, model::CallToolRequestParams, transport::StreamableHttpClientTransport};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -208,5 +208,30 @@ async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shippe
         ensure!(Instant::now() < deadline, "objects are left");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_is_taken_twice_and_the_second_time_changes_nothing() -> Result<()> {
+    let house = House::that_says("[engines.default]\nsocket = \"/nowhere/engine.sock\"\n").await?;
+    let cli = Cli::of(&house)?;
+    for name in ["model-key", "kubeconfig"] {
+        declare(&house, "secrets", json!({ "name": name, "spec": { "value": "a value" } })).await?;
+    }
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
+        files += 1;
+        let apply = format!("apply -f {} --no-wait", path.display());
+        let first = cli.run(&apply).await?;
+        ensure!(first.code == 0 && !first.out.contains("refused"), "{first:?}");
+        let second = cli.ok(&apply).await?;
+        ensure!(second.lines().all(|l| l.ends_with("unchanged")), "{second}");
+    }
+    ensure!(files >= 5, "{files} examples");
     Ok(())
 }

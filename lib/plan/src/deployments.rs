@@ -272,6 +272,10 @@ pub fn next(of: &Situation<'_>) -> Next {
     if !causes.is_empty() {
         return attempt(of, Action::Deploy, Some(resolved), causes);
     }
+    if remote(of).is_some() {
+        // Nothing of it is here to be seen.
+        return Next::Rest;
+    }
     let differs = differences(of, &resolved.0);
     match (differs.is_empty(), of.spec.on_drift) {
         (true, _) => Next::Rest,

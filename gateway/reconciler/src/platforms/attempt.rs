@@ -15,6 +15,7 @@ use crate::{
 use basalt_adapters::{Adapter, Applied, Discovered, Removed};
 use basalt_model::{
     Epoch, Name,
+    artifacts::Source,
     attempts::Action,
     deployments::{ErrorClass, SecretText, Workload},
     tasks::Actor,
@@ -150,7 +151,8 @@ impl Platforms {
         }
         let applied = adapter.deploy(&workload).await?;
         let seen = adapter.observe_one(&order.owner).await?;
-        if seen.is_empty() {
+        // Of what runs elsewhere anyway nothing is to be seen here.
+        if seen.is_empty() && !matches!(workload.program.source, Source::Remote { .. }) {
             let remedy = "it is looked at again by itself; if it stays so, something takes it away at once";
             return Err(basalt_adapters::Error::new(
                 ErrorClass::Transient,

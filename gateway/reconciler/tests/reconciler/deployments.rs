@@ -273,3 +273,39 @@ async fn dp56_what_a_user_declares_again_takes_nothing_from_what_the_reconciler_
     world.is_deployed("d").await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn what_runs_elsewhere_anyway_has_an_address_and_asks_nothing_of_the_platform() {
+    let (world, platform) = world().await;
+    let running = world.reach(&platform);
+    let remote = json!({ "source": { "type": "remote", "url": "https://far.example/mcp" } });
+    world.artifact(ArtifactKind::Server, "far", remote.clone()).await;
+    let target = json!({ "target": { "kind": "server", "name": "far" } });
+    world.deploy("s", "a", target.clone()).await;
+    let standing = world.is_deployed("s").await;
+    assert_eq!(standing.endpoints[0].url, "https://far.example/mcp");
+    let mut agent = agent_spec("one");
+    agent["servers"] = json!([{ "name": "far" }]);
+    world.artifact(ArtifactKind::Agent, "a", agent).await;
+    let id = world.deploy("d", "a", json!({})).await;
+    world.is_deployed("d").await;
+    assert!(platform.of(id).unwrap().env["BASALT_SERVERS"].contains("https://far.example/mcp"));
+    assert_eq!(platform.deploys(), 1);
+    // One that ran here and now runs elsewhere.
+    world.artifact(ArtifactKind::Server, "moves", agent_spec("here")).await;
+    let moves = world.deploy("m", "a", json!({ "target": { "kind": "server", "name": "moves" } })).await;
+    world.is_deployed("m").await;
+    world.artifact(ArtifactKind::Server, "moves", remote).await;
+    until("its end here", || async { platform.of(moves) }, Option::is_none).await;
+    let told = |s: &Option<basalt_model::attempts::Standing>| {
+        s.as_ref().is_some_and(|s| s.phase == Phase::Deployed && s.endpoints[0].url.contains("far"))
+    };
+    until("its new address", || world.standing("m"), told).await;
+    a_while().await;
+    assert_eq!(platform.deploys(), 3);
+    for of in ["s", "m"] {
+        world.delete_deployment(of, false).await.unwrap();
+        world.is_gone(of).await;
+    }
+    running.stop().await;
+}

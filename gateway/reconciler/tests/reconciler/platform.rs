@@ -7,6 +7,7 @@
 use basalt_adapters::{Adapter, Applied, Discovered, Error, Health, LogOptions, Removed, Result};
 use basalt_model::{
     CapabilityReason, DateTime, DeploymentId, Epoch,
+    artifacts::Source,
     deployments::{
         Endpoint, ErrorClass, LogLine, ObservedWorkload, Owner, PlatformCapabilities, Readiness, SecretText,
         Workload,
@@ -180,6 +181,11 @@ impl FakePlatform {
     fn write(&self, workload: &Workload) -> Result<Applied> {
         let mut state = self.state.lock().unwrap();
         let name = workload.owner.workload_name();
+        if matches!(workload.program.source, Source::Remote { .. }) {
+            // It runs elsewhere; what ran here before it did so goes.
+            let was = state.running.remove(&name);
+            return Ok(if was.is_some() { Applied::Changed } else { Applied::Unchanged });
+        }
         if let Some(there) = state.running.get(&name) {
             if there.seen.epoch > Some(workload.epoch) {
                 return Err(error(ErrorClass::Conflict));
