@@ -15,8 +15,8 @@ pub use config::{Config, Database, Image, Listen, Pki, State};
 use anyhow::Context;
 use basalt_api::{App, Ask, ImageDoor, Readiness, SharedRegistry};
 use basalt_daemon::{Clock, Drain, config::write_secret, listen::Inherited, pki, tls};
-use basalt_reconciler::{Handle, Question, Reconciler, platforms::Hands};
-use basalt_store::{Error as StoreError, Store, work::Executor};
+use basalt_reconciler::{Handle, Question, Reconciler};
+use basalt_store::{Error as StoreError, Store};
 use basalt_wire::upload_token::Keyring;
 use std::{
     fs,
@@ -82,16 +82,11 @@ impl Gateway {
         let hub = basalt_api::Hub::default();
         options.keep_tasks_days = config.tasks.keep_days.get().into();
         let sealing_keys = Arc::new(sealing_keys::open(&config, clock.as_ref())?);
-        options.hands = Some(Hands {
-            open: Arc::new(platforms::Opener::new(&config, clock.clone())),
-            keys: sealing_keys.clone(),
-            executor: Executor { id: holder, start: clock.new_id() },
-        });
+        options.hands = Some(platforms::hands(&config, &clock, sealing_keys.clone(), holder));
         tell(&mut options, &hub);
         let (reconciler, handle) = Reconciler::new(options);
         handle.metrics().register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
-        let asked = handle.clone();
-        readiness.check("reconciler", move || asked.readiness());
+        readiness.check("reconciler", is_ready(handle.clone()));
         let app = App::new(basalt_api::Options {
             store: store.clone(),
             clock: clock.clone(),
@@ -259,6 +254,11 @@ fn tell(options: &mut basalt_reconciler::Options, hub: &basalt_api::Hub) {
     let (batches, manifests) = (hub.clone(), hub.clone());
     options.on_batch = Some(Arc::new(move |batch| batches.apply(batch)));
     options.on_manifest = Some(Arc::new(move |host, revision| manifests.manifest_written(host, revision)));
+}
+
+/// Whether the reconciler is ready.
+fn is_ready(handle: Handle) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+    move || handle.readiness()
 }
 
 /// Passes operators' questions on to the reconciler.

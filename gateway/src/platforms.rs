@@ -9,9 +9,11 @@ use basalt_model::{
     deployments::{ErrorClass, SecretText},
     providers::ProviderSpec,
 };
-use basalt_reconciler::platforms::{Open, Platforms};
+use basalt_reconciler::platforms::{Hands, Open, Platforms};
+use basalt_store::{secrets::SealingKeys, work::Executor};
 use futures::{FutureExt, StreamExt};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use uuid::Uuid;
 
 /// How long a call to an engine may last; the pull of an image is part of one.
 const ENGINE_CALL: Duration = Duration::from_secs(600);
@@ -51,6 +53,12 @@ impl Open for Opener {
             }
         }
     }
+}
+
+/// What the reconciler reaches platforms by. Another start of this gateway takes over at once what this one leaves.
+pub fn hands(config: &Config, clock: &Arc<dyn Clock>, keys: Arc<SealingKeys>, holder: Uuid) -> Hands {
+    let executor = Executor { id: holder, start: clock.new_id() };
+    Hands { open: Arc::new(Opener::new(config, Arc::clone(clock))), keys, executor }
 }
 
 /// How the door reads logs: through the same adapters, also where another gateway is the one that acts.

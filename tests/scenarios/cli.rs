@@ -61,6 +61,10 @@ spec:
 kind: provider
 name: cluster
 spec: { platform: kubernetes, kubeconfig: { secret: kubeconfig } }
+---
+kind: deployment
+name: planner
+spec: { target: { kind: agent, name: planner }, provider: cluster }
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +78,7 @@ async fn the_cli_lists_shows_and_describes_every_kind_in_every_format() -> Resul
     house.api.post::<Value>(&house.api.path("routers"), &edge).await?;
     cli.with_input("create user alice", "correct horse battery").await?;
     cli.with_input("create secret kubeconfig --file -", "apiVersion: v1").await?;
-    cli.with_input("apply -f -", REGISTRY).await?;
+    cli.with_input("apply -f - --no-wait", REGISTRY).await?;
     // A few at a time: each command is a process with a connection of its own.
     let kinds = futures::stream::iter(KINDS).map(|kind| in_every_format(&cli, kind)).buffer_unordered(3);
     kinds.try_collect::<Vec<()>>().await?;

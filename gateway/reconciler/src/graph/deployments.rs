@@ -273,15 +273,7 @@ fn view(
         adopts: deployment.adopts.is_some(),
         orphan: deployment.orphan,
         force: deployment.force,
-        target: match artifact {
-            None => Named::Missing(not_registered(&spec.target)),
-            Some(artifact) => Named::Found(Target {
-                id: artifact.id(),
-                generation: artifact.metadata.generation,
-                spec: &artifact.spec,
-                content_hash: &artifact.content_hash,
-            }),
-        },
+        target: target(artifact, &spec.target),
         place,
         references,
         secrets: secrets.clone(),
@@ -292,12 +284,7 @@ fn view(
             ended: past.ended,
             flapping: ctx.exists(&inputs.flapping, &id),
         },
-        seen: match ctx.get(&known.sights, &id).map(|s| &**s) {
-            Some(Sight::There(seen)) => Seen::There(seen),
-            Some(Sight::Absent(misses)) => Seen::Absent(*misses),
-            None if past.applied.is_some() => Seen::Absent(MISSES_GONE),
-            None => Seen::NotYet,
-        },
+        seen: seen(ctx, known, &id, past),
     };
     let next = deployments::next(&situation);
     let draft = |artifact: &Artifact| draft(artifact, deployment, env, &secrets, told);
@@ -325,6 +312,28 @@ fn view(
         next,
         order,
     })
+}
+
+fn target<'a>(artifact: Option<&'a Artifact>, reference: &ArtifactRef) -> Named<Target<'a>> {
+    match artifact {
+        None => Named::Missing(not_registered(reference)),
+        Some(artifact) => Named::Found(Target {
+            id: artifact.id(),
+            generation: artifact.metadata.generation,
+            spec: &artifact.spec,
+            content_hash: &artifact.content_hash,
+        }),
+    }
+}
+
+fn seen<'a>(ctx: &Ctx<'a>, known: Known, id: &DeploymentId, past: &PastRow) -> Seen<'a> {
+    match ctx.get(&known.sights, id).map(|s| &**s) {
+        Some(Sight::There(seen)) => Seen::There(seen),
+        Some(Sight::Absent(misses)) => Seen::Absent(*misses),
+        // What was applied was seen; its rows went when it had not been there for long.
+        None if past.applied.is_some() => Seen::Absent(MISSES_GONE),
+        None => Seen::NotYet,
+    }
 }
 
 fn project_name(ctx: &Ctx<'_>, inputs: &Inputs, project: ProjectId) -> Name {

@@ -86,10 +86,30 @@ pub(super) fn of(due: &Due, claim: Claim, end: End, times: Times, id: Uuid, eyes
     };
     attempted.pause_ms = wait.map_or(0, |w| u64::try_from(w.as_millis()).unwrap_or(u64::MAX));
     let next_retry_at = wait.and_then(|w| times.now.checked_add_signed(chrono::TimeDelta::from_std(w).ok()?));
-    let event = ReconcileEvent {
+    let event = event(due, &attempted, outcome, times, (id, next_retry_at));
+    Record {
+        // What was superseded says nothing about what is wanted now.
+        attempted: (outcome != AttemptOutcome::Superseded).then_some(attempted),
+        repair: request.repair && matches!(applied, Applies::This(_)),
+        applied,
+        next_retry_at,
+        event,
+        seen,
+    }
+}
+
+fn event(
+    due: &Due,
+    attempted: &Attempted,
+    outcome: AttemptOutcome,
+    times: Times,
+    (id, next_retry_at): (Uuid, Option<DateTime>),
+) -> ReconcileEvent {
+    let request = &due.request;
+    ReconcileEvent {
         id,
         generation: request.generation,
-        epoch: claim.epoch,
+        epoch: attempted.epoch,
         action: request.action,
         attempt: request.failures.saturating_add(1),
         outcome,
@@ -99,15 +119,6 @@ pub(super) fn of(due: &Due, claim: Claim, end: End, times: Times, id: Uuid, eyes
         started_at: times.started_at,
         completed_at: times.now,
         next_retry_at,
-    };
-    Record {
-        // What was superseded says nothing about what is wanted now.
-        attempted: (outcome != AttemptOutcome::Superseded).then_some(attempted),
-        repair: request.repair && matches!(applied, Applies::This(_)),
-        applied,
-        next_retry_at,
-        event,
-        seen,
     }
 }
 

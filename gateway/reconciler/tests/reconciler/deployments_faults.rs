@@ -294,8 +294,7 @@ async fn dp48_dp49_lost_signals_and_open_transactions_hold_nothing_up() {
     // A transaction that has written and stays open.
     let mut elsewhere = world.store.system().await.unwrap();
     leases::acquire(&mut elsewhere, "another", Uuid::from_u128(9), world.clock.now(), 3, None).await.unwrap();
-    let listeners = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%' AND datname = current_database()";
-    world.database().run(listeners).await;
+    world.database().end_listeners().await;
     world.deploy("d", "a", json!({})).await;
     world.is_deployed("d").await;
     drop(elsewhere);
@@ -312,14 +311,13 @@ async fn dp50_dp51_a_log_that_was_pruned_or_is_of_another_history_is_read_anew_a
     world.is_deployed("e").await;
     let reloads = || running.handle.metrics().reloads.get();
     let before = reloads();
-    world.database().run("TRUNCATE change_log; INSERT INTO change_log (xid, source, key, op) VALUES (pg_current_xact_id(), 'hosts', '', 'reload')").await;
+    world.database().lose_log().await;
     world.agent_image("other", "one").await;
     until("a reload", || async { reloads() }, |n| *n > before).await;
     a_while().await;
     assert_eq!(platform.deploys(), 2);
     // An older backup knows of older attempts than are written on what runs.
-    let older = "UPDATE deployment_attempts SET epoch = 0; UPDATE deployment_status SET begun = 0, attempted = NULL, applied = NULL";
-    world.database().run(older).await;
+    world.database().forget_attempts().await;
     world.agent_image("a", "two").await;
     for (of, id) in ["d", "e"].into_iter().zip(all) {
         let on_it = || async { platform.of(id).unwrap().seen.epoch.unwrap().0 };

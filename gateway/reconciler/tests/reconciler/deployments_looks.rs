@@ -167,15 +167,7 @@ async fn dp37_looks_that_find_the_same_write_nothing() {
     world.is_deployed("d").await;
     until("found", || world.found(), |f| f.len() == 1).await;
     looks(&platform, 2).await;
-    let written = || async {
-        let rows = [
-            "SELECT xmin, id FROM discovered_local ORDER BY id",
-            "SELECT id FROM discovery_runs ORDER BY id",
-            "SELECT xmin, provider_id FROM provider_status",
-            "SELECT xmin, deployment_id FROM deployment_status",
-        ];
-        world.database().ask(&rows).await
-    };
+    let written = || world.database().writers_of_what_was_seen();
     let before = written().await;
     assert!(before.iter().all(|rows| !rows.is_empty()), "{before:?}");
     looks(&platform, 5).await;

@@ -2,6 +2,7 @@
 //! database in it for each test. A test that cannot have one fails; it is never skipped.
 
 mod again;
+mod behind;
 mod cluster;
 
 use crate::{
@@ -117,13 +118,6 @@ impl Database {
             answers.push(rows.unwrap_or_else(|e| panic!("{query}: {e}")));
         }
         answers
-    }
-
-    /// Runs statements as the superuser: for what happens to a database behind everybody's back.
-    pub async fn run(&self, statements: &str) {
-        let mut owner = self.superuser().await;
-        let done = owner.execute(sqlx::AssertSqlSafe(statements.to_owned())).await;
-        done.unwrap_or_else(|e| panic!("{statements}: {e}"));
     }
 
     /// A connection as the cluster's superuser, whom no policy binds.
