@@ -109,8 +109,6 @@ pub struct Situation<'a> {
     pub spec: &'a DeploymentSpec,
     /// Its deletion was asked for.
     pub deleting: bool,
-    /// Something that runs is taken over instead of being made.
-    pub adopts: bool,
     /// It is forgotten without being taken away.
     pub orphan: bool,
     /// The word by which it was asked for again, if it was.

@@ -60,7 +60,6 @@ impl World {
             generation: Generation(1),
             spec: &self.spec,
             deleting: false,
-            adopts: false,
             orphan: false,
             force: None,
             target: Named::Found(Target {

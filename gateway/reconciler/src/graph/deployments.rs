@@ -256,25 +256,14 @@ fn view(
     let secrets = secrets(ctx, known, project, &env);
     let unreachable = unreachable(ctx, inputs, provider);
     let access = provider.spec.secret().map(|named| secret(ctx, known, project, &named.secret));
-    let place = match &access {
-        Some(Named::Missing(reason)) => Named::Missing(reason.clone()),
-        _ => Named::Found(Place {
-            id: provider.id(),
-            generation: provider.metadata.generation,
-            spec: &provider.spec,
-            revision: (known.revision)(provider.spec.platform()),
-            unreachable: unreachable.as_ref(),
-        }),
-    };
     let situation = Situation {
         generation: metadata.generation,
         spec,
         deleting: metadata.deletion_requested_at.is_some(),
-        adopts: deployment.adopts.is_some(),
         orphan: deployment.orphan,
         force: deployment.force,
         target: target(artifact, &spec.target),
-        place,
+        place: place(known, provider, access.as_ref(), unreachable.as_ref()),
         references,
         secrets: secrets.clone(),
         past: Past {
@@ -312,6 +301,24 @@ fn view(
         next,
         order,
     })
+}
+
+fn place<'a>(
+    known: Known,
+    provider: &'a Provider,
+    access: Option<&Named<(SecretId, Generation)>>,
+    unreachable: Option<&'a CapabilityReason>,
+) -> Named<Place<'a>> {
+    match access {
+        Some(Named::Missing(reason)) => Named::Missing(reason.clone()),
+        _ => Named::Found(Place {
+            id: provider.id(),
+            generation: provider.metadata.generation,
+            spec: &provider.spec,
+            revision: (known.revision)(provider.spec.platform()),
+            unreachable,
+        }),
+    }
 }
 
 fn target<'a>(artifact: Option<&'a Artifact>, reference: &ArtifactRef) -> Named<Target<'a>> {
