@@ -5,6 +5,7 @@
 mod adoption;
 mod cli;
 mod cli_apply;
+mod cli_deployments;
 mod cli_people;
 mod cli_refusals;
 mod console;
