@@ -385,6 +385,10 @@ impl Driver {
             }
             Ok(Swept::Liveness(beats, leases)) => {
                 self.stepper.watch(&leases, now);
+                if let Some((platforms, _)) = &self.reconciler.platforms {
+                    let (snapshot, nodes) = self.stepper.snapshot();
+                    platforms.keep(|id| snapshot.get(&nodes.inputs.providers, id).is_some());
+                }
                 self.stepper.hear(&beats, at, now);
                 self.verify_always()?;
                 let bytes: usize = self.stepper.graph().counters().iter().map(|(_, c)| c.bytes).sum();

@@ -125,6 +125,11 @@ impl Platforms {
         Ok(adapter)
     }
 
+    /// Lets go of providers that are no more.
+    pub fn keep(&self, known: impl Fn(&ProviderId) -> bool) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| known(id));
+    }
+
     /// The log of a deployment, from its platform.
     pub async fn logs(
         &self,

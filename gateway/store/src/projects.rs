@@ -181,7 +181,11 @@ pub async fn delete(tx: &mut SystemTx, change: &Change, id: ProjectId) -> Result
             UNION ALL SELECT 'network', name FROM networks WHERE project_id = $1
             UNION ALL SELECT 'security_group', name FROM security_groups WHERE project_id = $1
             UNION ALL SELECT 'router', name FROM routers WHERE project_id = $1
-            UNION ALL SELECT 'image', name FROM images WHERE project_id = $1) x LIMIT 10",
+            UNION ALL SELECT 'image', name FROM images WHERE project_id = $1
+            UNION ALL SELECT 'deployment', name FROM deployments WHERE project_id = $1
+            UNION ALL SELECT 'provider', name FROM providers WHERE project_id = $1
+            UNION ALL SELECT kind, name || ':' || tag FROM artifacts WHERE project_id = $1
+            UNION ALL SELECT 'secret', name FROM secrets WHERE project_id = $1) x LIMIT 10",
     )
     .bind(id)
     .fetch_all(tx.conn())

@@ -315,6 +315,9 @@ pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Re
     let moves: Vec<&TaskMove> = last.into_values().filter(|m| m.state != TaskState::Pending).collect();
     let errors: Vec<Option<Json<&CapabilityReason>>> =
         moves.iter().map(|m| m.error.as_ref().map(Json)).collect();
+    // Planned for these moves and for the table as it is now. A plan that is kept was made while the table was small and
+    // takes ten moves for granted: it compares each move with each task.
+    sqlx::query("SET LOCAL plan_cache_mode = force_custom_plan").execute(tx.conn()).await?;
     let moved: Vec<TaskId> = sqlx::query_scalar(
         "UPDATE tasks t SET state = m.state, progress = greatest(t.progress, least(greatest(m.progress, 0), 100)),
             stage = m.stage, error = m.error, started_at = coalesce(t.started_at, $6),

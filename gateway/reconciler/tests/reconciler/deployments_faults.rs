@@ -10,7 +10,7 @@ use basalt_daemon::Clock;
 use basalt_model::{
     DeploymentId, Epoch, Generation,
     attempts::{Action, AttemptOutcome as Outcome, DeploymentPhase as Phase, ReconcileEvent},
-    deployments::ErrorClass,
+    deployments::{DesiredState, ErrorClass},
 };
 use basalt_store::{
     attempts::{self, Applies, Record, Wanted},
@@ -371,4 +371,77 @@ async fn dp58_of_events_the_newest_hundred_are_kept() {
     assert_eq!(epochs, (6..=105).collect::<Vec<_>>());
     let mut tx = world.store.system().await.unwrap();
     assert_eq!(attempts::prune(&mut tx, world.clock.now()).await.unwrap(), 100, "and by age");
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Gateways are killed at any moment, answers are lost, calls fail, intent changes all the while. In the end each
+/// deployment is as it was last wanted, once, as if nothing had happened.
+#[tokio::test]
+async fn dp2_dp3_dp5_dp28_killed_at_any_moment_all_ends_as_it_was_last_wanted() {
+    let (world, platform) = world().await;
+    let mut dice = Dice(20_261_122);
+    let mut wanted: Vec<(String, DeploymentId, Option<u32>)> = Vec::new();
+    for n in 0..8 {
+        let of = format!("d{n}");
+        let id = world.deploy(&of, "a", json!({ "resources": { "cpu_millis": 100 } })).await;
+        wanted.push((of, id, Some(100)));
+    }
+    for round in 1..=24 {
+        let fates = (0..dice.roll(4)).map(|_| match dice.roll(3) {
+            0 => Fate::DoneAndTimesOut,
+            1 => Fate::Fails(ErrorClass::Capacity),
+            _ => Fate::Panics,
+        });
+        platform.fates(fates.collect::<Vec<_>>());
+        // Each life is another start of the one gateway, so it takes over at once what the one before left.
+        let running = world.reach_as(&platform, 1, round);
+        for _ in 0..2 {
+            let which = dice.roll(8) as usize;
+            let (of, _, value) = &mut wanted[which];
+            let millis = 100 + u32::try_from(dice.roll(900)).unwrap();
+            let undeploy = dice.roll(4) == 0;
+            world
+                .redeclare(of, None, |spec| {
+                    spec.resources.cpu_millis = Some(millis);
+                    spec.desired_state =
+                        if undeploy { DesiredState::Undeployed } else { DesiredState::Deployed };
+                })
+                .await;
+            *value = (!undeploy).then_some(millis);
+            tokio::time::sleep(Duration::from_millis(dice.roll(60))).await;
+        }
+        running.kill().await;
+    }
+    platform.state.lock().unwrap().fates.clear();
+    let running = world.reach_as(&platform, 1, 100);
+    for (of, id, value) in &wanted {
+        let phase = if value.is_some() { Phase::Deployed } else { Phase::Undeployed };
+        world.is(of, phase).await;
+        let view = world.deployment(of).await.unwrap();
+        let generation = view.deployment.metadata.generation;
+        assert_eq!(platform.of(*id).and_then(|r| r.seen.generation), value.map(|_| generation), "{of}");
+        let epochs: Vec<i64> = world.events(*id).await.iter().map(|e| e.epoch.0).collect();
+        assert!(epochs.is_sorted_by(|a, b| a < b), "{of}: {epochs:?}");
+    }
+    let state = platform.state.lock().unwrap();
+    let (running_now, all_calls) = (state.running.len(), state.calls.clone());
+    drop(state);
+    assert_eq!(running_now, wanted.iter().filter(|(_, _, v)| v.is_some()).count());
+    let mut last = std::collections::BTreeMap::new();
+    for call in &all_calls {
+        let (Call::Deploy(id, epoch) | Call::Undeploy(id, epoch)) = call;
+        let before = last.insert(*id, *epoch);
+        assert!(before.is_none_or(|before| before < *epoch), "an attempt was made twice: {call:?}");
+    }
+    assert!(all_calls.len() > 24, "{}", all_calls.len());
+    running.stop().await;
 }

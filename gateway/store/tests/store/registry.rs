@@ -175,6 +175,12 @@ async fn a_secret_that_a_provider_gets_in_with_is_kept_and_a_platform_stays() {
         gone
     };
     assert!(matches!(delete().await, Err(Error::InUse { by, .. }) if by == ["provider/cluster"]));
+    let mut tx = h.db.store.system().await.unwrap();
+    let refused = basalt_store::projects::delete(&mut tx, &h.change(), h.project).await.unwrap_err();
+    let holds =
+        |by: &[String]| ["provider/cluster", "secret/kubeconfig"].iter().all(|n| by.iter().any(|b| b == n));
+    assert!(matches!(&refused, Error::InUse { kind: "project", by, .. } if holds(by)), "{refused}");
+    drop(tx);
     let key = Key::from(made.id());
     let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
     let local = serde_json::from_value(json!({"platform": "local"})).unwrap();
