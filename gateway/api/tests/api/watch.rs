@@ -192,11 +192,13 @@ async fn s6_a_watch_ends_when_the_role_is_taken_back_or_the_token_revoked() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_does_not_read_is_told_to_begin_again() {
+async fn dp46_a_watcher_that_does_not_read_is_told_to_begin_again_and_holds_up_nobody() {
     let door = Door::new().await;
     let project = door.project("acme").await;
     let mut watch = Watch::open(&door, &door.admin, "?kinds=tenant").await;
     watch.revision().await;
+    let mut other = Watch::open(&door, &door.admin, "?kinds=tenant").await;
+    other.revision().await;
     for i in 0..(basalt_api::hub::BUFFER + 8) {
         // Every one of these is a revision of its own, and nobody reads.
         let change = Change {
@@ -208,6 +210,9 @@ async fn a_watcher_that_does_not_read_is_told_to_begin_again() {
         };
         let cursor = format!("test:1:{}:", i + 1000).parse().unwrap();
         door.app.hub().apply(&Batch { cursor, reload: false, changes: vec![change] });
+        // Who reads is told of each at once.
+        let told = tokio::time::timeout(Duration::from_secs(5), other.revision()).await;
+        assert!(!told.expect("nobody waits for who does not read").0.is_empty());
     }
     let mut words = Vec::new();
     while words.last().is_none_or(|w| w != "resync") {

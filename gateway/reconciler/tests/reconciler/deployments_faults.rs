@@ -432,9 +432,7 @@ async fn dp2_dp3_dp5_dp28_killed_at_any_moment_all_ends_as_it_was_last_wanted() 
         let epochs: Vec<i64> = world.events(*id).await.iter().map(|e| e.epoch.0).collect();
         assert!(epochs.is_sorted_by(|a, b| a < b), "{of}: {epochs:?}");
     }
-    let state = platform.state.lock().unwrap();
-    let (running_now, all_calls) = (state.running.len(), state.calls.clone());
-    drop(state);
+    let (running_now, all_calls) = (platform.state.lock().unwrap().running.len(), platform.calls());
     assert_eq!(running_now, wanted.iter().filter(|(_, _, v)| v.is_some()).count());
     let mut last = std::collections::BTreeMap::new();
     for call in &all_calls {
