@@ -9,7 +9,11 @@ use basalt_model::{
     vms::ObservedPower,
 };
 use basalt_plan::deployments::REPAIRS_AN_HOUR;
-use basalt_store::{deployments, discovered::Discovered, manifests, migrations, placements, vms};
+use basalt_store::{
+    deployments,
+    discovered::{Discovered, Thing},
+    manifests, migrations, placements, vms,
+};
 use basalt_wire::{
     agent::manifest::{Desired, Item, ItemKind},
     rest::PlacementExplanation,
@@ -213,17 +217,14 @@ impl PastRow {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiscoveredRow(pub Arc<Discovered>, pub Platform);
 
-impl DiscoveredRow {
-    /// As adapters read it.
-    pub fn thing(&self) -> basalt_adapters::Discovered {
-        let thing = &self.0.thing;
-        basalt_adapters::Discovered {
-            kind: thing.kind.clone(),
-            namespace: (!thing.namespace.is_empty()).then(|| thing.namespace.clone()),
-            name: thing.name.clone(),
-            owner: thing.owner,
-            raw: thing.raw.clone(),
-        }
+/// A thing at a platform, as adapters read it.
+pub fn as_shown(thing: &Thing) -> basalt_adapters::Discovered {
+    basalt_adapters::Discovered {
+        kind: thing.kind.clone(),
+        namespace: (!thing.namespace.is_empty()).then(|| thing.namespace.clone()),
+        name: thing.name.clone(),
+        owner: thing.owner,
+        raw: thing.raw.clone(),
     }
 }
 

@@ -11,7 +11,7 @@
 use crate::{
     Change, Handle, List, Page, Result, SystemTx,
     discovered::{self, Look},
-    leases::Lease,
+    leases::{self, Lease},
     row,
     work::{Executor, LEASE_SECONDS},
 };
@@ -55,17 +55,6 @@ pub struct Wanted {
     pub after: Epoch,
 }
 
-/// Whether a lease is still whose it was; whoever asks keeps it so until the transaction ends.
-pub(crate) async fn stands(conn: &mut PgConnection, lease: &Lease) -> Result<bool> {
-    let found = sqlx::query("SELECT FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE")
-        .bind(&lease.name)
-        .bind(lease.holder)
-        .bind(lease.epoch)
-        .fetch_optional(conn)
-        .await?;
-    Ok(found.is_some())
-}
-
 /// Claims a deployment. `None`: another executor has it, it changed meanwhile, or the lease under which attempts are made
 /// is another's.
 pub async fn claim(
@@ -76,7 +65,7 @@ pub async fn claim(
     now: DateTime,
 ) -> Result<Option<Claim>> {
     let conn = tx.conn();
-    if !stands(conn, lease).await? {
+    if !leases::stands(conn, lease).await? {
         return Ok(None);
     }
     let claimed: Option<(TenantId, ProjectId, Epoch)> = sqlx::query_as(
@@ -209,7 +198,8 @@ pub async fn record(tx: &mut SystemTx, change: &Change, claim: Claim, record: &R
     .execute(&mut *conn)
     .await?;
     if let Some((platform, provider, look)) = &record.seen {
-        discovered::write_owned(conn, change, *platform, *provider, claim, look).await?;
+        let of = (claim.deployment_id, claim.tenant_id, claim.project_id);
+        discovered::write_owned(conn, change, (*platform, *provider), of, look).await?;
     }
     Ok(true)
 }

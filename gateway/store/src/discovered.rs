@@ -3,7 +3,11 @@
 //! A row is written when what it says changed, so that looks that find all as before write nothing. What a complete look
 //! does not find is counted; only after several looks in a row is it gone. A look that failed touches no row.
 
-use crate::{Change, Result, SystemTx, attempts, attempts::Claim, leases::Lease, row};
+use crate::{
+    Change, Result, SystemTx,
+    leases::{self, Lease},
+    row,
+};
 use basalt_model::{
     CapabilityReason, DateTime, DeploymentId, ProjectId, ProviderId, TenantId, providers::Platform,
 };
@@ -151,7 +155,7 @@ pub async fn record(tx: &mut SystemTx, change: &Change, lease: &Lease, run: &Run
             .fetch_optional(&mut *conn)
             .await?;
     let Some((tenant_id, project_id)) = of else { return Ok(0) };
-    if !attempts::stands(conn, lease).await? {
+    if !leases::stands(conn, lease).await? {
         return Ok(0);
     }
     let mut changed = 0;
@@ -230,22 +234,21 @@ async fn put(
 pub(crate) async fn write_owned(
     conn: &mut PgConnection,
     change: &Change,
-    platform: Platform,
-    provider: ProviderId,
-    claim: Claim,
+    (platform, provider): (Platform, ProviderId),
+    (deployment, tenant, project): (DeploymentId, TenantId, ProjectId),
     look: &Look,
 ) -> Result<()> {
     let before: Vec<Discovered> =
         sqlx::query_as(on!(platform, "SELECT * FROM ", " WHERE provider_id = $1 AND owner = $2"))
             .bind(provider)
-            .bind(claim.deployment_id)
+            .bind(deployment)
             .fetch_all(&mut *conn)
             .await?;
     let mut before: BTreeMap<At, Discovered> = before.into_iter().map(|d| (d.thing.at(), d)).collect();
     for thing in look {
         let known = before.remove(&thing.at());
         if known.is_none_or(|d| d.misses > 0 || d.thing != *thing) {
-            put(conn, change, platform, provider, (claim.tenant_id, claim.project_id), thing).await?;
+            put(conn, change, platform, provider, (tenant, project), thing).await?;
         }
     }
     let gone: Vec<Uuid> = before.into_values().map(|d| d.id).collect();

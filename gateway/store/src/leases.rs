@@ -2,7 +2,7 @@
 
 use crate::{Result, SystemTx};
 use basalt_model::DateTime;
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 /// A lease that was given.
@@ -73,4 +73,15 @@ pub async fn release(tx: &mut SystemTx, lease: &Lease, now: DateTime) -> Result<
         .execute(tx.conn())
         .await?;
     Ok(())
+}
+
+/// Whether a lease is still whose it was; whoever asks keeps it so until the transaction ends.
+pub(crate) async fn stands(conn: &mut PgConnection, lease: &Lease) -> Result<bool> {
+    let found = sqlx::query("SELECT FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE")
+        .bind(&lease.name)
+        .bind(lease.holder)
+        .bind(lease.epoch)
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
 }

@@ -8,7 +8,7 @@
 //! ```
 
 use super::{Inputs, status};
-use crate::rows::{DiscoveredRow, PastRow};
+use crate::rows::{DiscoveredRow, PastRow, as_shown};
 use basalt_adapters::Discovered;
 use basalt_model::{
     ArtifactId, CapabilityReason, Condition, DeploymentId, Epoch, Generation, Name, ProjectId, ProviderId,
@@ -207,7 +207,8 @@ fn sights(builder: &mut Builder, inputs: &Inputs, eyes: Eyes) -> Collection<Depl
             .map(|(_, row)| &**row)
             .filter(|row| row.0.provider_id == deployment.provider_id)
             .collect();
-        let there: Vec<Discovered> = rows.iter().filter(|r| r.0.misses == 0).map(|r| r.thing()).collect();
+        let there: Vec<Discovered> =
+            rows.iter().filter(|r| r.0.misses == 0).map(|r| as_shown(&r.0.thing)).collect();
         let fewest = rows.iter().map(|r| r.0.misses).min()?;
         if there.is_empty() {
             return Some(Sight::Absent(fewest.unsigned_abs()));

@@ -6,13 +6,17 @@
 //!            (renewed each 10 s)           └─ ended ──────► record
 //! ```
 
-use super::{Platforms, contained, internal, look::things, record};
+use super::{
+    Platforms, contained, internal,
+    look::things,
+    record::{self, Done, End},
+};
 use crate::{
     dispatch::{Ended, Start},
     graph::deployments::{Draft, Due, Order},
     handlers::ids,
 };
-use basalt_adapters::{Adapter, Applied, Discovered, Removed};
+use basalt_adapters::{Adapter, Discovered, Removed};
 use basalt_model::{
     Epoch, Name,
     artifacts::Source,
@@ -23,7 +27,6 @@ use basalt_model::{
 use basalt_store::{
     Change,
     attempts::{self, Claim, Wanted},
-    discovered::Look,
     leases::Lease,
     work::LEASE_SECONDS,
 };
@@ -36,27 +39,6 @@ const RENEW: Duration = Duration::from_secs(LEASE_SECONDS.unsigned_abs() / 3);
 const LATER: Duration = Duration::from_secs(1);
 /// When an attempt is looked at again that was written down, if no news came of it.
 const SETTLED: Duration = Duration::from_secs(5);
-
-/// What an attempt came to at the platform.
-#[derive(Clone, Debug)]
-pub(super) enum Done {
-    /// It was applied, and was seen like this.
-    Deployed(Applied, Look),
-    /// Nothing of it is left.
-    Removed(Removed),
-    /// It was told to go.
-    Going,
-}
-
-/// How an attempt ended.
-pub(super) enum End {
-    /// The platform answered, or did not.
-    Answered(basalt_adapters::Result<Done>),
-    /// Something else is wanted meanwhile.
-    Superseded,
-    /// Somebody else has it, or it is gone.
-    Lost,
-}
 
 impl Platforms {
     /// Carries out an attempt.

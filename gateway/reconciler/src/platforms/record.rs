@@ -1,8 +1,10 @@
 //! What the end of an attempt says: about what is there, about the next attempt, and for history. Pure.
 
-use super::attempt::{Done, End};
-use crate::graph::{Eyes, deployments::Due};
-use basalt_adapters::Applied;
+use crate::{
+    graph::{Eyes, deployments::Due},
+    rows::as_shown,
+};
+use basalt_adapters::{Applied, Removed};
 use basalt_model::{
     DateTime,
     attempts::{Action, AttemptError, AttemptOutcome, Attempted, ReconcileEvent},
@@ -12,13 +14,34 @@ use basalt_model::{
 use basalt_plan::deployments::pause;
 use basalt_store::{
     attempts::{Applies, Claim, Record},
-    discovered::{Look, Thing},
+    discovered::Look,
 };
 use std::time::Duration;
 use uuid::Uuid;
 
 /// Until something that was told to go is asked about again.
 const GOING: Duration = Duration::from_secs(2);
+
+/// What an attempt came to at the platform.
+#[derive(Clone, Debug)]
+pub(super) enum Done {
+    /// It was applied, and was seen like this.
+    Deployed(Applied, Look),
+    /// Nothing of it is left.
+    Removed(Removed),
+    /// It was told to go.
+    Going,
+}
+
+/// How an attempt ended.
+pub(super) enum End {
+    /// The platform answered, or did not.
+    Answered(basalt_adapters::Result<Done>),
+    /// Something else is wanted meanwhile.
+    Superseded,
+    /// Somebody else has it, or it is gone.
+    Lost,
+}
 
 /// When.
 #[derive(Clone, Copy)]
@@ -64,7 +87,7 @@ pub(super) fn of(due: &Due, claim: Claim, end: End, times: Times, id: Uuid, eyes
             applied = Applies::Nothing;
             seen = Some((platform, place, Vec::new()));
             match removed {
-                basalt_adapters::Removed::Absent => AttemptOutcome::Unchanged,
+                Removed::Absent => AttemptOutcome::Unchanged,
                 _ => AttemptOutcome::Success,
             }
         }
@@ -123,13 +146,6 @@ fn event(
 }
 
 fn endpoints(eyes: Eyes, platform: Platform, look: &Look) -> Vec<Endpoint> {
-    let thing = |t: &Thing| basalt_adapters::Discovered {
-        kind: t.kind.clone(),
-        namespace: (!t.namespace.is_empty()).then(|| t.namespace.clone()),
-        name: t.name.clone(),
-        owner: t.owner,
-        raw: t.raw.clone(),
-    };
-    let all: Vec<_> = look.iter().map(thing).collect();
+    let all: Vec<_> = look.iter().map(as_shown).collect();
     (eyes.normalise)(platform, &all).map(|seen| seen.endpoints).unwrap_or_default()
 }
