@@ -18,6 +18,7 @@ use basalt_model::{
     CapabilityReason, DateTime, Generation, Metadata, ProjectId, TaskId, TenantId,
     tasks::{Subject, Task, TaskKind, TaskMove, TaskState},
 };
+use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -306,36 +307,47 @@ pub async fn list(tx: &mut impl Handle, filter: &Filter, page: &Page) -> Result<
 /// Carries out moves in one statement and returns the tasks that moved. Ended tasks never move, no task
 /// returns to pending, and a move that changes nothing writes nothing.
 ///
-/// Live by their state: that they are not finished would make the index of all deadlines look as good as the key. And by the
-/// list of their ids: joined in order, the key would be read from its beginning, where the dead versions of all that ended are
-/// kept while somebody's snapshot is open.
+/// Live by their state: that they are not finished would make the index of all deadlines look as good as the key. By the
+/// list of their ids, and each looks its move up: tables that are joined may be joined in any order, and while this one was
+/// small or is full of dead versions the planner takes orders that compare each move with each task.
 pub async fn advance(tx: &mut SystemTx, moves: &[TaskMove], now: DateTime) -> Result<Vec<TaskId>> {
     // Of two moves of one task in a batch the later one counts.
-    let last: BTreeMap<TaskId, &TaskMove> = moves.iter().map(|m| (m.id, m)).collect();
-    let moves: Vec<&TaskMove> = last.into_values().filter(|m| m.state != TaskState::Pending).collect();
-    let errors: Vec<Option<Json<&CapabilityReason>>> =
-        moves.iter().map(|m| m.error.as_ref().map(Json)).collect();
-    // Planned for these moves and for the table as it is now. A plan that is kept was made while the table was small and
-    // takes ten moves for granted: it compares each move with each task.
+    let mut moves: BTreeMap<Uuid, Moved> = moves.iter().map(|m| (m.id.0, Moved::of(m))).collect();
+    moves.retain(|_, to| to.state != TaskState::Pending.as_str());
+    // Planned for the table as it is now: a plan that is kept was made when it was empty, and reads all of it.
     sqlx::query("SET LOCAL plan_cache_mode = force_custom_plan").execute(tx.conn()).await?;
     let moved: Vec<TaskId> = sqlx::query_scalar(
-        "UPDATE tasks t SET state = m.state, progress = greatest(t.progress, least(greatest(m.progress, 0), 100)),
-            stage = m.stage, error = m.error, started_at = coalesce(t.started_at, $6),
-            finished_at = CASE WHEN m.state <> 'executing' THEN $6 END
-         FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::jsonb[]) m(id, state, progress, stage, error)
-         WHERE t.id = m.id AND t.id = ANY($1) AND t.state IN ('pending', 'executing') AND (m.progress > t.progress
-            OR (t.state, t.stage, t.error) IS DISTINCT FROM (m.state, m.stage, m.error))
+        "UPDATE tasks t SET (state, progress, stage, error, started_at, finished_at) = (
+            SELECT m.state, greatest(t.progress, least(greatest(m.progress, 0), 100)), m.stage, m.error,
+                coalesce(t.started_at, $3), CASE WHEN m.state <> 'executing' THEN $3 END
+            FROM jsonb_to_record($2 -> t.id::text) m(state text, progress int, stage text, error jsonb))
+         WHERE t.id = ANY($1) AND t.state IN ('pending', 'executing') AND EXISTS (
+            SELECT FROM jsonb_to_record($2 -> t.id::text) m(state text, progress int, stage text, error jsonb)
+            WHERE m.progress > t.progress OR (t.state, t.stage, t.error) IS DISTINCT FROM (m.state, m.stage, m.error))
          RETURNING t.id",
     )
-    .bind(moves.iter().map(|m| m.id.0).collect::<Vec<Uuid>>())
-    .bind(moves.iter().map(|m| m.state.as_str()).collect::<Vec<_>>())
-    .bind(moves.iter().map(|m| m.progress).collect::<Vec<_>>())
-    .bind(moves.iter().map(|m| m.stage.as_str()).collect::<Vec<_>>())
-    .bind(errors)
+    .bind(moves.keys().copied().collect::<Vec<Uuid>>())
+    .bind(Json(&moves))
     .bind(now)
     .fetch_all(tx.conn())
     .await?;
     Ok(moved)
+}
+
+/// What a task looks up of its move.
+#[derive(Serialize)]
+struct Moved<'a> {
+    state: &'static str,
+    progress: i32,
+    stage: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a CapabilityReason>,
+}
+
+impl<'a> Moved<'a> {
+    fn of(to: &'a TaskMove) -> Self {
+        Self { state: to.state.as_str(), progress: to.progress, stage: &to.stage, error: to.error.as_ref() }
+    }
 }
 
 /// Ends live tasks of an object: those of `kind` as completed, the others as cancelled.
