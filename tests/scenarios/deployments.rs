@@ -4,10 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use basalt_kube_api::{Rule, Server};
 use basalt_test_programs::{Engine, Image, program};
-use basalt_tests::{House, cli::Cli};
+use basalt_tests::{House, cli::Cli, deployments::is_made_from, wait};
 use rmcp::{ServiceExt, model::CallToolRequestParams, transport::StreamableHttpClientTransport};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+/// How long a platform may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The rights that are shipped.
 const ROLE: &str = include_str!("../../deploy/kubernetes/role.yaml");
@@ -34,33 +37,6 @@ async fn with_engine(engine: &Engine) -> Result<House> {
     House::that_says(&lines).await
 }
 
-async fn declare(house: &House, kind: &str, body: Value) -> Result<Value> {
-    house.api.post(&house.api.path(kind), &body).await
-}
-
-async fn deployment(house: &House, name: &str) -> Result<Value> {
-    house.api.get(&house.api.path(&format!("deployments/{name}"))).await
-}
-
-/// Waits until a deployment is as wanted.
-async fn until(house: &House, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let seen = deployment(house, name).await?;
-        if holds(&seen) {
-            return Ok(seen);
-        }
-        ensure!(Instant::now() < deadline, "{name} is not {what}: {seen:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn deployed(house: &House, name: &str) -> Result<String> {
-    let current = |d: &Value| d["phase"] == "deployed" && d["observed_generation"] == d["generation"];
-    let seen = until(house, name, "deployed", current).await?;
-    Ok(seen["endpoints"][0]["url"].as_str().context("an endpoint")?.to_owned())
-}
-
 async fn text(url: &str) -> Result<String> {
     Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
 }
@@ -78,12 +54,12 @@ async fn call(url: &str, said: &str) -> Result<String> {
 async fn register(house: &House) -> Result<()> {
     let source = json!({ "type": "image", "image": IMAGE });
     let server = json!({ "name": "tools", "spec": { "source": source, "args": ["mcp-http"], "health": { "path": "/healthz" } } });
-    declare(house, "servers", server).await?;
+    house.declare("servers", server).await?;
     let agent = json!({ "name": "a", "spec": {
         "source": source, "args": ["agent"], "health": { "path": "/healthz" }, "servers": [{ "name": "tools" }],
         "env": { "GREETING": "hello", "TOKEN": { "secret": "token" } } } });
-    declare(house, "secrets", json!({ "name": "token", "spec": { "value": "hush-hush" } })).await?;
-    declare(house, "agents", agent).await?;
+    house.declare("secrets", json!({ "name": "token", "spec": { "value": "hush-hush" } })).await?;
+    house.declare("agents", agent).await?;
     Ok(())
 }
 
@@ -92,19 +68,16 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
     let engine = engine()?;
     let house = with_engine(&engine).await?;
     register(&house).await?;
-    declare(&house, "providers", json!({ "name": "here", "spec": { "platform": "local" } })).await?;
-    let agent =
-        json!({ "name": "d", "spec": { "target": { "kind": "agent", "name": "a" }, "provider": "here" } });
-    declare(&house, "deployments", agent).await?;
-    let blocked = until(&house, "d", "blocked", |d| d["phase"] == "blocked").await?;
+    house.declare("providers", json!({ "name": "here", "spec": { "platform": "local" } })).await?;
+    house.deploy("d", "agent", "a", "here").await?;
+    let blocked = house.until_deployment("d", "blocked", |d| d["phase"] == "blocked").await?;
     let why = blocked["message"].as_str().unwrap_or_default();
     ensure!(why.contains("server/tools:latest"), "{why}");
-    let server = json!({ "name": "s", "spec": { "target": { "kind": "server", "name": "tools" }, "provider": "here" } });
-    declare(&house, "deployments", server).await?;
+    house.deploy("s", "server", "tools", "here").await?;
 
-    let mcp = deployed(&house, "s").await?;
+    let mcp = house.deployed("s").await?;
     ensure!(call(&mcp, "from afar").await? == "echo: from afar");
-    let at = deployed(&house, "d").await?;
+    let at = house.deployed("d").await?;
     ensure!(text(&format!("{at}env/GREETING")).await? == "hello");
     ensure!(text(&format!("{at}env/TOKEN")).await? == "hush-hush");
     ensure!(text(&format!("{at}ask/tools/hello")).await? == "echo: hello");
@@ -113,25 +86,17 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
     let names = engine.podman(&["ps", "--format", "{{.Names}}"])?;
     let container = names.lines().find(|n| n.starts_with("d-")).context("the agent's container")?.to_owned();
     engine.podman(&["rm", "--force", "--time", "0", &container])?;
-    let path = house.api.path("deployments/d/events");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while house.api.get::<Value>(&path).await?["items"].as_array().is_none_or(|e| e.len() < 2) {
-        ensure!(Instant::now() < deadline, "it was not repaired");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    ensure!(deployed(&house, "d").await? == at);
+    let repaired = || async { Ok((house.attempts("d").await?.len() > 1).then_some(())) };
+    wait::within(PATIENCE, "it is repaired", repaired).await?;
+    ensure!(house.deployed("d").await? == at);
     ensure!(text(&format!("{at}env/GREETING")).await? == "hello");
 
     // What it is made from changes: it runs anew with that, and says why.
     let spec = json!({ "spec": { "source": { "type": "image", "image": IMAGE }, "args": ["agent"],
         "health": { "path": "/healthz" }, "servers": [{ "name": "tools" }], "env": { "GREETING": "good day" } } });
     house.api.put::<Value>(&house.api.path("agents/a"), &spec).await?;
-    let newer = |d: &Value| {
-        let made_from = d["applied"]["dependencies"].as_array().into_iter().flatten();
-        made_from.filter(|d| d["what"] == "agent/a:latest").any(|d| d["generation"] == 2)
-    };
-    until(&house, "d", "made from the newer agent", newer).await?;
-    deployed(&house, "d").await?;
+    house.until_deployment("d", "made anew", |d| is_made_from(d, "agent/a:latest", 2)).await?;
+    house.deployed("d").await?;
     ensure!(text(&format!("{at}env/GREETING")).await? == "good day");
     let explained: Value = house.api.get(&house.api.path("deployments/d/explain")).await?;
     let said = explained.to_string();
@@ -141,15 +106,9 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
         ensure!(!shown.to_string().contains("hush"), "{of} shows a secret");
     }
 
-    for name in ["d", "s"] {
-        house.api.delete(&house.api.path(&format!("deployments/{name}"))).await?;
-    }
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !engine.podman(&["ps", "--all", "--quiet"])?.trim().is_empty() {
-        ensure!(Instant::now() < deadline, "containers are left");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Ok(())
+    house.delete_deployments(&["d", "s"]).await?;
+    let empty = || async { Ok(engine.podman(&["ps", "--all", "--quiet"])?.trim().is_empty().then_some(())) };
+    wait::within(PATIENCE, "no container is left", empty).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,21 +119,14 @@ async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shippe
     let kubeconfig = cluster.user("system:serviceaccount:tools:basalt", rules);
     let house = House::that_says("[kubernetes]\nrequest_seconds = 5\n").await?;
     register(&house).await?;
-    declare(&house, "secrets", json!({ "name": "kubeconfig", "spec": { "value": kubeconfig } })).await?;
+    house.declare("secrets", json!({ "name": "kubeconfig", "spec": { "value": kubeconfig } })).await?;
     let spec =
         json!({ "platform": "kubernetes", "kubeconfig": { "secret": "kubeconfig" }, "namespace": "tools" });
-    declare(&house, "providers", json!({ "name": "cluster", "spec": spec })).await?;
-    for (name, kind, target) in [("s", "server", "tools"), ("d", "agent", "a")] {
-        let target = json!({ "kind": kind, "name": target });
-        declare(
-            &house,
-            "deployments",
-            json!({ "name": name, "spec": { "target": target, "provider": "cluster" } }),
-        )
-        .await?;
-    }
-    deployed(&house, "s").await?;
-    let at = deployed(&house, "d").await?;
+    house.declare("providers", json!({ "name": "cluster", "spec": spec })).await?;
+    house.deploy("s", "server", "tools", "cluster").await?;
+    house.deploy("d", "agent", "a", "cluster").await?;
+    house.deployed("s").await?;
+    let at = house.deployed("d").await?;
     ensure!(at.contains(".tools"), "{at}");
     ensure!(cluster.objects("deployments").len() == 2);
 
@@ -186,29 +138,18 @@ async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shippe
     cluster
         .edit("deployments", "tools", &name, "somebody", |object| object["spec"]["replicas"] = json!(3))
         .map_err(|e| anyhow::anyhow!("{e:?}"))?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let now = cluster.objects("deployments");
-        let replicas = now
-            .iter()
-            .find(|o| o["metadata"]["name"] == name.as_str())
-            .map(|o| o["spec"]["replicas"].clone());
-        let events: Value = house.api.get(&house.api.path("deployments/d/events")).await?;
-        if replicas == Some(json!(1)) && events["items"].as_array().is_some_and(|e| e.len() > 1) {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "not put right: {replicas:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    for name in ["d", "s"] {
-        house.api.delete(&house.api.path(&format!("deployments/{name}"))).await?;
-    }
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !cluster.objects("deployments").is_empty() || !cluster.objects("services").is_empty() {
-        ensure!(Instant::now() < deadline, "objects are left");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Ok(())
+    let put_right = || async {
+        let object = cluster.object("deployments", "tools", &name).context("the object")?;
+        let attempts = house.attempts("d").await?.len();
+        Ok((object["spec"]["replicas"] == 1 && attempts > 1).then_some(()))
+    };
+    wait::within(PATIENCE, "it is put right", put_right).await?;
+    house.delete_deployments(&["d", "s"]).await?;
+    let empty = || async {
+        let left = cluster.objects("deployments").len() + cluster.objects("services").len();
+        Ok((left == 0).then_some(()))
+    };
+    wait::within(PATIENCE, "no object is left", empty).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,7 +157,7 @@ async fn every_example_is_taken_twice_and_the_second_time_changes_nothing() -> R
     let house = House::that_says("[engines.default]\nsocket = \"/nowhere/engine.sock\"\n").await?;
     let cli = Cli::of(&house)?;
     for name in ["model-key", "kubeconfig"] {
-        declare(&house, "secrets", json!({ "name": name, "spec": { "value": "a value" } })).await?;
+        house.declare("secrets", json!({ "name": name, "spec": { "value": "a value" } })).await?;
     }
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut files = 0;

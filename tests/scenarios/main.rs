@@ -13,6 +13,7 @@ mod counters;
 mod database;
 mod deletion;
 mod deployments;
+mod deployments_faults;
 mod drains;
 mod durable;
 mod faults;

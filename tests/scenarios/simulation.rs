@@ -125,3 +125,8 @@ async fn crash_sweep_of_routers_and_security_groups() {
 async fn crash_sweep_of_vms_on_their_way() {
     swept(sweep::WAYS, 3, 235).await;
 }
+
+#[tokio::test]
+async fn crash_sweep_of_hosts_that_are_drained() {
+    swept(sweep::DRAINS, 5, 60).await;
+}

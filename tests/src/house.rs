@@ -66,7 +66,12 @@ impl House {
 
     /// A house without hosts, whose gateways' configuration says more: which engines there are.
     pub async fn that_says(more: &str) -> Result<Self> {
-        let (truth, dir) = (Truth::for_test().await, TempDir::new()?);
+        Self::on(Truth::for_test().await, more).await
+    }
+
+    /// As [`Self::that_says`], over a database.
+    pub async fn on(truth: Truth, more: &str) -> Result<Self> {
+        let dir = TempDir::new()?;
         let mut place = Place::make(dir.path(), &truth.url, &truth.owner_url)?;
         more.clone_into(&mut place.more);
         let gateway = TestGateway::inside(&place).await?;

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod deployments;
 pub mod durable;
 pub mod feed_soak;
 pub mod figures;

@@ -1,12 +1,16 @@
 //! The database of a house: quick and private for scenarios, or a cluster of its own that fsyncs.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use basalt_lab::{
     layout::Layout,
     postgres::{Durability, Postgres},
 };
 use basalt_store::{Options, Store, testkit};
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 use tempfile::TempDir;
 
 /// A migrated database.
@@ -65,13 +69,50 @@ impl Truth {
         }
     }
 
+    /// A copy of everything, made while the server stands still; it is started again.
+    pub fn back_up(&self) -> Result<TempDir> {
+        let (postgres, data) = self.own()?;
+        let copy = TempDir::new()?;
+        postgres.stop();
+        copy_all(&data, &copy.path().join("data"))?;
+        postgres.start()?;
+        Ok(copy)
+    }
+
+    /// Puts a copy in the place of everything; the server is started again with it.
+    pub fn restore(&self, copy: &TempDir) -> Result<()> {
+        let (postgres, data) = self.own()?;
+        postgres.stop();
+        std::fs::remove_dir_all(&data)?;
+        copy_all(&copy.path().join("data"), &data)?;
+        postgres.start()
+    }
+
+    fn own(&self) -> Result<(&Postgres, PathBuf)> {
+        match &self.kept {
+            Kept::Cluster { postgres, layout, .. } => {
+                Ok((postgres, layout.state_dir("postgres").join("data")))
+            }
+            Kept::Test { .. } => {
+                bail!("the cluster of a test run is shared; only one of its own may stand still")
+            }
+        }
+    }
+
     /// Where the cluster keeps its files, when it is one of its own.
-    pub fn data_dir(&self) -> Option<std::path::PathBuf> {
+    pub fn data_dir(&self) -> Option<PathBuf> {
         match &self.kept {
             Kept::Cluster { layout, .. } => Some(layout.state_dir("postgres")),
             Kept::Test { .. } => None,
         }
     }
+}
+
+/// With owners and rights as they are.
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    let done = Command::new("cp").arg("--archive").args([from, to]).status()?;
+    ensure!(done.success(), "{} cannot be copied to {}", from.display(), to.display());
+    Ok(())
 }
 
 impl Drop for Truth {

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 /// Revisions that a watcher may lag behind before it is told to begin again.
 pub const BUFFER: usize = 256;
 /// Revisions that are remembered for resuming.
-const RECENT: usize = 1024;
+pub const RECENT: usize = 1024;
 
 /// What a watcher wants to see, and may.
 #[derive(Clone, Debug)]

@@ -32,6 +32,7 @@ pub struct Dispatch {
     /// The newest attempt of each whose end was written down from here: what was decided without it is stale.
     written: BTreeMap<DeploymentId, Epoch>,
     running: BTreeMap<DeploymentId, Running>,
+    /// Of providers that failed last.
     circuits: BTreeMap<ProviderId, Circuit>,
     /// Counts beginnings and ends of attempts.
     moment: u64,
@@ -55,6 +56,19 @@ struct Circuit {
 impl Circuit {
     fn is_closed(&self) -> bool {
         self.failures < OPENS_AFTER
+    }
+
+    fn failed(&mut self, attempt: DeploymentId, now: Duration) {
+        self.failures = self.failures.saturating_add(1);
+        self.open_until = now + OPEN;
+        self.untold(attempt);
+    }
+
+    /// An attempt ended, and did not tell whether the provider answers.
+    fn untold(&mut self, attempt: DeploymentId) {
+        if self.probe == Some(attempt) {
+            self.probe = None;
+        }
     }
 
     /// How long nothing begins.
@@ -170,13 +184,13 @@ impl Dispatch {
                 self.work.done(&id, Finish::After(STALE), now);
                 continue;
             }
-            let circuit = self.circuits.entry(due.provider_id()).or_default();
-            let wait = paused.max(circuit.opens_in(now));
+            let circuit = self.circuits.get_mut(&due.provider_id());
+            let wait = circuit.as_ref().map_or(Duration::ZERO, |circuit| circuit.opens_in(now)).max(paused);
             if !wait.is_zero() {
                 self.work.done(&id, Finish::After(wait), now);
                 continue;
             }
-            if !circuit.is_closed() {
+            if let Some(circuit) = circuit.filter(|circuit| !circuit.is_closed()) {
                 circuit.probe = Some(id);
             }
             let cancel = CancellationToken::new();
@@ -194,19 +208,16 @@ impl Dispatch {
         if let Some(written) = ended.written {
             self.written.insert(ended.id, written);
         }
-        let circuit = self.circuits.entry(running.due.provider_id()).or_default();
-        if circuit.probe == Some(ended.id) {
-            circuit.probe = None;
-        }
+        let provider = running.due.provider_id();
         use ErrorClass::{Auth, Timeout, Transient};
-        match ended.answer {
-            Some(Err(Auth | Timeout | Transient)) => {
-                circuit.failures = circuit.failures.saturating_add(1);
-                circuit.open_until = now + OPEN;
+        match (ended.answer, self.circuits.get_mut(&provider)) {
+            (Some(Err(Auth | Timeout | Transient)), _) => {
+                self.circuits.entry(provider).or_default().failed(ended.id, now);
             }
             // It answered, whatever it said.
-            Some(_) => circuit.failures = 0,
-            None => {}
+            (Some(_), _) => drop(self.circuits.remove(&provider)),
+            (None, Some(circuit)) => circuit.untold(ended.id),
+            (None, None) => {}
         }
         self.work.done(&ended.id, ended.finish, now);
     }

@@ -1,21 +1,33 @@
 //! `cargo xtask bench`: measures the figures of docs/performance.md and prints them as a table.
 //!
 //! `--quick` measures less of everything; `--only <name>` measures one group: feed, manifest, overhead,
-//! agent, fleet, creates, reads, restart, memory, watchers, flows, cluster, tasks.
+//! agent, fleet, creates, reads, restart, memory, watchers, flows, cluster, tasks, deployments.
 
 use anyhow::{Context, Result, bail};
 use basalt_tests::{
     House,
     figures::{
-        Figure, Size, Table, cluster, creates, feed, fleet, flows, http::Target, manifest, memory, reads,
-        restart, surroundings, tasks, watchers,
+        Figure, Size, Table, cluster, creates, deployments, feed, fleet, flows, http::Target, manifest,
+        memory, reads, restart, surroundings, tasks, watchers,
     },
     truth::Truth,
 };
 
-const GROUPS: [&str; 13] = [
-    "feed", "manifest", "overhead", "agent", "fleet", "creates", "reads", "restart", "memory", "watchers",
-    "flows", "cluster", "tasks",
+const GROUPS: [&str; 14] = [
+    "feed",
+    "manifest",
+    "overhead",
+    "agent",
+    "fleet",
+    "creates",
+    "reads",
+    "restart",
+    "memory",
+    "watchers",
+    "flows",
+    "cluster",
+    "tasks",
+    "deployments",
 ];
 
 struct Args {
@@ -71,6 +83,7 @@ async fn main() -> Result<()> {
             "watchers" => watchers::measure(&house, &target, &size).await,
             // Those that bring hosts have houses of their own: their VMs would go to the others' hosts.
             "flows" => flows::measure(&size).await,
+            "deployments" => deployments::measure(&size).await,
             "manifest" | "overhead" | "agent" | "fleet" | "cluster" => hosted(group, &size).await,
             "creates" => creates::measure(&house, &target, &size).await,
             "reads" => reads::measure(&house, &target, &size).await,

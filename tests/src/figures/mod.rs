@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod creates;
+pub mod deployments;
 pub mod feed;
 pub mod fleet;
 pub mod floor;

@@ -74,8 +74,10 @@ impl Place {
     }
 }
 
-/// What the administrator did.
-pub const AUDIT: &str = "SELECT action, request_id FROM audit_events WHERE actor_kind = 'service_token'";
+/// What the administrator did. A drain also puts its host into maintenance, and moves VMs in the name of who asked for it.
+pub const AUDIT: &str = "SELECT action, request_id FROM audit_events a WHERE actor_kind = 'service_token'
+    AND NOT (action = 'vm.migrate' AND request_id IS NULL) AND NOT (action = 'host.update' AND EXISTS (
+        SELECT FROM audit_events d WHERE d.request_id = a.request_id AND d.action = 'host.drain'))";
 
 /// Connections of one gateway of a world: one operation happens at a time, and a second reads along when all is read.
 pub fn options() -> Options {

@@ -15,7 +15,25 @@ pub fn step(world: &World, word: &str) -> Option<Wanted> {
     if let Some(verb) = ["start", "stop", "pause", "resume"].into_iter().find(|verb| *verb == word) {
         return power(verb);
     }
-    machine(world, word).or_else(|| wire(word))
+    machine(world, word).or_else(|| wire(word)).or_else(|| host(word))
+}
+
+/// Whether what a word asks for, asked for again, goes on with what is left.
+pub fn goes_on(word: &str) -> bool {
+    word.starts_with("drain ")
+}
+
+/// Hosts that are emptied, and take VMs again.
+fn host(word: &str) -> Option<Wanted> {
+    let (verb, name) = word.split_once(' ')?;
+    match verb {
+        "drain" => wanted(Call::new("POST", &format!("/v1/hosts/{name}/drain")).json(json!({})), |_| {}),
+        "open" => wanted(
+            Call::new("PUT", &format!("/v1/hosts/{name}")).json(json!({"spec": {"maintenance": false}})),
+            |_| {},
+        ),
+        _ => None,
+    }
 }
 
 fn machine(world: &World, word: &str) -> Option<Wanted> {

@@ -11,7 +11,7 @@ use super::{
     oracles::{self, Shown},
     queue::{MILLI, SECOND},
     run::{Failure, Plan, begin},
-    steps::step,
+    steps::{goes_on, step},
     world::World,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -73,8 +73,19 @@ pub const WALLS: &[Round] = &[
 pub const WAYS: &[Round] =
     &[round(&["+vm"], &[("migrate", "migrate")]), round(&["+vm", "pause"], &[("migrate paused", "migrate")])];
 
+/// Of hosts that are emptied. The VM is on the first of two at the beginning, wherever it was put.
+pub const DRAINS: &[Round] = &[round(
+    &["+vm", "drain h3", "drain h2", "open h2"],
+    &[
+        ("drain", "drain h1"),
+        ("maintenance left", "open h1"),
+        ("drain back", "drain h2"),
+        ("maintenance left by the other", "open h2"),
+    ],
+)];
+
 /// All of them.
-pub const ALL: [&[Round]; 6] = [LIVES, FULL, CHANGES, WIRES, WALLS, WAYS];
+pub const ALL: [&[Round]; 7] = [LIVES, FULL, CHANGES, WIRES, WALLS, WAYS, DRAINS];
 
 /// What a sweep came to.
 #[derive(Clone, Debug, Default)]
@@ -209,8 +220,11 @@ impl Leg {
         ensure!(world.user.refused == 0, "an operation was refused");
         let met = injection.is_some() && world.faults.script.take().is_none();
         world.fabric.calm();
-        if !injection.is_some_and(|injection| self.changes_course(injection)) {
-            self.check(&difference(&before, &oracles::changes(world)))?;
+        match injection.is_some_and(|injection| self.changes_course(injection)) {
+            false => self.check(&difference(&before, &oracles::changes(world)))?,
+            // What was broken off is left until somebody asks again.
+            true if goes_on(self.word) => done(world, &[self.word]).await?,
+            true => {}
         }
         let shown = Shown::of(world).await?;
         oracles::promises(world, &shown)?;

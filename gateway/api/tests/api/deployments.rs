@@ -23,6 +23,7 @@ use basalt_store::{
     work::Executor,
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A project with a provider `here`, and whoever writes what is seen and tried.
@@ -491,6 +492,53 @@ async fn dp45_dp47_deployments_are_watched_whole_and_by_those_who_may_read_them(
     let at = format!("/v1/projects/{}/secrets", rival.1);
     world.door.admin("POST", &at).json(own).send().await.expect(201);
     assert_eq!(brief(&theirs.revision().await.0), ["upsert secret own"]);
+}
+
+/// One watcher reads, one does not, one comes back late: the first is told of each change as it is made, the others begin
+/// anew with all there is, and nobody is kept more than a bounded number of changes for.
+#[tokio::test]
+async fn dp45_dp46_who_does_not_read_of_deployments_or_comes_late_begins_anew_and_holds_up_nobody() {
+    let world = World::new().await;
+    let (web, idle) = (world.declare("web").await, world.declare("idle").await);
+    world.door.until("both", |rows| rows.all(basalt_api::rows::Noun::Deployment).len() == 2).await;
+    let kinds = "?kinds=deployment";
+    let mut slow = Watch::open(&world.door, &world.door.admin, kinds).await;
+    let (_, early) = slow.revision().await;
+    let mut reads = Watch::open(&world.door, &world.door.admin, kinds).await;
+    reads.revision().await;
+    let mut resumed = None;
+    for n in 0..basalt_api::hub::RECENT + 8 {
+        world.judge(&web, 1, DeploymentPhase::Deploying, &format!("at {n}")).await;
+        let told = tokio::time::timeout(Duration::from_secs(5), reads.revision()).await;
+        let (events, cursor) = told.expect("nobody waits for who does not read");
+        assert_eq!(brief(&events), ["upsert deployment web"]);
+        assert_eq!(events[0]["object"]["message"], format!("at {n}"));
+        resumed.get_or_insert(cursor);
+    }
+    let mut words = Vec::new();
+    while words.last().is_none_or(|w| w != "resync") {
+        let event = slow.next().await.expect("it goes on");
+        words.push(event["event"].as_str().unwrap().to_owned());
+    }
+    assert!(words.len() <= 2 * basalt_api::hub::BUFFER + 1, "{}", words.len());
+    // What was then is kept no longer.
+    for cursor in [early, resumed.unwrap()] {
+        let mut late = Watch::open(&world.door, &world.door.admin, &format!("{kinds}&cursor={cursor}")).await;
+        let (events, cursor) = late.revision().await;
+        assert_eq!(brief(&events), ["resync - -", "snapshot deployment idle", "snapshot deployment web"]);
+        drop(late);
+        // From here on nothing is missed by who goes away and comes back.
+        world.judge(&idle, 1, DeploymentPhase::Deployed, "it runs").await;
+        world.judge(&idle, 1, DeploymentPhase::Degraded, "it limps").await;
+        let mut back = Watch::open(&world.door, &world.door.admin, &format!("{kinds}&cursor={cursor}")).await;
+        loop {
+            let (events, _) = back.revision().await;
+            assert!(brief(&events).iter().all(|e| e == "upsert deployment idle"), "{events:?}");
+            if events.last().is_some_and(|e| e["object"]["message"] == "it limps") {
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -288,13 +288,12 @@ async fn dp60_a_clock_that_jumps_makes_no_pause_shorter() {
 }
 
 #[tokio::test]
-async fn dp48_dp49_lost_signals_and_open_transactions_hold_nothing_up() {
+async fn dp49_a_transaction_that_stays_open_elsewhere_holds_nothing_up() {
     let (world, platform) = world().await;
     let running = world.reach(&platform);
     // A transaction that has written and stays open.
     let mut elsewhere = world.store.system().await.unwrap();
     leases::acquire(&mut elsewhere, "another", Uuid::from_u128(9), world.clock.now(), 3, None).await.unwrap();
-    world.database().end_listeners().await;
     world.deploy("d", "a", json!({})).await;
     world.is_deployed("d").await;
     drop(elsewhere);

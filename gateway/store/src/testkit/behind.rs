@@ -10,15 +10,6 @@ impl Database {
         done.unwrap_or_else(|e| panic!("{statements}: {e}"));
     }
 
-    /// Ends the connections that listen for news.
-    pub async fn end_listeners(&self) {
-        self.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE query ILIKE 'LISTEN%' AND datname = current_database()",
-        )
-        .await;
-    }
-
     /// Empties the change log, as after a crash of the server.
     pub async fn lose_log(&self) {
         self.run(
