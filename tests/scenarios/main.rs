@@ -13,6 +13,7 @@ mod counters;
 mod database;
 mod deletion;
 mod deployments;
+mod deployments_basalt;
 mod drains;
 mod durable;
 mod faults;
