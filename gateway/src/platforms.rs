@@ -1,7 +1,10 @@
-//! Adapters for the providers that this gateway may reach: the engines of its configuration, and clusters by kubeconfig.
+//! Adapters for the providers that this gateway may reach: the engines of its configuration, clusters by kubeconfig, and
+//! projects of Basalt by token.
 
 use crate::Config;
-use basalt_adapters::{Adapter, EngineOptions, Error, LogOptions, kubernetes::Kubernetes, local::Local};
+use basalt_adapters::{
+    Adapter, EngineOptions, Error, LogOptions, Now, basalt::Basalt, kubernetes::Kubernetes, local::Local,
+};
 use basalt_api::{Logs, LogsAsked};
 use basalt_daemon::Clock;
 use basalt_model::{
@@ -17,6 +20,8 @@ use uuid::Uuid;
 
 /// How long a call to an engine may last; the pull of an image is part of one.
 const ENGINE_CALL: Duration = Duration::from_secs(600);
+/// How long a call to another Basalt may last; the end of a VM that is replaced is waited for in half of it.
+const BASALT_CALL: Duration = Duration::from_secs(120);
 
 /// Makes adapters as the configuration says.
 pub struct Opener {
@@ -30,6 +35,11 @@ impl Opener {
     pub fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
         Self { engines: config.engines.clone(), kubernetes: config.kubernetes.clone(), clock }
     }
+
+    fn now(&self) -> Now {
+        let clock = Arc::clone(&self.clock);
+        Arc::new(move || clock.now())
+    }
 }
 
 impl Open for Opener {
@@ -42,13 +52,16 @@ impl Open for Opener {
             ProviderSpec::Local(local) => {
                 let name = local.engine.as_str();
                 let options = self.engines.get(&local.engine).ok_or_else(|| unknown_engine(name))?;
-                let clock = Arc::clone(&self.clock);
-                let now = Arc::new(move || clock.now());
-                Ok(Arc::new(Local::new(name, options.clone(), ENGINE_CALL, now)))
+                Ok(Arc::new(Local::new(name, options.clone(), ENGINE_CALL, self.now())))
             }
             ProviderSpec::Kubernetes(cluster) => {
-                let access = access.ok_or_else(no_access)?;
+                let access = access.ok_or_else(|| no_access(provider))?;
                 let reached = Kubernetes::new(cluster, access, self.kubernetes.clone());
+                Ok(Arc::new(reached.map_err(Box::new)?))
+            }
+            ProviderSpec::Basalt(place) => {
+                let access = access.ok_or_else(|| no_access(provider))?;
+                let reached = Basalt::new(place, access, BASALT_CALL, self.now());
                 Ok(Arc::new(reached.map_err(Box::new)?))
             }
         }
@@ -85,12 +98,13 @@ fn unknown_engine(name: &str) -> Box<Error> {
     Box::new(Error::new(ErrorClass::Missing, reason))
 }
 
-fn no_access() -> Box<Error> {
+fn no_access(provider: &ProviderSpec) -> Box<Error> {
+    let field = provider.access().map_or("spec", |(field, _)| field);
     let reason = CapabilityReason::new(
         "secret_missing",
-        "kubeconfig",
-        "a cluster is reached by a kubeconfig, and there is none",
-        "name the secret that holds it in spec.kubeconfig of the provider",
+        field,
+        format!("the platform {} is reached by a secret, and there is none", provider.platform()),
+        format!("name the secret that holds it in spec.{field} of the provider"),
     );
     Box::new(Error::new(ErrorClass::Missing, reason))
 }

@@ -103,6 +103,21 @@ LOGGED TABLE deployments (
     orphan boolean NOT NULL DEFAULT false,
     adopts jsonb
 );
+LOGGED TABLE discovered_basalt (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    project_id uuid NOT NULL,
+    provider_id uuid NOT NULL,
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    owner uuid,
+    workload boolean NOT NULL,
+    raw jsonb NOT NULL,
+    first_seen_at timestamp with time zone NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    misses integer NOT NULL DEFAULT 0
+);
 LOGGED TABLE discovered_kubernetes (
     id uuid NOT NULL,
     tenant_id uuid NOT NULL,
@@ -732,6 +747,9 @@ CONSTRAINT deployments_id ON deployments PRIMARY KEY (id);
 CONSTRAINT deployments_name ON deployments UNIQUE (project_id, name);
 CONSTRAINT deployments_project ON deployments FOREIGN KEY (project_id, tenant_id) REFERENCES projects(id, tenant_id);
 CONSTRAINT deployments_provider ON deployments FOREIGN KEY (provider_id, project_id) REFERENCES providers(id, project_id);
+CONSTRAINT discovered_basalt_id ON discovered_basalt PRIMARY KEY (id);
+CONSTRAINT discovered_basalt_name ON discovered_basalt UNIQUE (provider_id, kind, namespace, name);
+CONSTRAINT discovered_basalt_provider ON discovered_basalt FOREIGN KEY (provider_id) REFERENCES providers(id) ON DELETE CASCADE;
 CONSTRAINT discovered_kubernetes_id ON discovered_kubernetes PRIMARY KEY (id);
 CONSTRAINT discovered_kubernetes_name ON discovered_kubernetes UNIQUE (provider_id, kind, namespace, name);
 CONSTRAINT discovered_kubernetes_provider ON discovered_kubernetes FOREIGN KEY (provider_id) REFERENCES providers(id) ON DELETE CASCADE;
@@ -1222,6 +1240,36 @@ AS $function$
             BEGIN
                 INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
                 SELECT pg_catalog.pg_current_xact_id(), 'deployments', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_basalt_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_basalt', r.id, 'delete', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_basalt_insert()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_basalt', r.id, 'insert', r.tenant_id, r.project_id FROM changed_rows r;
+                RETURN NULL;
+            END $function$;
+CREATE OR REPLACE FUNCTION public.feed_discovered_basalt_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+            BEGIN
+                INSERT INTO public.change_log (xid, source, key, op, tenant_id, project_id)
+                SELECT pg_catalog.pg_current_xact_id(), 'discovered_basalt', r.id, 'update', r.tenant_id, r.project_id FROM changed_rows r;
                 RETURN NULL;
             END $function$;
 CREATE OR REPLACE FUNCTION public.feed_discovered_kubernetes_delete()
@@ -2366,7 +2414,22 @@ UNION ALL
             discovered_kubernetes.first_seen_at,
             discovered_kubernetes.changed_at,
             discovered_kubernetes.misses
-           FROM discovered_kubernetes) x
+           FROM discovered_kubernetes
+        UNION ALL
+         SELECT discovered_basalt.id,
+            discovered_basalt.tenant_id,
+            discovered_basalt.project_id,
+            discovered_basalt.provider_id,
+            discovered_basalt.kind,
+            discovered_basalt.namespace,
+            discovered_basalt.name,
+            discovered_basalt.owner,
+            discovered_basalt.workload,
+            discovered_basalt.raw,
+            discovered_basalt.first_seen_at,
+            discovered_basalt.changed_at,
+            discovered_basalt.misses
+           FROM discovered_basalt) x
   WHERE (x.workload AND (NOT (EXISTS ( SELECT
            FROM deployments d
           WHERE (d.id = x.owner)))));;
@@ -2393,6 +2456,10 @@ CREATE TRIGGER feed_delete AFTER DELETE ON public.deployments REFERENCING OLD TA
 CREATE TRIGGER feed_insert AFTER INSERT ON public.deployments REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployments_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.deployments FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
 CREATE TRIGGER feed_update AFTER UPDATE ON public.deployments REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_deployments_update();
+CREATE TRIGGER feed_delete AFTER DELETE ON public.discovered_basalt REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_basalt_delete();
+CREATE TRIGGER feed_insert AFTER INSERT ON public.discovered_basalt REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_basalt_insert();
+CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.discovered_basalt FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
+CREATE TRIGGER feed_update AFTER UPDATE ON public.discovered_basalt REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_basalt_update();
 CREATE TRIGGER feed_delete AFTER DELETE ON public.discovered_kubernetes REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_kubernetes_delete();
 CREATE TRIGGER feed_insert AFTER INSERT ON public.discovered_kubernetes REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION feed_discovered_kubernetes_insert();
 CREATE TRIGGER feed_truncate AFTER TRUNCATE ON public.discovered_kubernetes FOR EACH STATEMENT EXECUTE FUNCTION feed_reload();
@@ -2534,6 +2601,8 @@ POLICY system_rows ON deployment_status FOR ALL TO {basalt_system} USING (true) 
 POLICY tenant_rows ON deployment_status FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON deployments FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON deployments FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
+POLICY system_rows ON discovered_basalt FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
+POLICY tenant_rows ON discovered_basalt FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON discovered_kubernetes FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
 POLICY tenant_rows ON discovered_kubernetes FOR ALL TO {basalt_tenant} USING ((tenant_id = ( SELECT current_tenant() AS current_tenant))) WITH CHECK ((tenant_id = ( SELECT current_tenant() AS current_tenant)));
 POLICY system_rows ON discovered_local FOR ALL TO {basalt_system} USING (true) WITH CHECK (true);
@@ -2650,6 +2719,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON deployments TO basalt_system;
 GRANT INSERT, SELECT, UPDATE ON deployments TO basalt_tenant;
 GRANT SELECT ON deployments_listed TO basalt_system;
 GRANT SELECT ON deployments_listed TO basalt_tenant;
+GRANT DELETE, INSERT, SELECT, UPDATE ON discovered_basalt TO basalt_system;
+GRANT SELECT ON discovered_basalt TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON discovered_kubernetes TO basalt_system;
 GRANT SELECT ON discovered_kubernetes TO basalt_tenant;
 GRANT DELETE, INSERT, SELECT, UPDATE ON discovered_local TO basalt_system;

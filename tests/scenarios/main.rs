@@ -14,6 +14,7 @@ mod database;
 mod deletion;
 mod deployments;
 mod deployments_faults;
+mod deployments_basalt;
 mod drains;
 mod durable;
 mod faults;

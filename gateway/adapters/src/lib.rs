@@ -1,4 +1,4 @@
-//! The hands on foreign platforms: container engines and Kubernetes clusters, behind one contract.
+//! The hands on platforms: container engines, Kubernetes clusters and VMs of Basalt, behind one contract.
 //!
 //! An adapter decides nothing. It is told everything about one workload ([`Workload`]: complete, every name resolved)
 //! and makes the platform so, or takes away what is there, or says what it sees. Every call is idempotent: the caller
@@ -9,6 +9,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod basalt;
+mod check;
 pub mod kubernetes;
 pub mod local;
 
@@ -19,7 +21,7 @@ use basalt_model::{
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Why a call to a platform failed. The reason is for people: it holds no secret, whatever the platform said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +41,9 @@ impl Error {
         Self { class, reason, retry_after: None }
     }
 }
+
+/// Tells the time.
+pub type Now = Arc<dyn Fn() -> DateTime + Send + Sync>;
 
 /// How a call to a platform ended.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -165,6 +170,7 @@ pub fn normalise(platform: Platform, found: &[Discovered]) -> Option<ObservedWor
     match platform {
         Platform::Local => local::normalise(found),
         Platform::Kubernetes => kubernetes::normalise(found),
+        Platform::Basalt => basalt::normalise(found),
     }
 }
 
@@ -173,6 +179,7 @@ pub fn revision(platform: Platform) -> u32 {
     match platform {
         Platform::Local => local::REVISION,
         Platform::Kubernetes => kubernetes::REVISION,
+        Platform::Basalt => basalt::REVISION,
     }
 }
 
@@ -213,7 +220,7 @@ fn loopback() -> std::net::IpAddr {
     std::net::Ipv4Addr::LOCALHOST.into()
 }
 
-/// The labels that are written on everything that is made, by the names that both platforms allow.
+/// The labels that are written on everything that is made, by the names that all platforms allow.
 pub mod labels {
     /// Id of the deployment.
     pub const DEPLOYMENT: &str = "basalt/deployment";

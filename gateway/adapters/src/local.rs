@@ -5,7 +5,6 @@
 //! from outside, over that port, when it is looked at. See `docs/platforms/local.md`.
 
 mod bridge;
-mod check;
 mod container;
 mod deploy;
 mod engine;
@@ -23,17 +22,14 @@ pub use normalise::normalise;
 /// Grows when a container is made otherwise than before.
 pub const REVISION: u32 = 1;
 
-use crate::{Adapter, Applied, Discovered, EngineOptions, Health, LogOptions, Removed, Result};
+use crate::{Adapter, Applied, Discovered, EngineOptions, Health, LogOptions, Now, Removed, Result};
 use basalt_model::{
-    DateTime, Epoch,
+    Epoch,
     deployments::{ErrorClass, LogLine, Owner, PlatformCapabilities, Workload},
 };
 use engine::Engine;
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
-use std::{sync::Arc, time::Duration};
-
-/// Tells the time.
-pub type Now = Arc<dyn Fn() -> DateTime + Send + Sync>;
+use std::time::Duration;
 
 /// A container engine of the gateway's machine.
 pub struct Local {

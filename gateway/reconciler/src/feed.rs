@@ -113,7 +113,7 @@ fn put(tx: &mut Transaction<'_>, inputs: &Inputs, row: &Row, named: &BTreeSet<Ta
                 None => tx.delete(&inputs.standings, &r.deployment_id),
             }
         }
-        Row::DiscoveredLocal(_) | Row::DiscoveredKubernetes(_) => {
+        Row::DiscoveredLocal(_) | Row::DiscoveredKubernetes(_) | Row::DiscoveredBasalt(_) => {
             if let Some((id, row)) = discovered(row) {
                 tx.put(&inputs.discovered, id, row);
             }
@@ -193,7 +193,9 @@ fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {
             gone(tx, &inputs.pasts, key);
             gone(tx, &inputs.standings, key);
         }
-        Table::DiscoveredLocal | Table::DiscoveredKubernetes => gone(tx, &inputs.discovered, key),
+        Table::DiscoveredLocal | Table::DiscoveredKubernetes | Table::DiscoveredBasalt => {
+            gone(tx, &inputs.discovered, key)
+        }
         Table::Tenant | Table::Certificate => {}
     }
 }
@@ -225,6 +227,7 @@ fn discovered(row: &Row) -> Option<(Uuid, DiscoveredRow)> {
     let (row, platform) = match row {
         Row::DiscoveredLocal(r) => (r, Platform::Local),
         Row::DiscoveredKubernetes(r) => (r, Platform::Kubernetes),
+        Row::DiscoveredBasalt(r) => (r, Platform::Basalt),
         _ => return None,
     };
     Some((row.id, DiscoveredRow(Arc::clone(row), platform)))

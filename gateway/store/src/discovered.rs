@@ -118,6 +118,7 @@ macro_rules! on {
         match $platform {
             Platform::Local => concat!($before, "discovered_local", $after),
             Platform::Kubernetes => concat!($before, "discovered_kubernetes", $after),
+            Platform::Basalt => concat!($before, "discovered_basalt", $after),
         }
     };
 }

@@ -190,6 +190,9 @@ tables! {
     /// What clusters show.
     DiscoveredKubernetes(Discovered) = "discovered_kubernetes", Discovered::from_row,
         "SELECT * FROM discovered_kubernetes x", " WHERE x.id = ANY($1::uuid[])";
+    /// What projects of Basalt show.
+    DiscoveredBasalt(Discovered) = "discovered_basalt", Discovered::from_row, "SELECT * FROM discovered_basalt x",
+        " WHERE x.id = ANY($1::uuid[])";
     /// Tasks: the live ones, and how those ended that live ones wait for. By key also those that just ended.
     Task(Task) = "tasks", tasks::read, concat!("SELECT * FROM (", tasks::all!(tasks::columns!(), ""), ") t"),
         " WHERE t.id = ANY($1::uuid[])";
@@ -231,7 +234,9 @@ impl Row {
             Self::ProviderStatus(r) => r.provider_id.to_string(),
             Self::Deployment(r) => r.metadata.id.to_string(),
             Self::DeploymentStatus(r) => r.deployment_id.to_string(),
-            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) => r.id.to_string(),
+            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) | Self::DiscoveredBasalt(r) => {
+                r.id.to_string()
+            }
             Self::Task(r) => r.id.to_string(),
         }
     }
@@ -261,7 +266,7 @@ impl Row {
             Self::ProviderStatus(r) => (Some(r.tenant_id), Some(r.project_id)),
             Self::Deployment(r) => of(&r.metadata),
             Self::DeploymentStatus(r) => (Some(r.tenant_id), Some(r.project_id)),
-            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) => {
+            Self::DiscoveredLocal(r) | Self::DiscoveredKubernetes(r) | Self::DiscoveredBasalt(r) => {
                 (Some(r.tenant_id), Some(r.project_id))
             }
             Self::Task(r) => (r.tenant_id, r.project_id),

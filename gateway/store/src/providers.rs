@@ -50,8 +50,10 @@ async fn audit(conn: &mut PgConnection, change: &Change, action: &'static str, o
 
 /// The secret that a spec names has to be there: without it nothing could ever be reached.
 async fn check(tx: &mut TenantTx, project: ProjectId, spec: &ProviderSpec) -> Result<()> {
-    match spec.secret() {
-        Some(named) => secrets::hold(tx, project, &named.secret, "spec.kubeconfig.secret").await,
+    match spec.access() {
+        Some((field, named)) => {
+            secrets::hold(tx, project, &named.secret, &format!("spec.{field}.secret")).await
+        }
         None => Ok(()),
     }
 }

@@ -240,7 +240,8 @@ pub async fn delete(
     change::expect(expected, secret.metadata.generation)?;
     let by: Vec<String> = sqlx::query_scalar(
         "SELECT 'provider/' || name FROM providers
-         WHERE project_id = $1 AND spec -> 'kubeconfig' ->> 'secret' = $2 ORDER BY name LIMIT 10",
+         WHERE project_id = $1 AND EXISTS (SELECT FROM jsonb_each(spec) f WHERE f.value ->> 'secret' = $2)
+         ORDER BY name LIMIT 10",
     )
     .bind(project)
     .bind(&secret.metadata.name)

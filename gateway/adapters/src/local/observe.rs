@@ -1,12 +1,12 @@
 //! What is there: every container, ours and others', in words that stand still while nothing happens.
 
 use super::{
-    Local, check,
+    Local,
     container::Container,
     deploy::{Listed, Step},
     recipe::Recipe,
 };
-use crate::{Discovered, Result, labels};
+use crate::{Discovered, Result, check, labels};
 use basalt_model::{DeploymentId, Name, deployments::Owner};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::{Map, Value, json};
@@ -50,8 +50,16 @@ impl Local {
         Ok(all)
     }
 
+    /// Whether it is well, where it runs and that is checked.
+    async fn checked(&self, container: &Container) -> Option<Value> {
+        let recipe = Recipe::of(container)?;
+        let check = recipe.check.as_ref().filter(|_| container.is_running())?;
+        let up = container.started_at().map_or(i64::MAX, |at| ((self.now)() - at).num_seconds());
+        Some(check::look(check, &recipe.address, recipe.port, up).await)
+    }
+
     async fn discovered(&self, container: &Container) -> Discovered {
-        let checked = check::look(container, (self.now)()).await;
+        let checked = self.checked(container).await;
         Discovered {
             kind: "container".to_owned(),
             namespace: None,

@@ -9,7 +9,11 @@ use super::{
     container::{Container, Image},
     reasons::error,
 };
-use crate::{EngineOptions, Result, labels};
+use crate::{
+    EngineOptions, Result,
+    check::{self, Check},
+    labels,
+};
 use basalt_model::{
     artifacts::{ArtifactKind, Source, Transport},
     deployments::{ErrorClass, Workload},
@@ -56,14 +60,6 @@ pub(super) struct Recipe {
     pub(super) check: Option<Check>,
 }
 
-/// How one sees that it is well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Check {
-    /// An open port is well where there is none.
-    pub(super) path: Option<String>,
-    pub(super) start_seconds: u32,
-}
-
 /// What is to run, as far as it can be said without the image and the port.
 pub(super) struct Asked {
     pub(super) image: String,
@@ -108,12 +104,12 @@ pub(super) fn asked(workload: &Workload, options: &EngineOptions) -> Result<Aske
         Transport::StreamableHttp { port, path } => (*port, path.clone()),
         Transport::Stdio {} => (bridge::PORT, bridge::PATH.to_owned()),
     };
-    let start_seconds = program.health.as_ref().map_or(60, |h| h.start_seconds);
-    let check = match (&program.health, workload.target.kind) {
-        _ if bridged => Some(Check { path: Some(bridge::HEALTH.to_owned()), start_seconds }),
-        (Some(health), _) => Some(Check { path: Some(health.path.clone()), start_seconds }),
-        (None, ArtifactKind::Server) => Some(Check { path: None, start_seconds }),
-        (None, ArtifactKind::Agent) => None,
+    let check = match bridged {
+        true => {
+            let start_seconds = check::start_seconds(program);
+            Some(Check { path: Some(bridge::HEALTH.to_owned()), start_seconds })
+        }
+        false => Check::of(workload),
     };
     let endpoint = match workload.target.kind {
         ArtifactKind::Agent => "http",

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod basalt;
 mod contract;
 mod kubernetes;
 mod local;

@@ -70,6 +70,16 @@ async fn bad_agents_servers_and_providers_are_refused_by_field() {
         ("providers", json!({"name": "a", "spec": {"platform": "local", "engine": "other"}}), "spec.engine"),
         (
             "providers",
+            json!({"name": "a", "spec": {"platform": "basalt", "access": {"secret": "nope"}, "project": "p", "image": "i", "network": "n"}}),
+            "spec.access.secret",
+        ),
+        (
+            "providers",
+            json!({"name": "a", "spec": {"platform": "basalt", "access": {"secret": "nope"}, "project": "p", "image": "i", "network": "n", "cpus": 0}}),
+            "spec.cpus",
+        ),
+        (
+            "providers",
             json!({"name": "a", "spec": {"platform": "kubernetes", "kubeconfig": {"secret": "nope"}}}),
             "spec.kubeconfig.secret",
         ),

@@ -165,6 +165,12 @@ async fn a_secret_that_a_provider_gets_in_with_is_kept_and_a_platform_stays() {
     let mut tx = h.db.store.tenant(h.tenant).await.unwrap();
     secrets::insert(&mut tx, &h.change(), h.project, &secret, &keys).await.unwrap();
     let made = providers::insert(&mut tx, &h.change(), h.project, &new).await.unwrap();
+    // Whatever the platform calls the field.
+    let place = json!({"platform": "basalt", "access": {"secret": "kubeconfig"}, "project": "p", "image": "i",
+        "network": "n"});
+    let other =
+        New { name: name("vms"), labels: Labels::default(), spec: serde_json::from_value(place).unwrap() };
+    let other = providers::insert(&mut tx, &h.change(), h.project, &other).await.unwrap();
     tx.commit().await.unwrap();
 
     let delete = async || {
@@ -174,7 +180,9 @@ async fn a_secret_that_a_provider_gets_in_with_is_kept_and_a_platform_stays() {
         tx.commit().await.unwrap();
         gone
     };
-    assert!(matches!(delete().await, Err(Error::InUse { by, .. }) if by == ["provider/cluster"]));
+    assert!(
+        matches!(delete().await, Err(Error::InUse { by, .. }) if by == ["provider/cluster", "provider/vms"])
+    );
     let mut tx = h.db.store.system().await.unwrap();
     let refused = basalt_store::projects::delete(&mut tx, &h.change(), h.project).await.unwrap_err();
     let holds =
@@ -191,7 +199,9 @@ async fn a_secret_that_a_provider_gets_in_with_is_kept_and_a_platform_stays() {
     let update = Update { expected: None, labels, spec };
     let labelled = providers::update(&mut tx, &h.change(), h.project, &key, &update).await.unwrap();
     assert_eq!(labelled.metadata.generation, Generation::FIRST, "labels move no generation");
-    providers::delete(&mut tx, &h.change(), h.project, &key, None, false).await.unwrap();
+    for key in [key, Key::from(other.id())] {
+        providers::delete(&mut tx, &h.change(), h.project, &key, None, false).await.unwrap();
+    }
     tx.commit().await.unwrap();
     delete().await.unwrap();
 }

@@ -1,13 +1,16 @@
 //! Whether what runs is well, asked from outside: an open port, or an answer to GET. Every wording stands still, so that
 //! two looks at the same thing are equal.
 
-use super::{
-    container::Container,
-    recipe::{Check, Recipe},
+use basalt_model::{
+    artifacts::ArtifactKind,
+    deployments::{Program, Workload},
 };
-use basalt_model::DateTime;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,27 +19,50 @@ use tokio::{
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What stands in `raw.check`: nothing where nothing is checked.
-pub(super) async fn look(container: &Container, now: DateTime) -> Option<Value> {
-    let recipe = Recipe::of(container)?;
-    let check = recipe.check.as_ref().filter(|_| container.is_running())?;
-    let seen = match tokio::time::timeout(PATIENCE, ask(&recipe, check)).await {
-        Ok(Ok(())) => return Some(json!({ "state": "well" })),
+/// How one sees that it is well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    /// An open port is well where there is none.
+    pub(crate) path: Option<String>,
+    /// How long it may take to begin.
+    pub(crate) start_seconds: u32,
+}
+
+/// How long a program may take to begin.
+pub(crate) fn start_seconds(program: &Program) -> u32 {
+    program.health.as_ref().map_or(60, |h| h.start_seconds)
+}
+
+impl Check {
+    /// As the artifact says. A server without a path is well when its port is open; an agent without one when it runs.
+    pub(crate) fn of(workload: &Workload) -> Option<Self> {
+        let start_seconds = start_seconds(&workload.program);
+        match (&workload.program.health, workload.target.kind) {
+            (Some(health), _) => Some(Self { path: Some(health.path.clone()), start_seconds }),
+            (None, ArtifactKind::Server) => Some(Self { path: None, start_seconds }),
+            (None, ArtifactKind::Agent) => None,
+        }
+    }
+}
+
+/// What stands in `raw.check` of something that has run for so many seconds.
+pub(crate) async fn look(check: &Check, address: &str, port: u16, up_seconds: i64) -> Value {
+    let seen = match tokio::time::timeout(PATIENCE, ask(check, address, port)).await {
+        Ok(Ok(())) => return json!({ "state": "well" }),
         Ok(Err(seen)) => seen,
         Err(_) => format!("no answer in {} s", PATIENCE.as_secs()),
     };
-    let up = container.started_at().map_or(i64::MAX, |at| (now - at).num_seconds());
-    if up <= i64::from(check.start_seconds) {
+    if up_seconds <= i64::from(check.start_seconds) {
         // What is seen while it begins changes by itself and says nothing.
-        return Some(json!({ "state": "starting" }));
+        return json!({ "state": "starting" });
     }
-    Some(json!({ "state": "failing", "seen": seen }))
+    json!({ "state": "failing", "seen": seen })
 }
 
-async fn ask(recipe: &Recipe, check: &Check) -> Result<(), String> {
+async fn ask(check: &Check, address: &str, port: u16) -> Result<(), String> {
     let io = |e: std::io::Error| e.kind().to_string();
-    let host = recipe.address.parse().map_err(|_| "the address is none".to_owned())?;
-    let at = std::net::SocketAddr::new(host, recipe.port);
+    let host: IpAddr = address.parse().map_err(|_| "the address is none".to_owned())?;
+    let at = SocketAddr::new(host, port);
     let mut stream = TcpStream::connect(at).await.map_err(io)?;
     let Some(path) = &check.path else { return Ok(()) };
     let request =
