@@ -156,13 +156,8 @@ async fn the_same_on_an_api_server_of_kubernetes_with_the_rights_that_are_shippe
 async fn every_example_is_taken_twice_and_the_second_time_changes_nothing() -> Result<()> {
     let house = House::that_says("[engines.default]\nsocket = \"/nowhere/engine.sock\"\n").await?;
     let cli = Cli::of(&house)?;
-<<<<<<< HEAD
-    for name in ["model-key", "kubeconfig"] {
-        house.declare("secrets", json!({ "name": name, "spec": { "value": "a value" } })).await?;
-=======
     for name in ["model-key", "kubeconfig", "vms"] {
-        declare(&house, "secrets", json!({ "name": name, "spec": { "value": "a value" } })).await?;
->>>>>>> third
+        house.declare("secrets", json!({ "name": name, "spec": { "value": "a value" } })).await?;
     }
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut files = 0;

@@ -27,7 +27,11 @@ pub fn goes_on(word: &str) -> bool {
 fn host(word: &str) -> Option<Wanted> {
     let (verb, name) = word.split_once(' ')?;
     match verb {
-        "drain" => wanted(Call::new("POST", &format!("/v1/hosts/{name}/drain")).json(json!({})), |_| {}),
+        // Its patience is over before a world counts as resting.
+        "drain" => wanted(
+            Call::new("POST", &format!("/v1/hosts/{name}/drain")).json(json!({"patience_seconds": 5})),
+            |_| {},
+        ),
         "open" => wanted(
             Call::new("PUT", &format!("/v1/hosts/{name}")).json(json!({"spec": {"maintenance": false}})),
             |_| {},
