@@ -49,7 +49,8 @@ pub fn unit_tests(checkout: &Checkout, args: &[String]) -> Result<bool> {
     }
     let mut command = checkout.cargo(["nextest", "run", "--locked"]);
     if std::env::var_os("CI").is_some() {
-        command.args(["--profile", "ci"]);
+        // Whoever keeps only the end of a log keeps what failed and where; a test alone has its traces.
+        command.args(["--profile", "ci"]).env("RUST_BACKTRACE", "0");
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(std::iter::once(tools));
