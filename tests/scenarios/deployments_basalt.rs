@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A token with a role in the project of scenarios.
 async fn token(house: &House, name: &str, role: &str) -> Result<String> {
-    let project: Value = house.api.get(&house.api.path("").trim_end_matches('/').to_owned()).await?;
+    let project: Value = house.api.get(house.api.path("").trim_end_matches('/')).await?;
     let scope = json!({ "kind": "project", "tenant_id": project["tenant_id"], "project_id": project["id"] });
     let body = json!({ "name": name, "grants": [{ "role": role, "scope": scope }] });
     let made: Value = house.api.post("/v1/service-tokens", &body).await?;
