@@ -81,6 +81,8 @@ async fn an_agent_and_its_server_are_deployed_called_killed_changed_and_taken_aw
     ensure!(text(&format!("{at}env/GREETING")).await? == "hello");
     ensure!(text(&format!("{at}env/TOKEN")).await? == "hush-hush");
     ensure!(text(&format!("{at}ask/tools/hello")).await? == "echo: hello");
+    let said = Cli::of(&house)?.ok("logs deployment d --tail 100").await?;
+    ensure!(said.contains("agent begins") && said.contains("listening on"), "{said}");
 
     // Killed by hand, it comes back at the same address.
     let names = engine.podman(&["ps", "--format", "{{.Names}}"])?;

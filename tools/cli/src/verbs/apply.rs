@@ -91,6 +91,9 @@ impl Session {
             let label = format!("{}/{}", kind.name, document.name);
             taken.extend(tally.keep(&label, self.apply_one(document, kind, dry_run).await).flatten());
         }
+        // An agent waits for its servers, and these for nobody.
+        let is_agent = |one: &Taken| one.object().pointer("/spec/target/kind") == Some(&json!("agent"));
+        taken.sort_by_key(is_agent);
         self.conclude_all(taken, &mut tally).await?;
         tally.end()
     }

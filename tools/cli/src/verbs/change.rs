@@ -62,7 +62,7 @@ impl Taken {
         Self { label, ..self }
     }
 
-    fn object(&self) -> &Value {
+    pub(super) fn object(&self) -> &Value {
         self.answer.get("object").or(self.answer.get(self.kind.name)).unwrap_or(&self.answer)
     }
 }
