@@ -15,6 +15,7 @@
 
 mod access;
 mod calls;
+mod changes;
 mod deploy;
 mod guest;
 mod health;
@@ -29,7 +30,7 @@ pub use normalise::normalise;
 /// Grows when a VM is made otherwise than before.
 pub const REVISION: u32 = 1;
 
-use crate::{Adapter, Applied, Discovered, Health, LogOptions, Now, Removed, Result};
+use crate::{Adapter, Applied, Change, Discovered, Health, LogOptions, Now, Removed, Result};
 use basalt_model::{
     DateTime, Epoch,
     deployments::{LogLine, Owner, PlatformCapabilities, SecretText, Workload},
@@ -120,5 +121,9 @@ impl Adapter for Basalt {
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<()>> {
         self.within("adopting a VM", self.write_owner_on(found, owner, epoch)).boxed()
+    }
+
+    fn changes(&self) -> BoxStream<'static, Change> {
+        self.watch_for_changes()
     }
 }

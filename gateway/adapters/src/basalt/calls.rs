@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long one request may take; a console is waited for up to 20 s by the gateway there.
 const REQUEST: Duration = Duration::from_secs(30);
+/// After so long a watch is opened anew.
+const WATCH: Duration = Duration::from_secs(3600);
 /// How long it may take to be connected.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Largest answer, in bytes: 500 VMs with 64 KiB of user-data each.
@@ -77,6 +79,9 @@ impl Calls {
         if let Some(generation) = with.generation {
             request = request.header("if-match", format!("\"{generation}\""));
         }
+        if let Some(limit) = with.limit {
+            request = request.timeout(limit);
+        }
         let response = request.send().await.map_err(|e| reasons::transport(&self.url, doing, e))?;
         let status = response.status().as_u16();
         if (200..300).contains(&status) {
@@ -129,6 +134,13 @@ impl Calls {
         self.read(doing, response).await
     }
 
+    /// What becomes of the project's VMs, as it happens; whoever reads it minds its silence.
+    pub(super) async fn watch(&self) -> Result<Response> {
+        let path = format!("/v1/watch?{}", query(&[("kinds", "vm"), ("project", self.project.as_str())]));
+        let with = With { limit: Some(WATCH), ..With::default() };
+        self.send("watching the VMs", Method::GET, &path, with).await
+    }
+
     /// One VM, by name or id.
     pub(super) async fn vm(&self, key: &str) -> Result<Option<Vm>> {
         self.find("looking at a VM", &self.path(&format!("/vms/{key}"))).await
@@ -160,7 +172,7 @@ impl Calls {
     /// Declares a VM, or asks only whether that would be taken.
     pub(super) async fn create(&self, body: &Value, dry_run: bool) -> Result<()> {
         let path = self.path(if dry_run { "/vms?dry_run=true" } else { "/vms" });
-        let with = With { body: Some(body), generation: None };
+        let with = With { body: Some(body), ..With::default() };
         let answer = self.send("creating the VM", Method::POST, &path, with).await;
         answer.map(drop).map_err(|e| reasons::in_project(e, &self.project))
     }
@@ -168,14 +180,14 @@ impl Calls {
     /// Changes a VM if it still is what was looked at.
     pub(super) async fn update(&self, vm: &Vm, body: &Value) -> Result<()> {
         let path = self.path(&format!("/vms/{}", vm.id));
-        let with = With { body: Some(body), generation: Some(vm.generation) };
+        let with = With { body: Some(body), generation: Some(vm.generation), ..With::default() };
         self.send("changing the VM", Method::PUT, &path, with).await.map(drop)
     }
 
     /// Tells a VM to go if it still is what was looked at; false when it is gone already.
     pub(super) async fn delete(&self, vm: &Vm) -> Result<bool> {
         let path = self.path(&format!("/vms/{}", vm.id));
-        let with = With { body: None, generation: Some(vm.generation) };
+        let with = With { generation: Some(vm.generation), ..With::default() };
         match self.send("deleting the VM", Method::DELETE, &path, with).await {
             Ok(_) => Ok(true),
             Err(error) if reasons::is_missing(&error) => Ok(false),
@@ -197,4 +209,6 @@ fn query(parameters: &[(&str, &str)]) -> String {
 struct With<'a> {
     body: Option<&'a Value>,
     generation: Option<i64>,
+    /// Instead of what a request may take.
+    limit: Option<Duration>,
 }

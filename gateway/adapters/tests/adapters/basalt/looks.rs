@@ -96,3 +96,44 @@ async fn a_console_is_followed_line_by_line_and_nothing_is_said_twice() {
     project.server.fail("GET /v1/projects/agents/vms/", 1, (503, json!({})));
     assert_eq!(next().await.unwrap_err().class, ErrorClass::Transient);
 }
+
+#[tokio::test]
+async fn what_changes_is_told_as_it_happens_and_after_a_break_that_anything_may_have() {
+    let project = project().await;
+    let owner = workload(&project, 7).owner.id;
+    let mut changes = project.basalt().changes();
+    let watched = async |times: usize| {
+        while project.server.asked("GET /v1/watch?kinds=vm&project=agents") < times {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let tell = |text: &str| drop(project.server.there().watch.send(text.to_owned()));
+    let vm = |event: &str, labels: serde_json::Value| {
+        format!(
+            "id: 1\ndata: {}\n\n",
+            json!({ "event": event, "kind": "vm", "object": { "labels": labels } })
+        )
+    };
+    let ours = json!({ "basalt/deployment": owner.0 });
+    let telling = async {
+        watched(1).await;
+        tell(&vm("snapshot", ours.clone()));
+        tell("data: {\"event\":\"bookmark\",\"cursor\":\"1\"}\n\n");
+        tell(&vm("upsert", json!({ "app": "db" })));
+        let whole = vm("upsert", ours.clone());
+        tell(&whole[..30]);
+        tell(&whole[30..]);
+        watched(1).await;
+        project.server.there().watch = tokio::sync::broadcast::channel(16).0;
+        watched(2).await;
+        tell("data: {\"event\":\"bookmark\",\"cursor\":\"1\"}\n\n");
+    };
+    let hearing = async {
+        let first = changes.next().await.unwrap();
+        (first.owner, changes.next().await.unwrap().owner)
+    };
+    let both = futures::future::join(telling, hearing);
+    let ((), heard) = tokio::time::timeout(Duration::from_secs(15), both).await.unwrap();
+    assert_eq!(heard, (Some(owner), None), "others' VMs, and what there was, are no news");
+}

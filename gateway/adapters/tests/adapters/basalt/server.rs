@@ -47,6 +47,8 @@ pub struct There {
     /// How long a VM takes to go.
     pub going: Duration,
     pub console: String,
+    /// To those who watch; another one ends what they watch.
+    pub watch: tokio::sync::broadcast::Sender<String>,
     made: u128,
 }
 
@@ -138,6 +140,7 @@ impl Server {
             asked: Vec::new(),
             going: Duration::from_millis(30),
             console: "it begins\r\nit listens\r\n".to_owned(),
+            watch: tokio::sync::broadcast::channel(16).0,
             made: 0,
         }));
         let router = Router::new().fallback(answer).with_state(Arc::clone(&there));
@@ -186,6 +189,13 @@ async fn answer(State(all): State<Arc<Mutex<There>>>, request: Request) -> Respo
     if header("authorization") != Some(format!("Bearer {TOKEN}")) {
         let (status, body) = no(401, "unauthenticated", "No.");
         return (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
+    }
+    if path == "/v1/watch" {
+        let told = there.watch.subscribe();
+        let pieces = futures::stream::unfold(told, |mut told| async move {
+            Some((Ok::<_, std::convert::Infallible>(told.recv().await.ok()?), told))
+        });
+        return axum::body::Body::from_stream(pieces).into_response();
     }
     if path.ends_with("/console") {
         return there.console.clone().into_response();
