@@ -128,5 +128,5 @@ async fn crash_sweep_of_vms_on_their_way() {
 
 #[tokio::test]
 async fn crash_sweep_of_hosts_that_are_drained() {
-    swept(sweep::DRAINS, 5, 60).await;
+    swept(sweep::DRAINS, 9, 85).await;
 }
