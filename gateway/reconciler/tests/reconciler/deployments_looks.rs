@@ -122,6 +122,26 @@ async fn dp35_a_listing_that_leaves_something_out_once_changes_nothing() {
 }
 
 #[tokio::test]
+async fn dp35_a_look_that_began_before_an_attempt_and_ends_after_it_says_nothing_of_it() {
+    let (world, platform) = world().await;
+    let running = world.reach(&platform);
+    world.deploy("d", "a", json!({})).await;
+    world.is_deployed("d").await;
+    let all = platform.listings.available_permits();
+    platform.listings.forget_permits(all);
+    looks(&platform, 1).await;
+    // It has seen what ran then.
+    world.agent_image("a", "two").await;
+    until("it anew", || async { platform.deploys() }, |n| *n == 2).await;
+    until("what it is made from", || world.dependency("d"), |g| *g == Some(2)).await;
+    platform.listings.add_permits(all);
+    looks(&platform, 3).await;
+    assert_eq!(platform.deploys(), 2, "what was before is no drift");
+    world.is_deployed("d").await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn dp36_dp38_dp39_what_was_found_is_listed_goes_stale_and_then_goes() {
     let (world, platform) = world().await;
     let gone = world.deploy("gone", "a", json!({})).await;

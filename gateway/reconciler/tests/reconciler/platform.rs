@@ -75,6 +75,8 @@ pub struct FakePlatform {
     pub state: Arc<Mutex<State>>,
     /// Deploys wait for a permit while it has none.
     pub gate: Arc<Semaphore>,
+    /// The same of listings: what they saw is told later.
+    pub listings: Arc<Semaphore>,
 }
 
 pub const EYES: Eyes = Eyes { normalise, revision };
@@ -89,7 +91,8 @@ fn revision(_: Platform) -> u32 {
 
 impl FakePlatform {
     pub fn new() -> Self {
-        Self { state: Arc::default(), gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+        let open = || Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Self { state: Arc::default(), gate: open(), listings: open() }
     }
 
     pub fn calls(&self) -> Vec<Call> {
@@ -309,7 +312,12 @@ impl Adapter for FakePlatform {
     }
 
     fn observe(&self) -> BoxFuture<'_, Result<Vec<Discovered>>> {
-        async { self.list(None) }.boxed()
+        async {
+            let seen = self.list(None);
+            let _told = self.listings.acquire().await;
+            seen
+        }
+        .boxed()
     }
 
     fn observe_one<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Vec<Discovered>>> {
