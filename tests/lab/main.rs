@@ -8,6 +8,7 @@
 mod adoption;
 mod cluster;
 mod counters;
+mod deployments;
 mod drill;
 mod firmware;
 mod guest;

@@ -84,6 +84,10 @@ mod tests {
         assert!(of("60").find().is_none(), "its number belongs to another");
         of("60").end(Duration::from_secs(1)).await.unwrap();
         let sleeper = of("600");
+        // A process that has just begun has no command line yet.
+        while sleeper.find().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         assert_eq!(sleeper.find().unwrap().pid, i32::try_from(child.id().unwrap()).unwrap());
         let (ended, _) = tokio::join!(sleeper.end(Duration::from_secs(5)), child.wait());
         ended.unwrap();

@@ -31,7 +31,7 @@ const INIT: &[u8] = include_bytes!("../../guest/init");
 const SYSLINUX_CONFIG: &[u8] = include_bytes!("../../guest/syslinux.cfg");
 
 /// The text files of the guest by their place in its root (`init` and `syslinux.cfg` lie elsewhere).
-pub const ASSETS: [(&str, &[u8]); 8] = [
+pub const ASSETS: [(&str, &[u8]); 9] = [
     ("init", INIT),
     ("syslinux.cfg", SYSLINUX_CONFIG),
     ("etc/rc", include_bytes!("../../guest/rc")),
@@ -40,6 +40,7 @@ pub const ASSETS: [(&str, &[u8]); 8] = [
     ("etc/runcmd.awk", include_bytes!("../../guest/runcmd.awk")),
     ("etc/udhcpc.sh", include_bytes!("../../guest/udhcpc.sh")),
     ("etc/acpi/PWRF/00000080", include_bytes!("../../guest/power-button")),
+    ("bin/basalt-run", include_bytes!("../../guest/basalt-run")),
 ];
 
 /// The boot loader's configuration.
@@ -81,9 +82,21 @@ pub fn write_initrd(unpacked: &Path, release: &str, work: &Path) -> Result<PathB
 /// Writes the guest's root directory.
 pub fn write_root(unpacked: &Path, release: &str, work: &Path) -> Result<PathBuf> {
     let root = work.join("root");
-    for dir in
-        ["bin", "dev", "etc", "lib", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib", "var/log", "www"]
-    {
+    for dir in [
+        "bin",
+        "dev",
+        "etc",
+        "lib",
+        "mnt",
+        "proc",
+        "root",
+        "run",
+        "sys",
+        "tmp",
+        "var/lib/cloud/scripts/per-boot",
+        "var/log",
+        "www",
+    ] {
         fs::create_dir_all(root.join(dir))?;
     }
     symlink("bin", root.join("sbin"))?;
@@ -92,7 +105,7 @@ pub fn write_root(unpacked: &Path, release: &str, work: &Path) -> Result<PathBuf
     for applet in run(BUSYBOX, &["--list"])?.lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    for (name, content) in ASSETS.iter().filter(|(name, _)| name.starts_with("etc/")) {
+    for (name, content) in ASSETS.iter().filter(|(name, _)| name.contains('/')) {
         let file = root.join(name);
         fs::create_dir_all(file.parent().unwrap_or(&root))?;
         fs::write(&file, content)?;
