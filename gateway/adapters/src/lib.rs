@@ -11,6 +11,7 @@
 
 pub mod basalt;
 mod check;
+mod fence;
 pub mod kubernetes;
 pub mod local;
 

@@ -10,7 +10,11 @@ use super::{
     reasons::{self, error},
     vm::Vm,
 };
-use crate::{Applied, Discovered, Error, Removed, Result, labels};
+use crate::{
+    Applied, Discovered, Error, Removed, Result,
+    fence::{other_owner, refuse_newer},
+    labels,
+};
 use basalt_model::{
     DeploymentId, Epoch,
     artifacts::Source,
@@ -72,7 +76,7 @@ impl Basalt {
 
     async fn deploy_once(&self, workload: &Workload, wanted: &Wanted) -> Step<Applied> {
         let mine = self.owned(workload.owner.id).await?;
-        refuse_newer(&mine, &workload.owner, workload.epoch)?;
+        refuse_newer(mine.iter().filter_map(Vm::epoch), &workload.owner, workload.epoch)?;
         if let [vm] = &*mine
             && !vm.is_going()
             && wanted.is_made_as(vm)
@@ -134,7 +138,7 @@ impl Basalt {
 
     async fn undeploy_once(&self, owner: &Owner, epoch: Epoch) -> Step<Removed> {
         let mine = self.owned(owner.id).await?;
-        refuse_newer(&mine, owner, epoch)?;
+        refuse_newer(mine.iter().filter_map(Vm::epoch), owner, epoch)?;
         if mine.is_empty() {
             return Ok(Removed::Absent);
         }
@@ -179,7 +183,7 @@ impl Basalt {
         };
         let vm = self.calls.vm(id).await?.filter(|vm| !vm.is_going()).ok_or_else(missing)?;
         match vm.owner() {
-            Some(of) if of == owner.id => return refuse_newer(&[vm], owner, epoch),
+            Some(of) if of == owner.id => return Ok(refuse_newer(vm.epoch().into_iter(), owner, epoch)?),
             Some(of) => return Err(Stop::Failed(other_owner(&subject, of))),
             None => {}
         }
@@ -211,27 +215,4 @@ async fn rounds<'a, T>(once: impl Fn() -> BoxFuture<'a, Step<T>>) -> Result<T> {
 /// A name of the same length as the real one that no deployment's VM has: those end in digits of an id.
 fn trial_name(name: &str) -> String {
     format!("{}-trial", &name[..name.len().min(57)].trim_end_matches('-'))
-}
-
-fn refuse_newer(mine: &[Vm], owner: &Owner, epoch: Epoch) -> Step<()> {
-    let Some(newer) = mine.iter().filter_map(Vm::epoch).max().filter(|seen| *seen > epoch) else {
-        return Ok(());
-    };
-    Err(Stop::Failed(error(
-        ErrorClass::Conflict,
-        "newer_attempt",
-        format!("deployment/{}", owner.name),
-        format!("attempt {} was here already, and this is attempt {}", newer.0, epoch.0),
-        "nothing is to be done: the newer attempt goes on",
-    )))
-}
-
-fn other_owner(subject: &str, of: DeploymentId) -> Error {
-    error(
-        ErrorClass::Conflict,
-        "other_owner",
-        subject,
-        format!("it belongs to the deployment {}", of.0),
-        "undeploy that one first",
-    )
 }

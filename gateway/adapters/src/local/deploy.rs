@@ -21,7 +21,11 @@ use super::{
     reasons::{error, failed, is_port_taken, is_race, with},
     recipe::{self, Asked, Recipe, STOP_SECONDS},
 };
-use crate::{Applied, Discovered, Error, Removed, Result, labels};
+use crate::{
+    Applied, Discovered, Error, Removed, Result,
+    fence::{other_owner, refuse_newer},
+    labels,
+};
 use basalt_model::{
     DeploymentId, Epoch,
     deployments::{ErrorClass, Owner, Workload},
@@ -130,7 +134,7 @@ impl Local {
 
     async fn deploy_once(&self, workload: &Workload, asked: &Asked) -> Step<Applied> {
         let mine = self.owned(workload.owner.id).await?;
-        refuse_newer(&mine, &workload.owner, workload.epoch)?;
+        refuse_newer(mine.iter().filter_map(Container::epoch), &workload.owner, workload.epoch)?;
         let name = workload.owner.workload_name();
         let kept = mine.iter().position(|c| c.name() == name && is_wanted(c, workload, asked));
         if let Some(kept) = kept {
@@ -249,7 +253,7 @@ impl Local {
 
     async fn undeploy_once(&self, owner: &Owner, epoch: Epoch) -> Step<Removed> {
         let mine = self.owned(owner.id).await?;
-        refuse_newer(&mine, owner, epoch)?;
+        refuse_newer(mine.iter().filter_map(Container::epoch), owner, epoch)?;
         for container in &mine {
             self.remove(container).await?;
         }
@@ -274,7 +278,7 @@ impl Local {
             )));
         };
         match container.owner() {
-            Some(of) if of == owner.id => refuse_newer(&[container], owner, epoch),
+            Some(of) if of == owner.id => Ok(refuse_newer(container.epoch().into_iter(), owner, epoch)?),
             Some(of) => Err(Stop::Failed(other_owner(&subject, of))),
             None => self.rename(&container, &adopted_name(owner.id, epoch)).await,
         }
@@ -429,29 +433,6 @@ fn is_wanted(container: &Container, workload: &Workload, asked: &Asked) -> bool 
         && matches!(container.state_word(), "running" | "exited" | "created" | "paused")
         && recipe.drift(container).is_empty()
         && recipe::has_secrets(container, workload)
-}
-
-fn refuse_newer(mine: &[Container], owner: &Owner, epoch: Epoch) -> Step<()> {
-    let Some(newer) = mine.iter().filter_map(Container::epoch).max().filter(|seen| *seen > epoch) else {
-        return Ok(());
-    };
-    Err(Stop::Failed(error(
-        ErrorClass::Conflict,
-        "newer_attempt",
-        format!("deployment/{}", owner.name),
-        format!("attempt {} was here already, and this is attempt {}", newer.0, epoch.0),
-        "nothing is to be done: the newer attempt goes on",
-    )))
-}
-
-fn other_owner(subject: &str, of: DeploymentId) -> Error {
-    error(
-        ErrorClass::Conflict,
-        "other_owner",
-        subject,
-        format!("it belongs to the deployment {}", of.0),
-        "undeploy that one first",
-    )
 }
 
 /// The engine may repeat what it was sent; the values of secrets stay out of what is said.
