@@ -32,10 +32,13 @@ impl Holder {
             return std::future::pending().await;
         }
         let mut changes = self.lease.changes();
-        let mut refused = false;
+        let (mut refused, mut known) = (false, false);
         loop {
             changes.mark_unchanged();
-            let given = self.ask(gateway, status, &mut refused).await;
+            // Once for every start: a host that is lost before it says anything else must be known to have a fencer.
+            let asks = !known || !self.lease.listed().is_empty();
+            let given = self.ask(gateway, status, asks, &mut refused).await;
+            known |= given;
             let needed = !self.lease.listed().is_empty();
             let pause = match (given, needed) {
                 (false, true) => AGAIN,
@@ -55,8 +58,14 @@ impl Holder {
         }
     }
 
-    /// Asks once; says whether it was given and kept.
-    async fn ask<G: Gateway>(&self, gateway: &G, status: &watch::Sender<Status>, refused: &mut bool) -> bool {
+    /// Asks once; says whether it was given and kept, or is not needed.
+    async fn ask<G: Gateway>(
+        &self,
+        gateway: &G,
+        status: &watch::Sender<Status>,
+        needed: bool,
+        refused: &mut bool,
+    ) -> bool {
         // It counts from before it was asked for: what happens on the way is on our account.
         let Some(asked_at) = lease::uptime() else { return false };
         let request = LeaseRequest {
@@ -64,6 +73,7 @@ impl Holder {
             boot_id: facts::boot_id(),
             manifest_revision: status.borrow().revision,
             fencer: self.lease.fencer(),
+            needed,
         };
         let answer = match gateway.lease(&request).await {
             Ok(answer) => answer,
@@ -74,10 +84,11 @@ impl Holder {
                 return false;
             }
         };
+        let was_refused = answer.refused.is_some();
         if let Some(reason) = answer.refused.filter(|_| !std::mem::replace(refused, true)) {
             tracing::warn!(%reason, "the lease was refused");
         }
-        let Some(seconds) = answer.seconds else { return false };
+        let Some(seconds) = answer.seconds else { return !needed && !was_refused };
         *refused = false;
         match self.lease.keep(asked_at + Duration::from_secs(seconds.into())) {
             Ok(()) => true,

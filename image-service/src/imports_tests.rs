@@ -168,7 +168,7 @@ fn said(dir: &Path) -> Vec<(u128, String)> {
         let event: ImageEvent = serde_json::from_slice(&fs::read(p).unwrap()).unwrap();
         let word = match event.outcome {
             ImageOutcome::Ready { sha256, .. } => sha256,
-            ImageOutcome::Failed { reason } => reason.code.into_owned(),
+            ImageOutcome::Failed { reason } => reason.code.clone().into_owned(),
             ImageOutcome::Verifying => "verifying".into(),
         };
         (event.transfer_id.0.as_u128(), word)

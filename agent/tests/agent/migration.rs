@@ -98,7 +98,7 @@ impl Side {
         let report = self.rig.report();
         let item = report.items.iter().find(|i| i.id == vm_id(1).0)?;
         match &item.observed {
-            ItemObserved::Vm(vm) => vm.motion.clone().filter(|m| m.id == MIGRATION),
+            ItemObserved::Vm(vm) => vm.motion.as_deref().filter(|m| m.id == MIGRATION).cloned(),
             _ => None,
         }
     }

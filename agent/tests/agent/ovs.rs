@@ -269,7 +269,9 @@ async fn n3_n7_a_peer_is_reached_through_its_tunnel_and_nobody_else_comes_in() {
     };
     for (to, of) in [("10.10.0.8", 8), ("10.10.0.6", 6)] {
         let answered = ovs.flow_trace(&ask(to));
-        assert!(answered.contains(&format!("set_field:{}->arp_sha", mac(of))), "{answered}");
+        assert!(answered.contains(&format!("NXM_NX_ARP_SHA[] is now {}", mac(of))), "{answered}");
+        assert!(answered.contains(&format!("NXM_OF_ARP_SPA[] is now {to}\n")), "{answered}");
+        assert!(answered.contains("NXM_OF_ARP_TPA[] is now 10.10.0.5\n"), "{answered}");
         assert!(answered.contains("IN_PORT"), "{answered}");
     }
     for nobody in ["10.10.0.77", "10.10.0.5"] {

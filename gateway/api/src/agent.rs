@@ -98,7 +98,9 @@ pub async fn read_manifest(
         }
         check_start(&app, host, &headers).await?;
     }
-    let manifest: manifests::Manifest<Box<RawValue>> = manifests::read(&app.store, host).await?;
+    // Boxed: while it waits, a poll has no room for what it does afterwards.
+    let read = Box::pin(manifests::read(&app.store, host));
+    let manifest: manifests::Manifest<Box<RawValue>> = read.await?;
     // Where the feed is behind (the agent came from another gateway, or this one is slow to read), its old revision is other
     // than what the agent has for as long as that lasts, and no poll would be held.
     app.hub.manifest_written(host, manifest.revision);
@@ -129,7 +131,8 @@ pub async fn check_start(app: &App, host: HostId, headers: &HeaderMap) -> Result
     let boot = headers.get(BOOT_HEADER).and_then(|v| v.to_str().ok()).and_then(|t| Uuid::parse_str(t).ok());
     match boot.and_then(|boot| Some((boot, app.links.fenced(host, boot)?))) {
         None => Ok(()),
-        Some((boot, first)) => Err(fence(app, host, boot, first).await?),
+        // Boxed, for it is rare: every poll that waits would be larger by it.
+        Some((boot, first)) => Err(Box::pin(fence(app, host, boot, first)).await?),
     }
 }
 
@@ -290,4 +293,26 @@ pub async fn begin_download(
     tx.commit().await?;
     let url = format!("{}/blobs", app.images.url.trim_end_matches('/'));
     Ok(Answer(crate::images::grant(&app, url, &claims)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{consoles, directory, door};
+
+    fn size3<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size4<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every agent has three polls that wait, each inside the outermost layer.
+    #[test]
+    fn a_poll_that_waits_is_small() {
+        let polls =
+            [size4(super::read_manifest), size4(directory::read_directory), size4(consoles::list_console_tickets)];
+        let outermost = size3(door::enter);
+        assert!(polls.iter().all(|size| *size <= 2048) && outermost <= 2048, "{polls:?} in {outermost}");
+    }
 }

@@ -140,9 +140,9 @@ async fn meet(app: &App, target: &Target, mode: Mode) -> Result<Meeting, Error> 
     let waiting = tokio::time::timeout(Duration::from_secs(TICKET_SECONDS.into()), &mut offer.opened);
     match app.drain.or(waiting).await {
         Some(Ok(Ok(Ok(output)))) => Ok(Meeting { output, input, place }),
-        Some(Ok(Ok(Err(reason)))) => {
+        Some(Ok(Ok(Err(mut reason)))) => {
             // The host knows the VM by its id; the user by its name.
-            let reason = CapabilityReason { subject: format!("vm/{}", target.name), ..reason };
+            reason.subject = format!("vm/{}", target.name);
             Err(closed(&target.name, reason))
         }
         Some(_) => Err(Error::NotReady(format!(

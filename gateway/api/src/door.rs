@@ -20,7 +20,8 @@ pub async fn enter(State(app): State<App>, request: Request, next: Next) -> Resp
     let method = method_word(request.method());
     let (mut parts, body) = request.into_parts();
     let route = parts.extensions.get::<MatchedPath>().map_or("", |p| route_word(&parts.method, p.as_str()));
-    let answer = match authentication::authorise(&app, &mut parts, id).await {
+    // Boxed: it is over before the answer is waited for, which may be long.
+    let answer = match Box::pin(authentication::authorise(&app, &mut parts, id)).await {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(refused) => refused.into_response(),
     };

@@ -23,7 +23,7 @@ use basalt_store::{
 use basalt_wire::agent::lease::{LeaseAnswer, LeaseRequest};
 
 /// Gives the calling host its lease. It is durable when this answers: who sees no newer one for as long as it holds knows
-/// that it is over.
+/// that it is over. A host that needs none, and was not given up for dead, is given none: that costs no work of the database.
 #[utoipa::path(post, path = "/agent/v1/lease", tag = "agents", request_body = LeaseRequest,
     responses((status = 200, body = LeaseAnswer), crate::openapi::Problems))]
 pub async fn renew_lease(
@@ -36,6 +36,9 @@ pub async fn renew_lease(
     let (host, now) = (agent.host_id, app.clock.now());
     crate::agent::check_start(&app, host, &headers).await?;
     app.links.beat(host, now);
+    if !value.needed && app.hub.is_synced() && !app.hub.read(|rows| rows.is_proven_dead(host)) {
+        return Ok(Answer(LeaseAnswer::default()));
+    }
     let change = agent_change(&app, host, &host.to_string(), now);
     let ask = Ask {
         agent_boot: value.agent_boot,

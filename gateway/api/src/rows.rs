@@ -279,6 +279,8 @@ pub struct Rows {
     tasks: BTreeMap<Uuid, Arc<Task>>,
     ended: VecDeque<Uuid>,
     certificates: HashMap<String, Arc<Certificate>>,
+    /// Hosts that were proven dead, by the proof that stands.
+    deaths: HashMap<String, HostId>,
     /// VMs as they are shown, written out when somebody first reads them as they are now.
     vm_texts: HashMap<Uuid, Written>,
     names: HashMap<(Noun, ProjectId, Name), Uuid>,
@@ -292,6 +294,12 @@ impl Rows {
         let row = change.row.as_ref();
         match change.table {
             Table::Certificate => keep!(self.certificates, change.key.clone(), row, Row::Certificate),
+            Table::HostDeath => match row {
+                Some(Row::HostDeath(proof)) if proof.0.ended_at.is_none() => {
+                    self.deaths.insert(change.key.clone(), proof.0.host_id);
+                }
+                _ => drop(self.deaths.remove(&change.key)),
+            },
             Table::ManifestItem => self.manifest_item(&change.key, row),
             Table::RouterPlacement => self.router_placement(change, touched),
             Table::Manifest | Table::ManifestFact | Table::Migration | Table::Drain => {}
@@ -574,6 +582,11 @@ impl Rows {
     /// A certificate by its serial number.
     pub fn certificate(&self, serial: &str) -> Option<Arc<Certificate>> {
         self.certificates.get(serial).cloned()
+    }
+
+    /// Whether a host was given up for dead, and has not come back.
+    pub fn is_proven_dead(&self, id: HostId) -> bool {
+        self.deaths.values().any(|host| *host == id)
     }
 
     /// A host.

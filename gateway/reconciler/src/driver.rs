@@ -62,6 +62,8 @@ pub struct Driver {
     sweeps: FuturesUnordered<BoxFuture<'static, SweepEnd>>,
     due: BTreeMap<Sweep, Duration>,
     verify_due: Option<Duration>,
+    /// Counts the samples.
+    verify_turn: u64,
     hands: FuturesUnordered<BoxFuture<'static, HandEnd>>,
 }
 
@@ -100,7 +102,7 @@ impl Driver {
     pub fn new(reconciler: Reconciler) -> Result<Self, Error> {
         let verify_due = match reconciler.options.verify {
             Verify::Always => None,
-            Verify::Every(interval) => Some(interval),
+            Verify::Sampled { every, .. } => Some(every),
         };
         let options = &reconciler.options;
         Ok(Self {
@@ -120,6 +122,7 @@ impl Driver {
             sweeps: FuturesUnordered::new(),
             due: Sweep::ALL.into_iter().map(|s| (s, Duration::ZERO)).collect(),
             verify_due,
+            verify_turn: 0,
         })
     }
 
@@ -415,15 +418,14 @@ impl Driver {
         if self.reconciler.options.verify != Verify::Always {
             return Ok(());
         }
-        match self.verify() {
+        match self.tell(&self.stepper.verify()) {
             0 => Ok(()),
             n => Err(Error::Diverged(format!("{n} rows, see the log"))),
         }
     }
 
-    /// Compares and tells; gives the number of rows that differ.
-    fn verify(&self) -> usize {
-        let differences = self.stepper.verify();
+    /// Tells what a comparison found; gives the number of rows that differ.
+    fn tell(&self, differences: &[krt::Difference]) -> usize {
         let metrics = &self.shared().metrics;
         metrics.verifications.inc();
         metrics.differences.inc_by(differences.len() as u64);
@@ -437,13 +439,14 @@ impl Driver {
     /// The sampled oracle. A graph that is wrong is dropped and built anew from the truth.
     fn verify_when_idle(&mut self) -> Result<(), Error> {
         let now = self.now();
-        let Verify::Every(interval) = self.reconciler.options.verify else { return Ok(()) };
+        let Verify::Sampled { every, keys } = self.reconciler.options.verify else { return Ok(()) };
         let busy = !self.effects.is_empty() || self.pull.is_some() || !self.stepper.is_synced();
         if busy || self.verify_due.is_none_or(|due| due > now) {
             return Ok(());
         }
-        self.verify_due = Some(now + interval);
-        if self.verify() > 0 {
+        self.verify_due = Some(now + every);
+        self.verify_turn += 1;
+        if self.tell(&self.stepper.verify_some(keys, self.verify_turn)) > 0 {
             self.stepper = Stepper::with_eyes(self.reconciler.options.eyes)?;
             self.cursor = None;
             self.pull_due = Duration::ZERO;

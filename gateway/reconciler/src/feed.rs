@@ -4,11 +4,12 @@
 use crate::{
     graph::{Inputs, Nodes},
     rows::{
-        DiscoveredRow, Ended, FactRow, ItemAt, ItemRow, MigrationRow, PastRow, PlacementRow, ProjectName,
-        VmRow,
+        DiscoveredRow, Ended, FactRow, ItemAt, MigrationRow, PastRow, PlacementRow, ProjectName, VmRow,
+        stored,
     },
 };
 use basalt_model::{HostId, RouterId, TaskId, providers::Platform, tasks::Task};
+use basalt_plan::manifest::Stored;
 use basalt_store::feed::{Batch, Change, Row, Table};
 use basalt_wire::agent::manifest::ItemKind;
 use krt::{Commit, Graph, Input, Key, Transaction, Value};
@@ -134,12 +135,12 @@ fn put_task(tx: &mut Transaction<'_>, inputs: &Inputs, task: &Arc<Task>, named: 
 }
 
 /// A stored item. One whose body cannot be read is left out, loudly: whatever it was, it is put anew.
-fn item(row: &basalt_store::manifests::ItemRow) -> Option<(ItemAt, ItemRow)> {
-    let read = ItemRow::read(row.item.clone());
+fn item(row: &basalt_store::manifests::ItemRow) -> Option<(ItemAt, Stored)> {
+    let read = stored(&row.item);
     if read.is_none() {
         tracing::error!(host = %row.host_id, kind = %row.item.kind, id = %row.item.id, "a manifest item cannot be read");
     }
-    read.map(|item| ((row.host_id, item.0.kind, item.0.id), item))
+    read.map(|item| ((row.host_id, item.key.kind, item.key.id), item))
 }
 
 fn delete(tx: &mut Transaction<'_>, inputs: &Inputs, table: Table, key: &str) {

@@ -45,7 +45,7 @@ use basalt_plan::{
     conditions::{VmFacts, VolumeFacts},
     drains::{Clock, Next},
     host_loss::Verdict,
-    manifest::Edit,
+    manifest::{Edit, Stored},
     placement::HostView,
 };
 use basalt_store::{
@@ -53,7 +53,7 @@ use basalt_store::{
     host_loss::Evacuation, hosts, images, networks, pools, providers::Provider, routers as stored,
     secrets::Secret, security_groups, volumes,
 };
-use basalt_wire::agent::manifest::ItemKind;
+use basalt_wire::agent::manifest::{ItemKey, ItemKind};
 use krt::{Builder, Collection, Ctx, Graph, Index, Input};
 use uuid::Uuid;
 
@@ -116,7 +116,7 @@ pub struct Inputs {
     /// Revisions of manifests.
     pub revisions: Input<HostId, i64>,
     /// Manifest items as they are stored.
-    pub items: Input<ItemAt, ItemRow>,
+    pub items: Input<ItemAt, Stored>,
     /// What hosts said of items.
     pub facts: Input<ItemAt, FactRow>,
     /// Tasks that are not over.
@@ -149,11 +149,11 @@ pub struct Inputs {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Indexes {
     /// Stored items by what they are of, whatever the host.
-    pub items_by_object: Index<ItemAt, ItemRow, (ItemKind, Uuid)>,
+    pub items_by_object: Index<ItemAt, Stored, (ItemKind, Uuid)>,
     /// Stored present images by host.
-    pub cached_images: Index<ItemAt, ItemRow, HostId>,
+    pub cached_images: Index<ItemAt, Stored, HostId>,
     /// Stored items by what they name on their host.
-    pub items_naming: Index<ItemAt, ItemRow, ItemAt>,
+    pub items_naming: Index<ItemAt, Stored, ItemAt>,
     /// Proofs by host.
     pub deaths_by_host: Index<Uuid, HostDeath, HostId>,
     /// Pools by host.
@@ -343,9 +343,9 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
     Indexes {
         items_by_object: builder.index("items_by_object", &inputs.items, |at, _| [(at.1, at.2)]),
         cached_images: builder.index("cached_images", &inputs.items, |at, row| {
-            (at.1 == ItemKind::Image && !row.0.is_absent()).then_some(at.0)
+            (at.1 == ItemKind::Image && !row.absent).then_some(at.0)
         }),
-        items_naming: builder.index("items_naming", &inputs.items, naming),
+        items_naming: builder.index("items_naming", &inputs.items, |at, row| naming(at, &row.names)),
         deaths_by_host: builder.index("deaths_by_host", &inputs.deaths, |_, death| [death.host_id]),
         pools_by_host: builder.index("pools_by_host", &inputs.pools, |_, pool| [pool.host_id]),
         placements_of_router: builder.index(
@@ -364,8 +364,8 @@ fn indexes(builder: &mut Builder, inputs: &Inputs) -> Indexes {
 }
 
 /// The items on the same host that an item names.
-fn naming(at: &ItemAt, row: &ItemRow) -> Vec<ItemAt> {
-    basalt_plan::manifest::names(&row.0).into_iter().map(|key| (at.0, key.kind, key.id)).collect()
+fn naming(at: &ItemAt, names: &[ItemKey]) -> Vec<ItemAt> {
+    names.iter().map(|key| (at.0, key.kind, key.id)).collect()
 }
 
 /// The VM that a volume goes with, if it goes with one.

@@ -46,8 +46,15 @@ pub type OnManifest = Arc<dyn Fn(HostId, i64) + Send + Sync>;
 pub enum Verify {
     /// After every transaction; a difference ends the reconciler. For tests.
     Always,
-    /// Now and then, when nothing else is to be done; a difference is counted and the graph is built anew.
-    Every(Duration),
+    /// A few keys of every collection at a time, when nothing else is to be done, until all had their turn; a difference
+    /// is counted and the graph is built anew. All at once, the recomputation is a second graph in memory, and nothing
+    /// else goes on meanwhile.
+    Sampled {
+        /// Between two times.
+        every: Duration,
+        /// Keys of each collection.
+        keys: usize,
+    },
 }
 
 /// What a reconciler is made of.
@@ -84,7 +91,7 @@ impl Options {
             holder,
             on_batch: None,
             on_manifest: None,
-            verify: Verify::Every(Duration::from_secs(600)),
+            verify: Verify::Sampled { every: Duration::from_secs(1), keys: 4 },
             keep_tasks_days: 30,
             eyes: graph::Eyes::default(),
             look_every: Duration::from_secs(10),

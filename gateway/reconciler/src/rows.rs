@@ -8,7 +8,7 @@ use basalt_model::{
     tasks::TaskState,
     vms::ObservedPower,
 };
-use basalt_plan::deployments::REPAIRS_AN_HOUR;
+use basalt_plan::{deployments::REPAIRS_AN_HOUR, manifest::Stored};
 use basalt_store::{
     deployments,
     discovered::{Discovered, Thing},
@@ -18,6 +18,7 @@ use basalt_wire::{
     agent::manifest::{Desired, Item, ItemKind},
     rest::PlacementExplanation,
 };
+use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use uuid::Uuid;
@@ -42,7 +43,7 @@ impl fmt::Debug for VmRow {
     }
 }
 
-/// An item of a manifest, wanted or stored. A VM's body has its seed, so that dumps show only its age.
+/// An item of a manifest as it is wanted. A VM's body has its seed, so that dumps show only its age.
 #[derive(Clone, PartialEq)]
 pub struct ItemRow(pub Item);
 
@@ -58,13 +59,6 @@ impl fmt::Debug for ItemRow {
 }
 
 impl ItemRow {
-    /// Reads a stored item; none when its body is of no shape that is known here.
-    pub fn read(row: manifests::Item) -> Option<Self> {
-        let kind = ItemKind::parse(&row.kind)?;
-        let desired = if row.present { serde_json::from_value(row.body).ok()? } else { Desired::Absent };
-        Some(Self(Item { kind, id: row.id, generation: row.generation, epoch: row.epoch, desired }))
-    }
-
     /// The stored form of an item.
     pub fn write(item: &Item) -> Result<manifests::Item, serde_json::Error> {
         Ok(manifests::Item {
@@ -76,6 +70,13 @@ impl ItemRow {
             body: serde_json::to_value(&item.desired)?,
         })
     }
+}
+
+/// Reads a stored item; none when its body is of no shape that is known here.
+pub fn stored(row: &manifests::Item) -> Option<Stored> {
+    let kind = ItemKind::parse(&row.kind)?;
+    let desired = if row.present { Desired::deserialize(&row.body).ok()? } else { Desired::Absent };
+    Some(Stored::of(&Item { kind, id: row.id, generation: row.generation, epoch: row.epoch, desired }))
 }
 
 /// What a host last said of an item.
@@ -98,7 +99,7 @@ pub struct FactRow {
     /// What a VM does there.
     pub power: ObservedPower,
     /// A VM's part in a migration there.
-    pub motion: Option<Motion>,
+    pub motion: Option<Box<Motion>>,
     /// A VM executes there only under the host's lease.
     pub leased: bool,
 }
@@ -158,7 +159,7 @@ pub struct PlacementRow {
     /// The VM's generation that was judged.
     pub generation: Generation,
     /// Kept only while there is no host.
-    pub explanation: Option<PlacementExplanation>,
+    pub explanation: Option<Box<PlacementExplanation>>,
 }
 
 impl PlacementRow {

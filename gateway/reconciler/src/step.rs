@@ -439,6 +439,11 @@ impl Stepper {
         self.graph.verify()
     }
 
+    /// The same of a few keys of each collection, others with each turn.
+    pub fn verify_some(&self, keys: usize, turn: u64) -> Vec<Difference> {
+        self.graph.verify_some(keys, turn)
+    }
+
     /// Rows that are due, waiting or running, by lane.
     pub fn backlog(&self) -> [(&'static str, usize); 12] {
         [

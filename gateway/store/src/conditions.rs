@@ -28,7 +28,7 @@ impl FromRow<'_, PgRow> for Conditions {
             subject_id: row.try_get("subject_id")?,
             tenant_id: row.try_get("tenant_id")?,
             project_id: row.try_get("project_id")?,
-            conditions: row::json(row, "conditions")?,
+            conditions: row::list(row, "conditions")?,
         })
     }
 }

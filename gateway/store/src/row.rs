@@ -218,6 +218,11 @@ pub(crate) fn json<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Resu
     row.try_get::<Json<T>, _>(column).map(|j| j.0)
 }
 
+/// A list without the room that reading it took: rows stay in memory, and most lists are of one or two.
+pub(crate) fn list<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<Vec<T>> {
+    json(row, column).map(|list: Vec<T>| list.into_boxed_slice().into_vec())
+}
+
 pub(crate) fn json_option<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<Option<T>> {
     row.try_get::<Option<Json<T>>, _>(column).map(|j| j.map(|j| j.0))
 }

@@ -99,11 +99,11 @@ impl FromRow<'_, PgRow> for Vm {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         Ok(Self {
             metadata: row::metadata(row)?,
-            spec: row::json(row, "spec")?,
+            spec: VmSpec::shrunk(row::json(row, "spec")?),
             incarnation: row.try_get("incarnation")?,
             operation: row::json_option(row, "operation")?,
-            nics: row::json(row, "nics")?,
-            disks: row::json(row, "disks")?,
+            nics: row::list(row, "nics")?,
+            disks: row::list(row, "disks")?,
         })
     }
 }

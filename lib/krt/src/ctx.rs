@@ -115,13 +115,10 @@ impl<'a> Ctx<'a> {
         key: &K,
         part: impl Fn(&V) -> P + Send + Sync + 'static,
     ) -> Option<P> {
-        let state = self.state(source);
-        let part = Arc::new(part);
-        let projection = Arc::clone(&part);
-        let matters: Matters<K, V> =
-            Arc::new(move |_, old, new| old.map(|row| projection(row)) != new.map(|row| projection(row)));
+        let found = self.state(source).get(key).map(|row| part(row));
+        let matters: Matters<K, V> = Box::new(move |_, old, new| old.map(&part) != new.map(&part));
         self.record(source, |watch| watch.read_projection(key, matters));
-        state.get(key).map(|row| part(row))
+        found
     }
 
     /// Every row, in key order: a full scan. Reruns on any change of the collection; `explain` and dumps show it as a scan.
@@ -317,7 +314,7 @@ fn selects<K, V, S>(of_row: &Selector<K, V, S>, labels: &Labels, key: &K, row: &
 pub(crate) fn either<K: Key, V: Value>(
     predicate: Arc<impl Fn(&K, &V) -> bool + Send + Sync + ?Sized + 'static>,
 ) -> Matters<K, V> {
-    Arc::new(move |key, old, new| {
+    Box::new(move |key, old, new| {
         old.is_some_and(|row| predicate(key, row)) || new.is_some_and(|row| predicate(key, row))
     })
 }

@@ -35,6 +35,30 @@ impl<T> DerefMut for Few<T> {
     }
 }
 
+/// As a sorted set.
+impl<T: Ord> Few<T> {
+    pub(crate) fn put(&mut self, item: T) {
+        let Err(at) = self.binary_search(&item) else { return };
+        let mut list = self.take();
+        list.insert(at, item);
+        *self = list.into();
+    }
+
+    pub(crate) fn remove(&mut self, item: &T) {
+        let Ok(at) = self.binary_search(item) else { return };
+        let mut list = self.take();
+        list.remove(at);
+        *self = list.into();
+    }
+
+    fn take(&mut self) -> Vec<T> {
+        match std::mem::take(self) {
+            Self::One(one) => vec![one],
+            Self::Some(some) => some.into_vec(),
+        }
+    }
+}
+
 impl<T> From<Vec<T>> for Few<T> {
     fn from(mut list: Vec<T>) -> Self {
         match list.pop() {
@@ -59,5 +83,31 @@ impl<T: Copy> From<&[T]> for Few<T> {
 impl<T> From<Option<T>> for Few<T> {
     fn from(one: Option<T>) -> Self {
         one.map_or_else(Self::default, Self::One)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// It agrees with the standard set through any history.
+        #[test]
+        fn agrees_with_the_standard_set(ops in prop::collection::vec((any::<bool>(), 0u8..6), 0..60)) {
+            let (mut few, mut model) = (Few::default(), BTreeSet::new());
+            for (put, item) in ops {
+                if put {
+                    few.put(item);
+                    model.insert(item);
+                } else {
+                    few.remove(&item);
+                    model.remove(&item);
+                }
+                prop_assert!(few.iter().eq(&model));
+                prop_assert_eq!(matches!(few, Few::One(_)), model.len() == 1);
+            }
+        }
     }
 }

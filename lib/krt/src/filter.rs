@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::ctx::{Picked, Selector, either};
 use crate::pair::Pair;
-use crate::watch::{IndexRead, Matters};
+use crate::watch::IndexRead;
 use crate::{Collection, Ctx, Index, Key, LabelIndex, Labels, SelectorIndex, Value};
 
 pub(crate) type Test<K, V> = Arc<dyn Fn(&K, &V) -> bool + Send + Sync>;
@@ -91,7 +91,7 @@ trait Through<K, V>: Send + Sync {
     fn offers(&self, ctx: &Ctx<'_>) -> usize;
     fn test(&self, ctx: &Ctx<'_>) -> Test<K, V>;
     /// The rows the index offers that pass; the read is recorded.
-    fn rows<'a>(&self, ctx: &Ctx<'a>, passes: &Test<K, V>, matters: &Matters<K, V>) -> Picked<'a, K, V>;
+    fn rows<'a>(&self, ctx: &Ctx<'a>, passes: &Test<K, V>) -> Picked<'a, K, V>;
 }
 
 struct Under<K, V, I> {
@@ -117,8 +117,8 @@ impl<K: Key, V: Value, I: Key> Through<K, V> for Under<K, V, I> {
         })
     }
 
-    fn rows<'a>(&self, ctx: &Ctx<'a>, passes: &Test<K, V>, matters: &Matters<K, V>) -> Picked<'a, K, V> {
-        ctx.through(&self.index, &self.value, passes, IndexRead::Where(Arc::clone(matters)))
+    fn rows<'a>(&self, ctx: &Ctx<'a>, passes: &Test<K, V>) -> Picked<'a, K, V> {
+        ctx.through(&self.index, &self.value, passes, IndexRead::Where(either(Arc::clone(passes))))
     }
 }
 
@@ -157,10 +157,10 @@ impl<K: Key, V: Value, S: Key> Through<K, V> for Selecting<K, V, S> {
         })
     }
 
-    fn rows<'a>(&self, ctx: &Ctx<'a>, passes: &Test<K, V>, matters: &Matters<K, V>) -> Picked<'a, K, V> {
+    fn rows<'a>(&self, ctx: &Ctx<'a>, passes: &Test<K, V>) -> Picked<'a, K, V> {
         let mut found = Vec::new();
         for value in self.values() {
-            let read = IndexRead::Where(Arc::clone(matters));
+            let read = IndexRead::Where(either(Arc::clone(passes)));
             found.append(&mut ctx.through(&self.index.0, &value, passes, read));
         }
         found.sort_by(|left, right| left.0.cmp(right.0));
@@ -181,13 +181,12 @@ impl<'a> Ctx<'a> {
             tests.push(through.test(self));
         }
         let passes: Test<K, V> = Arc::new(move |key, row| tests.iter().all(|test| test(key, row)));
-        let matters = either(Arc::clone(&passes));
         if let Some(keys) = &filter.keys {
-            let read = |key| self.read_where(&filter.source, key, Arc::clone(&matters));
+            let read = |key| self.read_where(&filter.source, key, either(Arc::clone(&passes)));
             return keys.iter().filter_map(read).filter(|(key, row)| passes(key, row)).collect();
         }
         match filter.through.iter().min_by_key(|through| through.offers(self)) {
-            Some(narrowest) => narrowest.rows(self, &passes, &matters),
+            Some(narrowest) => narrowest.rows(self, &passes),
             None => self.scan_where(&filter.source, move |key, row| passes(key, row)),
         }
     }

@@ -64,6 +64,7 @@ mod filter;
 mod graph;
 pub mod guide;
 mod handle;
+mod held;
 mod input;
 mod introspect;
 mod logic;
@@ -77,6 +78,7 @@ mod readers;
 mod reduce;
 #[cfg(doctest)]
 pub mod refused;
+mod slot_set;
 mod slots;
 mod snapshot;
 mod state;

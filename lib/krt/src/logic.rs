@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::ctx::Ctx;
 use crate::few::Few;
+use crate::held::{Held, own_key};
 use crate::map::OrdMap;
 use crate::readers::Reader;
 use crate::state::{AnyDelta, AnyState, Delta, ErrorChange, Errors, State, guarded, state_mut, state_of};
@@ -230,13 +231,34 @@ pub(crate) struct Plan<S, K, V> {
 
 struct Entry<S, K, V> {
     source_key: S,
-    /// Sorted by key.
-    rows: Few<(K, Arc<V>)>,
+    rows: Held<K, V>,
     /// Sorted.
     reads: Few<Read>,
-    error: Option<Arc<KeyError>>,
     ran_at: Revision,
+    rare: Option<Box<Rare>>,
+}
+
+/// What hardly any run has.
+#[derive(Default)]
+struct Rare {
+    error: Option<Arc<KeyError>>,
     former_causes: Box<[Cause]>,
+}
+
+impl<S, K, V> Entry<S, K, V> {
+    fn error(&self) -> Option<&Arc<KeyError>> {
+        self.rare.as_ref()?.error.as_ref()
+    }
+
+    fn former_causes(&self) -> &[Cause] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.former_causes)
+    }
+
+    fn change_rare(&mut self, change: impl FnOnce(&mut Rare)) {
+        let mut rare = self.rare.take().unwrap_or_default();
+        change(&mut rare);
+        self.rare = Some(rare).filter(|rare| rare.error.is_some() || !rare.former_causes.is_empty());
+    }
 }
 
 pub(crate) struct Derived<S, K, V> {
@@ -245,7 +267,7 @@ pub(crate) struct Derived<S, K, V> {
     entries: Vec<Option<Entry<S, K, V>>>,
     free: Vec<u32>,
     /// Of a `many` plan: the source keys that give each key; the first one's row is shown.
-    owners: BTreeMap<K, BTreeSet<S>>,
+    owners: BTreeMap<K, Few<S>>,
     started: bool,
     /// Sorted.
     read_nodes: Vec<u32>,
@@ -300,11 +322,10 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         }
         let entry = Some(Entry {
             source_key: source_key.clone(),
-            rows: Few::default(),
+            rows: Held::None,
             reads: Few::default(),
-            error: None,
             ran_at: env.revision,
-            former_causes: Box::default(),
+            rare: None,
         });
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -396,9 +417,9 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         let source_key = entry.map(|entry| entry.source_key.clone());
         if let (Some(checked), Some(key)) =
             (env.checked.and_then(|logic| logic.as_any().downcast_ref::<Self>()), &source_key)
-            && let Some(held) = checked.entry(key).filter(|held| held.error.is_some())
+            && let Some(held) = checked.entry(key).filter(|held| held.error().is_some())
         {
-            self.replace_rows(slot, held.rows.clone(), env, outcome);
+            self.replace_rows(slot, held.rows.listed(&held.source_key), env, outcome);
         } else {
             self.suppressed += 1;
         }
@@ -409,7 +430,9 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         let Some(entry) = &mut self.entries[slot as usize] else { return };
         entry.ran_at = env.revision;
         if *entry.reads == *reads {
-            entry.former_causes = Box::default();
+            if !entry.former_causes().is_empty() {
+                entry.change_rare(|rare| rare.former_causes = Box::default());
+            }
             return;
         }
         let reader = Reader { node: env.node, slot };
@@ -432,7 +455,9 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
                 watch.remove_reader(read.path, reader);
             }
         }
-        entry.former_causes = former_causes.into_boxed_slice();
+        if !former_causes.is_empty() || !entry.former_causes().is_empty() {
+            entry.change_rare(|rare| rare.former_causes = former_causes.into_boxed_slice());
+        }
     }
 
     fn replace_rows(
@@ -447,9 +472,9 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         let mut changed = entry.rows.len() != rows.len();
         // An equal value keeps the old allocation, so that unchanged rows stay the same rows to everybody.
         for (key, value) in &mut *rows {
-            match entry.rows.binary_search_by(|(held, _)| held.cmp(key)) {
-                Ok(at) if state.is_same(&entry.rows[at].1, value) => *value = Arc::clone(&entry.rows[at].1),
-                Ok(_) | Err(_) => changed = true,
+            match entry.rows.get(key) {
+                Some(held) if state.is_same(held, value) => *value = Arc::clone(held),
+                Some(_) | None => changed = true,
             }
         }
         if !changed {
@@ -457,40 +482,36 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
             return;
         }
         self.held += rows.len();
-        let old = std::mem::replace(&mut entry.rows, rows);
-        self.held -= old.len();
-        if self.plan.many {
-            let source_key = entry.source_key.clone();
-            let rows = &entry.rows;
-            for (key, value) in &*old {
-                match rows.binary_search_by(|(held, _)| held.cmp(key)) {
-                    Ok(at) if Arc::ptr_eq(&rows[at].1, value) => {}
-                    Ok(_) => {
-                        outcome.touched.insert(key.clone());
-                    }
-                    Err(_) => {
-                        outcome.touched.insert(key.clone());
-                        if let Some(owners) = self.owners.get_mut(key) {
-                            owners.remove(&source_key);
-                            if owners.is_empty() {
-                                self.owners.remove(key);
-                            }
+        self.held -= entry.rows.len();
+        if !self.plan.many {
+            let key = own_key::<S, K>(&entry.source_key).clone();
+            let new = rows.first().map(|(_, value)| Arc::clone(value));
+            let old = std::mem::replace(&mut entry.rows, new.clone().map_or(Held::None, Held::Own)).own();
+            outcome.changes.push(Change { key, old, new });
+            return;
+        }
+        let old = std::mem::replace(&mut entry.rows, Held::many(rows));
+        let source_key = entry.source_key.clone();
+        for (key, value) in old.list() {
+            match entry.rows.get(key) {
+                Some(held) if Arc::ptr_eq(held, value) => {}
+                Some(_) => {
+                    outcome.touched.insert(key.clone());
+                }
+                None => {
+                    outcome.touched.insert(key.clone());
+                    if let Some(owners) = self.owners.get_mut(key) {
+                        owners.remove(&source_key);
+                        if owners.is_empty() {
+                            self.owners.remove(key);
                         }
                     }
                 }
             }
-            for (key, _) in &**rows {
-                if old.binary_search_by(|(held, _)| held.cmp(key)).is_err() {
-                    outcome.touched.insert(key.clone());
-                    self.owners.entry(key.clone()).or_default().insert(source_key.clone());
-                }
-            }
-            return;
         }
-        let (old, new) = (old.first(), entry.rows.first());
-        if let Some((key, _)) = old.or(new) {
-            let value = |row: &(K, Arc<V>)| Arc::clone(&row.1);
-            outcome.changes.push(Change { key: key.clone(), old: old.map(value), new: new.map(value) });
+        for (key, _) in entry.rows.list().iter().filter(|(key, _)| old.get(key).is_none()) {
+            outcome.touched.insert(key.clone());
+            self.owners.entry(key.clone()).or_default().put(source_key.clone());
         }
     }
 
@@ -502,12 +523,11 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         outcome: &mut Outcome<S, K, V>,
     ) {
         let Some(entry) = &mut self.entries[slot as usize] else { return };
-        entry.error = match (entry.error.take(), error) {
+        let error = match (entry.error(), error) {
             (None, None) => return,
             (Some(held), Some((failure, panicked)))
                 if held.failure == failure && held.panicked == panicked =>
             {
-                entry.error = Some(held);
                 return;
             }
             (_, error) => error.map(|(failure, panicked)| {
@@ -515,18 +535,16 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
                 Arc::new(KeyError { key, failure, panicked, since: env.revision })
             }),
         };
-        outcome.errors.push((format!("{:?}", entry.source_key), entry.error.clone()));
+        outcome.errors.push((format!("{:?}", entry.source_key), error.clone()));
+        entry.change_rare(|rare| rare.error = error);
     }
 
     /// The changes of keys with several claimants: the first owner's row against the row shown so far.
     fn settle(&self, env: &Env<'_>, outcome: &mut Outcome<S, K, V>) {
         let state: &State<K, V> = state_of(env.own_state());
         for key in std::mem::take(&mut outcome.touched) {
-            let owner = self.owners.get(&key).and_then(BTreeSet::first).and_then(|owner| self.entry(owner));
-            let new = owner.and_then(|entry| {
-                let at = entry.rows.binary_search_by(|(held, _)| held.cmp(&key)).ok()?;
-                Some(Arc::clone(&entry.rows[at].1))
-            });
+            let owner = self.owners.get(&key).and_then(|owners| owners.first()).and_then(|owner| self.entry(owner));
+            let new = owner.and_then(|entry| entry.rows.get(&key).cloned());
             let old = state.get(&key).cloned();
             match (&old, &new) {
                 (None, None) => continue,
@@ -543,9 +561,9 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
             ran_at: entry.ran_at,
             reads: entry.reads.to_vec(),
             source_key: format!("{:?}", entry.source_key),
-            causes: driving.into_iter().flatten().chain(entry.former_causes.iter().cloned()).collect(),
+            causes: driving.into_iter().flatten().chain(entry.former_causes().iter().cloned()).collect(),
             hidden: Vec::new(),
-            error: entry.error.clone(),
+            error: entry.error().cloned(),
         }
     }
 }
@@ -602,12 +620,8 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
             let errors = state.errors.as_any_mut().downcast_mut::<Errors<S>>();
             let errors = errors.expect("a derived collection's errors are by its source key");
             for key in &keys {
-                match self
-                    .slots
-                    .get(key)
-                    .and_then(|slot| self.entries[*slot as usize].as_ref()?.error.clone())
-                {
-                    Some(error) => errors.0.insert(key.clone(), error),
+                match self.entry(key).and_then(Entry::error) {
+                    Some(error) => errors.0.insert(key.clone(), Arc::clone(error)),
                     None => errors.0.remove(key),
                 };
             }
@@ -626,9 +640,10 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
         } else {
             (self.slots.len(), self.held)
         };
-        let claim = if self.plan.many { size_of::<(K, BTreeSet<S>)>() + size_of::<S>() } else { 0 };
+        // A row of a plan that is not `many` is in its entry.
+        let row = size_of::<(K, Arc<V>)>() + size_of::<(K, Few<S>)>();
         keys * (size_of::<(S, u32)>() + size_of::<Option<Entry<S, K, V>>>())
-            + rows * (size_of::<(K, Arc<V>)>() + claim)
+            + if self.plan.many { rows * row } else { 0 }
     }
 
     fn recheck(&self, check: &mut Recheck<'_>) {
@@ -636,28 +651,29 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
             let Some(entry) = &self.entries[slot] else { continue };
             let (ran, reads) = check.run(|ctx| (self.plan.run)(ctx, &entry.source_key));
             let key = format!("{:?}", entry.source_key);
+            let held = entry.rows.listed(&entry.source_key);
             let (rows, error) = match ran {
                 Ok(Ran::Gone) => (None, None),
                 Ok(Ran::Rows(rows)) => match sorted(rows) {
                     Ok(rows) => (Some(rows), None),
-                    Err(failure) => (Some(entry.rows.clone()), Some(failure)),
+                    Err(failure) => (Some(held.clone()), Some(failure)),
                 },
-                Ok(Ran::Failed(failure)) | Err(failure) => (Some(entry.rows.clone()), Some(failure)),
+                Ok(Ran::Failed(failure)) | Err(failure) => (Some(held.clone()), Some(failure)),
             };
             let state: &State<K, V> = state_of(&check.states[check.node as usize]);
             let is_same = rows.as_ref().is_some_and(|rows| {
-                rows.len() == entry.rows.len()
+                rows.len() == held.len()
                     && rows
                         .iter()
-                        .zip(&*entry.rows)
+                        .zip(&*held)
                         .all(|(new, old)| new.0 == old.0 && state.is_same(&old.1, &new.1))
             });
             if !is_same {
-                check.differ(&key, &entry.rows, &rows);
+                check.differ(&key, &held, &rows);
             }
-            let held = entry.error.as_ref().map(|error| &error.failure);
-            if held != error.as_ref() {
-                check.differ(&key, &held, &error);
+            let failure = entry.error().map(|error| &error.failure);
+            if failure != error.as_ref() {
+                check.differ(&key, &failure, &error);
             }
             let (old, new) = (check.describe(&entry.reads), reads);
             if old != new {
@@ -665,7 +681,7 @@ impl<S: Key, K: Key, V: Value> Logic for Derived<S, K, V> {
             }
             let lost =
                 |(key, value): &&(K, Arc<V>)| !state.get(key).is_some_and(|held| Arc::ptr_eq(held, value));
-            if let Some((own, value)) = entry.rows.iter().find(lost).filter(|_| !self.plan.many) {
+            if let Some((own, value)) = held.iter().find(lost).filter(|_| !self.plan.many) {
                 check.differ(&key, &state.get(own), &Some(value));
             }
         }

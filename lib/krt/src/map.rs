@@ -10,6 +10,8 @@ use std::sync::Arc;
 const WIDTH: usize = 16;
 /// A node smaller than this is merged with a neighbour when the two fit into one node comfortably.
 const SPARSE: usize = WIDTH / 4;
+/// Entries that room is made for at once.
+const GROWTH: usize = 4;
 /// Sorted entries are merged in when they are at least one in so many, and inserted one by one when they are fewer.
 const SCATTERED: usize = 16;
 
@@ -275,8 +277,7 @@ fn insert_into<K: Ord + Clone, V: Clone>(
                 if rows.len() <= WIDTH {
                     return (None, None);
                 }
-                // Rows that arrive in key order fill their leaves: split at the end then, else in the middle.
-                let right = rows.split_off(if at == WIDTH { WIDTH } else { WIDTH / 2 });
+                let right = right_of(rows, at);
                 (None, Some((right[0].0.clone(), Arc::new(Node::Leaf(right)))))
             }
         },
@@ -289,18 +290,25 @@ fn insert_into<K: Ord + Clone, V: Clone>(
             if children.len() <= WIDTH {
                 return (old, None);
             }
-            let right = children.split_off(if at + 1 == WIDTH { WIDTH } else { WIDTH / 2 });
+            let right = right_of(children, at + 1);
             (old, Some((right[0].0.clone(), Arc::new(Node::Branch(right)))))
         }
     }
 }
 
-/// Room for one more entry. A vector left to itself would double beyond what a node can ever hold, and stay so.
+/// Room for a few entries more. A vector left to itself would double, and nodes stay half empty.
 fn make_room<T>(entries: &mut Vec<T>) {
     if entries.len() == entries.capacity() {
-        let wanted = (entries.len() * 2).clamp(4, WIDTH + 1).max(entries.len() + 1);
-        entries.reserve_exact(wanted - entries.len());
+        entries.reserve_exact(GROWTH);
     }
+}
+
+/// The right part of a node that is too wide. Neither part keeps room that it may never need.
+fn right_of<T>(entries: &mut Vec<T>, inserted: usize) -> Vec<T> {
+    // Entries that arrive in key order fill their nodes: split at the end then, else in the middle.
+    let right = entries.split_off(if inserted == WIDTH { WIDTH } else { WIDTH / 2 });
+    entries.shrink_to(entries.len() + GROWTH);
+    right
 }
 
 fn remove_from<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> Option<V> {

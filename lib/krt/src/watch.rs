@@ -12,6 +12,7 @@ use crate::map::OrdMap;
 use crate::memory::Memory;
 use crate::pair::{LabelSet, Sought};
 use crate::readers::{Reader, Readers};
+use crate::slot_set::{Slot, SlotSet};
 use crate::state::guarded;
 use crate::{Change, Key, Labels, Revision, Value};
 
@@ -28,24 +29,29 @@ pub(crate) struct Fired<'a> {
     pub(crate) dirty: &'a mut [Vec<u32>],
 }
 
-/// Does a change matter to a read that looked through a predicate or a projection?
-pub(crate) type Matters<K, V> = Arc<dyn Fn(&K, Option<&V>, Option<&V>) -> bool + Send + Sync>;
+/// Does a change matter to a read that looked through a predicate or a projection? Boxed, for most of them own nothing,
+/// and then a box takes no room.
+pub(crate) type Matters<K, V> = Box<dyn Fn(&K, Option<&V>, Option<&V>) -> bool + Send + Sync>;
 
-/// What is read of a collection.
+/// What is read of a collection. Everything but keys is boxed: it is larger, and most paths are keys.
 pub(crate) enum Path<K, V> {
     Key(K),
     Exists(K),
-    Project(K, Matters<K, V>),
-    Scan,
-    ScanWhere(Matters<K, V>),
-    /// Boxed: it is the largest by far, and most paths are keys.
-    Index(Box<IndexPath<K, V>>),
+    Project(Box<(K, Matters<K, V>)>),
+    Wide(Box<Wide<K, V>>),
 }
 
-pub(crate) struct IndexPath<K, V> {
-    index: u32,
-    value: Box<dyn AnyKey>,
-    kind: IndexRead<K, V>,
+/// A path that the changes of several keys can fire.
+pub(crate) struct Wide<K, V> {
+    /// The key that last did.
+    fired_key: Option<K>,
+    what: What<K, V>,
+}
+
+enum What<K, V> {
+    Scan,
+    ScanWhere(Matters<K, V>),
+    Index { index: u32, value: Box<dyn AnyKey>, kind: IndexRead<K, V> },
 }
 
 pub(crate) enum IndexRead<K, V> {
@@ -75,10 +81,20 @@ impl<K: Key> AnyKey for K {
 
 pub(crate) struct Entry<K, V> {
     readers: Readers,
-    /// The last revision in which the path changed (`MAX`: never), and the key that did it.
+    /// The last revision in which the path changed (`MAX`: never).
     fired: Revision,
-    fired_key: Option<K>,
     path: Path<K, V>,
+}
+
+impl<K, V> Path<K, V> {
+    /// The one key that fires it, if it is one.
+    fn key(&self) -> Option<&K> {
+        match self {
+            Self::Key(key) | Self::Exists(key) => Some(key),
+            Self::Project(part) => Some(&part.0),
+            Self::Wide(_) => None,
+        }
+    }
 }
 
 impl<K: Key, V: Value> Entry<K, V> {
@@ -88,7 +104,9 @@ impl<K: Key, V: Value> Entry<K, V> {
             return;
         }
         self.fired = fired.revision;
-        self.fired_key = Some(key.clone());
+        if let Path::Wide(wide) = &mut self.path {
+            wide.fired_key = Some(key.clone());
+        }
         self.readers.mark(fired.dirty);
     }
 }
@@ -102,18 +120,24 @@ pub(crate) struct Entries<K, V> {
 }
 
 impl<K: Key, V: Value> Entries<K, V> {
+    /// The slot of the path that is inserted next.
+    fn next(&self) -> u32 {
+        let end = || u32::try_from(self.slots.len()).expect("fewer than 2^32 access paths are read at once");
+        self.free.last().copied().unwrap_or_else(end)
+    }
+
     fn insert(&mut self, path: Path<K, V>) -> u32 {
-        let entry = Entry { readers: Readers::None, fired: Revision::MAX, fired_key: None, path };
+        let entry = Entry { readers: Readers::None, fired: Revision::MAX, path };
+        let slot = self.next();
         match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = Some(entry);
-                slot
-            }
-            None => {
-                crate::slots::push(&mut self.slots, Some(entry));
-                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 access paths are read at once")
-            }
+            Some(_) => self.slots[slot as usize] = Some(entry),
+            None => crate::slots::push(&mut self.slots, Some(entry)),
         }
+        slot
+    }
+
+    fn insert_wide(&mut self, what: What<K, V>) -> u32 {
+        self.insert(Path::Wide(Box::new(Wide { fired_key: None, what })))
     }
 
     fn fire(&mut self, slot: u32, key: &K, fired: &mut Fired<'_>) {
@@ -125,12 +149,13 @@ impl<K: Key, V: Value> Entries<K, V> {
     fn fire_if(&mut self, slot: u32, change: &Change<K, V>, fired: &mut Fired<'_>) {
         let Some(entry) = &mut self.slots[slot as usize] else { return };
         let matters = match &entry.path {
-            Path::Project(_, matters) | Path::ScanWhere(matters) => matters,
-            Path::Index(path) => match &path.kind {
-                IndexRead::Where(matters) | IndexRead::Labels(_, matters) => matters,
-                IndexRead::Rows | IndexRead::Count => return,
+            Path::Project(part) => &part.1,
+            Path::Wide(wide) => match &wide.what {
+                What::ScanWhere(matters)
+                | What::Index { kind: IndexRead::Where(matters) | IndexRead::Labels(_, matters), .. } => matters,
+                What::Scan | What::Index { .. } => return,
             },
-            Path::Key(_) | Path::Exists(_) | Path::Scan => return,
+            Path::Key(_) | Path::Exists(_) => return,
         };
         // A predicate that panics decides nothing: run, and let the run report it.
         let matters =
@@ -141,21 +166,33 @@ impl<K: Key, V: Value> Entries<K, V> {
     }
 }
 
-#[derive(Clone, Default)]
+/// The paths that lead to one key.
+#[derive(Clone)]
 struct KeyPaths {
-    value: Option<u32>,
-    exists: Option<u32>,
-    /// Boxed when there are any, which is seldom.
-    #[expect(clippy::box_collection, reason = "two thirds of every other key's entry would be an empty set")]
-    projections: Option<Box<BTreeSet<u32>>>,
+    value: Slot,
+    exists: Slot,
+    projections: SlotSet,
 }
 
-#[derive(Clone, Default)]
+impl Default for KeyPaths {
+    fn default() -> Self {
+        Self { value: Slot::NONE, exists: Slot::NONE, projections: SlotSet::default() }
+    }
+}
+
+#[derive(Clone)]
 struct ValuePaths {
-    rows: Option<u32>,
-    count: Option<u32>,
-    filtered: BTreeSet<u32>,
-    labels: OrdMap<LabelSet, u32>,
+    rows: Slot,
+    count: Slot,
+    filtered: SlotSet,
+    /// Boxed when there are any: only label and selector indexes have them.
+    labels: Option<Box<OrdMap<LabelSet, u32>>>,
+}
+
+impl Default for ValuePaths {
+    fn default() -> Self {
+        Self { rows: Slot::NONE, count: Slot::NONE, filtered: SlotSet::default(), labels: None }
+    }
 }
 
 /// The paths read through one index.
@@ -184,14 +221,15 @@ impl<I: Key> IndexWatch<I> {
         let Some(paths) = self.values.get(value) else { return };
         // A row that appears or goes changes the number even where its old or new self has the same index value.
         let moved = moved || change.old.is_none() != change.new.is_none();
-        if let Some(slot) = paths.rows {
+        if let Some(slot) = paths.rows.get() {
             entries.fire(slot, &change.key, fired);
         }
-        if let Some(slot) = paths.count.filter(|_| moved) {
+        if let Some(slot) = paths.count.get().filter(|_| moved) {
             entries.fire(slot, &change.key, fired);
         }
-        for slot in paths.filtered.iter().chain(paths.labels.iter().map(|(_, slot)| slot)) {
-            entries.fire_if(*slot, change, fired);
+        let labels = paths.labels.iter().flat_map(|labels| labels.iter().map(|(_, slot)| *slot));
+        for slot in paths.filtered.iter().chain(labels) {
+            entries.fire_if(slot, change, fired);
         }
     }
 }
@@ -215,16 +253,21 @@ impl<I: Key> AnyIndexWatch for IndexWatch<I> {
     fn release(&mut self, value: &dyn Any, slot: u32, labels: Option<&LabelSet>) {
         let Some(value) = value.downcast_ref::<I>() else { return };
         let Some(paths) = self.values.get_mut(value) else { return };
-        paths.rows = paths.rows.filter(|held| *held != slot);
-        paths.count = paths.count.filter(|held| *held != slot);
+        paths.rows.release(slot);
+        paths.count.release(slot);
         match labels {
-            Some(labels) => drop(paths.labels.remove(labels)),
-            None => drop(paths.filtered.remove(&slot)),
+            Some(labels) => {
+                if let Some(held) = &mut paths.labels {
+                    held.remove(labels);
+                    paths.labels = paths.labels.take().filter(|held| !held.is_empty());
+                }
+            }
+            None => paths.filtered.remove(slot),
         }
-        if paths.rows.is_none()
-            && paths.count.is_none()
+        if paths.rows == Slot::NONE
+            && paths.count == Slot::NONE
             && paths.filtered.is_empty()
-            && paths.labels.is_empty()
+            && paths.labels.is_none()
         {
             self.values.remove(value);
         }
@@ -267,14 +310,14 @@ impl<K: Key, V: Value> Watch<K, V> {
         if !self.keys.is_empty()
             && let Some(paths) = self.keys.get(&change.key)
         {
-            if let Some(slot) = paths.value {
+            if let Some(slot) = paths.value.get() {
                 self.entries.fire(slot, &change.key, fired);
             }
-            if let Some(slot) = paths.exists.filter(|_| change.old.is_none() != change.new.is_none()) {
+            if let Some(slot) = paths.exists.get().filter(|_| change.old.is_none() != change.new.is_none()) {
                 self.entries.fire(slot, &change.key, fired);
             }
-            for slot in paths.projections.iter().flat_map(|slots| slots.iter()) {
-                self.entries.fire_if(*slot, change, fired);
+            for slot in paths.projections.iter() {
+                self.entries.fire_if(slot, change, fired);
             }
         }
         if let Some(slot) = self.scan {
@@ -300,28 +343,26 @@ impl<K: Key, V: Value> Watch<K, V> {
     }
 
     pub(crate) fn read_key(&mut self, key: &K) -> u32 {
-        if let Some(slot) = self.keys.get(key).and_then(|paths| paths.value) {
+        if let Some(slot) = self.keys.get(key).and_then(|paths| paths.value.get()) {
             return slot;
         }
         let slot = self.entries.insert(Path::Key(key.clone()));
-        self.paths_of(key, |paths| paths.value = Some(slot));
+        self.paths_of(key, |paths| paths.value = Slot::new(slot));
         slot
     }
 
     pub(crate) fn read_exists(&mut self, key: &K) -> u32 {
-        if let Some(slot) = self.keys.get(key).and_then(|paths| paths.exists) {
+        if let Some(slot) = self.keys.get(key).and_then(|paths| paths.exists.get()) {
             return slot;
         }
         let slot = self.entries.insert(Path::Exists(key.clone()));
-        self.paths_of(key, |paths| paths.exists = Some(slot));
+        self.paths_of(key, |paths| paths.exists = Slot::new(slot));
         slot
     }
 
     pub(crate) fn read_projection(&mut self, key: &K, matters: Matters<K, V>) -> u32 {
-        let slot = self.entries.insert(Path::Project(key.clone(), matters));
-        self.paths_of(key, |paths| {
-            paths.projections.get_or_insert_default().insert(slot);
-        });
+        let slot = self.entries.insert(Path::Project(Box::new((key.clone(), matters))));
+        self.paths_of(key, |paths| paths.projections.insert(slot));
         slot
     }
 
@@ -329,7 +370,7 @@ impl<K: Key, V: Value> Watch<K, V> {
         match self.scan {
             Some(slot) => slot,
             None => {
-                let slot = self.entries.insert(Path::Scan);
+                let slot = self.entries.insert_wide(What::Scan);
                 self.scan = Some(slot);
                 slot
             }
@@ -337,7 +378,7 @@ impl<K: Key, V: Value> Watch<K, V> {
     }
 
     pub(crate) fn read_scan_where(&mut self, matters: Matters<K, V>) -> u32 {
-        let slot = self.entries.insert(Path::ScanWhere(matters));
+        let slot = self.entries.insert_wide(What::ScanWhere(matters));
         self.filtered.insert(slot);
         slot
     }
@@ -352,10 +393,10 @@ impl<K: Key, V: Value> Watch<K, V> {
         let watch = watch.expect("an index handle's types are those it was declared with");
         let paths = watch.values.find(|held| value.order(held)).map(|(_, paths)| paths);
         let held = paths.and_then(|paths| match &kind {
-            IndexRead::Rows => paths.rows,
-            IndexRead::Count => paths.count,
+            IndexRead::Rows => paths.rows.get(),
+            IndexRead::Count => paths.count.get(),
             IndexRead::Where(_) => None,
-            IndexRead::Labels(labels, _) => paths.labels.get(labels).copied(),
+            IndexRead::Labels(labels, _) => paths.labels.as_ref()?.get(labels).copied(),
         });
         if let Some(slot) = held {
             return slot;
@@ -364,22 +405,17 @@ impl<K: Key, V: Value> Watch<K, V> {
             watch.values.insert(value.owned(), ValuePaths::default());
         }
         let paths = watch.values.find_mut(|held| value.order(held)).expect("it is there by now");
-        let labels = match &kind {
-            IndexRead::Labels(labels, _) => Some(labels.clone()),
-            IndexRead::Rows | IndexRead::Count | IndexRead::Where(_) => None,
-        };
-        let which = match &kind {
-            IndexRead::Rows => Some(&mut paths.rows),
-            IndexRead::Count => Some(&mut paths.count),
-            IndexRead::Where(_) | IndexRead::Labels(..) => None,
-        };
-        let path = IndexPath { index, value: Box::new(value.owned()), kind };
-        let slot = self.entries.insert(Path::Index(Box::new(path)));
-        match (which, labels) {
-            (Some(which), _) => *which = Some(slot),
-            (None, Some(labels)) => drop(paths.labels.insert(labels, slot)),
-            (None, None) => drop(paths.filtered.insert(slot)),
+        let next = self.entries.next();
+        match &kind {
+            IndexRead::Rows => paths.rows = Slot::new(next),
+            IndexRead::Count => paths.count = Slot::new(next),
+            IndexRead::Where(_) => paths.filtered.insert(next),
+            IndexRead::Labels(labels, _) => {
+                paths.labels.get_or_insert_default().insert(labels.clone(), next);
+            }
         }
+        let slot = self.entries.insert_wide(What::Index { index, value: Box::new(value.owned()), kind });
+        debug_assert_eq!(slot, next, "a path is put where it was said to come");
         slot
     }
 
@@ -394,7 +430,7 @@ impl<K: Key, V: Value> Watch<K, V> {
     ) -> Option<u32> {
         let watch = self.indexes[index as usize].as_any_mut().downcast_mut::<IndexWatch<I>>()?;
         let (_, paths) = watch.values.find(|held| value.order(held))?;
-        paths.labels.find(|held| held.order(digest, labels)).map(|(_, slot)| *slot)
+        paths.labels.as_ref()?.find(|held| held.order(digest, labels)).map(|(_, slot)| *slot)
     }
 }
 
@@ -444,29 +480,27 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
         }
         let Some(entry) = self.entries.slots[path as usize].take() else { return };
         self.entries.free.push(path);
-        match &entry.path {
-            Path::Key(key) | Path::Exists(key) | Path::Project(key, _) => {
-                let Some(paths) = self.keys.get_mut(key) else { return };
-                paths.value = paths.value.filter(|held| *held != path);
-                paths.exists = paths.exists.filter(|held| *held != path);
-                if let Some(slots) = &mut paths.projections {
-                    slots.remove(&path);
-                    paths.projections = paths.projections.take().filter(|slots| !slots.is_empty());
-                }
-                if paths.value.is_none() && paths.exists.is_none() && paths.projections.is_none() {
-                    self.keys.remove(key);
-                }
+        if let Some(key) = entry.path.key() {
+            let Some(paths) = self.keys.get_mut(key) else { return };
+            paths.value.release(path);
+            paths.exists.release(path);
+            paths.projections.remove(path);
+            if paths.value == Slot::NONE && paths.exists == Slot::NONE && paths.projections.is_empty() {
+                self.keys.remove(key);
             }
-            Path::Scan => self.scan = None,
-            Path::ScanWhere(_) => {
+        }
+        let Path::Wide(wide) = &entry.path else { return };
+        match &wide.what {
+            What::Scan => self.scan = None,
+            What::ScanWhere(_) => {
                 self.filtered.remove(&path);
             }
-            Path::Index(held) => {
-                let labels = match &held.kind {
+            What::Index { index, value, kind } => {
+                let labels = match kind {
                     IndexRead::Labels(labels, _) => Some(labels),
                     _ => None,
                 };
-                self.indexes[held.index as usize].release(held.value.as_ref().as_any(), path, labels);
+                self.indexes[*index as usize].release(value.as_ref().as_any(), path, labels);
             }
         }
     }
@@ -476,10 +510,11 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
         match &entry.path {
             Path::Key(key) => format!("key {key:?}"),
             Path::Exists(key) => format!("exists {key:?}"),
-            Path::Project(key, _) => format!("part of {key:?}"),
-            Path::Scan => "scan".to_owned(),
-            Path::ScanWhere(_) => "scan where".to_owned(),
-            Path::Index(held) => format!("{} = {:?}", self.kind(path), held.value),
+            Path::Project(part) => format!("part of {:?}", part.0),
+            Path::Wide(wide) => match &wide.what {
+                What::Scan | What::ScanWhere(_) => self.kind(path),
+                What::Index { value, .. } => format!("{} = {value:?}", self.kind(path)),
+            },
         }
     }
 
@@ -488,28 +523,34 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
         match &entry.path {
             Path::Key(_) => "key".to_owned(),
             Path::Exists(_) => "exists".to_owned(),
-            Path::Project(..) => "part".to_owned(),
-            Path::Scan => "scan".to_owned(),
-            Path::ScanWhere(_) => "scan where".to_owned(),
-            Path::Index(held) => {
-                let name = &self.index_names[held.index as usize];
-                match held.kind {
-                    IndexRead::Rows => format!("index {name}"),
-                    IndexRead::Count => format!("count {name}"),
-                    IndexRead::Where(_) | IndexRead::Labels(..) => format!("index {name} where"),
+            Path::Project(_) => "part".to_owned(),
+            Path::Wide(wide) => match &wide.what {
+                What::Scan => "scan".to_owned(),
+                What::ScanWhere(_) => "scan where".to_owned(),
+                What::Index { index, kind, .. } => {
+                    let name = &self.index_names[*index as usize];
+                    match kind {
+                        IndexRead::Rows => format!("index {name}"),
+                        IndexRead::Count => format!("count {name}"),
+                        IndexRead::Where(_) | IndexRead::Labels(..) => format!("index {name} where"),
+                    }
                 }
-            }
+            },
         }
     }
 
     fn is_choice(&self, path: u32) -> bool {
-        let entry = self.entries.slots[path as usize].as_ref();
-        entry.is_some_and(|entry| matches!(&entry.path, Path::Index(path) if path.kind.is_narrowed()))
+        let Some(Entry { path: Path::Wide(wide), .. }) = &self.entries.slots[path as usize] else { return false };
+        matches!(&wide.what, What::Index { kind, .. } if kind.is_narrowed())
     }
 
     fn fired(&self, path: u32, revision: Revision) -> Option<Arc<dyn AnyKey>> {
         let entry = self.entries.slots[path as usize].as_ref().filter(|entry| entry.fired == revision)?;
-        entry.fired_key.clone().map(|key| Arc::new(key) as Arc<dyn AnyKey>)
+        let key = match &entry.path {
+            Path::Wide(wide) => wide.fired_key.clone(),
+            path => path.key().cloned(),
+        };
+        key.map(|key| Arc::new(key) as Arc<dyn AnyKey>)
     }
 
     fn size(&self) -> (usize, usize) {

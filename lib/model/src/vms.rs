@@ -386,7 +386,7 @@ pub struct VmObserved {
     pub pending_reboot: Option<CapabilityReason>,
     /// Its part in a migration, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub motion: Option<Motion>,
+    pub motion: Option<Box<Motion>>,
     /// It executes there only under the host's lease, and the host's fencer knows of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leased: bool,
@@ -438,6 +438,15 @@ impl VmSpec {
     /// What the VM takes of a project's quota and of a host. `disk_bytes` is the sum of the new volumes.
     pub fn demand(&self, disk_bytes: u64) -> Demand {
         Demand { vms: 1, cpus: self.cpus, memory_bytes: self.memory_bytes, storage_bytes: disk_bytes }
+    }
+
+    /// Without the room that reading it took, to be kept in memory.
+    #[must_use]
+    pub fn shrunk(mut self) -> Self {
+        self.disks.shrink_to_fit();
+        self.nics.shrink_to_fit();
+        self.security_groups.shrink_to_fit();
+        self
     }
 }
 

@@ -35,7 +35,7 @@ pub struct VmFacts {
     /// Where it was put.
     pub placement: Option<Placed>,
     /// Why it is nowhere; absent before the first decision.
-    pub explanation: Option<PlacementExplanation>,
+    pub explanation: Option<Box<PlacementExplanation>>,
     /// Whether its row stands in a host's manifest.
     pub in_manifest: bool,
     /// What was seen.

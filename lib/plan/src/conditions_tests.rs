@@ -41,14 +41,14 @@ pub(crate) fn fresh() -> VmFacts {
     }
 }
 
-pub(crate) fn no_room() -> PlacementExplanation {
+pub(crate) fn no_room() -> Box<PlacementExplanation> {
     let rejection = CapabilityReason::new(
         "insufficient_memory",
         "host/h1",
         "5 bytes are free, 9 are asked",
         "add a host",
     );
-    PlacementExplanation {
+    Box::new(PlacementExplanation {
         host_id: None,
         host: None,
         summary: "placement: no host takes it now".into(),
@@ -59,7 +59,7 @@ pub(crate) fn no_room() -> PlacementExplanation {
             pools: vec![],
             rejections: vec![rejection],
         }],
-    }
+    })
 }
 
 fn find<'a>(conditions: &'a [Condition], kind: &str) -> &'a Condition {

@@ -17,6 +17,10 @@
 //! it used, so whoever computes what is wanted keeps wanting what [`held_by_vm`] and
 //! [`held_by_volume`] name while the user's row stands; one stuck removal then holds up only its own.
 
+mod stored;
+
+pub use stored::Stored;
+
 use basalt_model::{
     Epoch, Generation, ImageId, Metadata, Name, NetworkId, SecurityGroupId, VolumeId,
     images::{ImageObserved, ImageSpec, ImageState},
@@ -341,19 +345,23 @@ pub fn held_by_volume(image: Option<ImageId>) -> Option<ItemKey> {
 
 /// How to bring the rows of one host to what is wanted there. Empty when they say it already.
 ///
-/// `desired` is everything wanted on the host, `stored` the rows that stand, `facts` what the host
+/// `desired` is everything wanted on the host, `rows` those that stand, `facts` what the host
 /// reported, `revision` that of its manifest. Applying the answer and asking again gives nothing until facts or wishes change.
 pub fn difference<'a>(
     desired: &BTreeMap<ItemKey, &'a Item>,
-    stored: &BTreeMap<ItemKey, &'a Item>,
+    rows: &BTreeMap<ItemKey, &'a Item>,
     facts: &BTreeMap<ItemKey, Fact>,
     revision: i64,
 ) -> Vec<Edit> {
+    let stored: BTreeMap<ItemKey, Stored> = rows.iter().map(|(key, row)| (*key, Stored::of(row))).collect();
     let mut edits: Vec<Edit> = desired
         .iter()
-        .filter_map(|(key, want)| put(want, stored.get(key).copied(), facts.get(key), revision))
+        .filter_map(|(key, want)| put(want, stored.get(key), facts.get(key), revision))
         .collect();
-    let in_use = used(desired, stored);
+    // They stay while their users stay.
+    let wanted = desired.values().flat_map(|item| names(item));
+    let in_use: BTreeSet<ItemKey> =
+        stored.values().flat_map(|row| row.names.to_vec()).chain(wanted).collect();
     for (key, row) in stored.iter().rev().filter(|(k, _)| !desired.contains_key(*k)) {
         edits.extend(withdraw(row, facts.get(key), in_use.contains(key), false));
     }
@@ -365,14 +373,14 @@ pub fn difference<'a>(
 /// `revision` is the host's manifest revision; it matters only while no row stands. A host may have missed that the
 /// row was away, and then compares with what stood before: so a thing that is not placed comes in with an epoch above
 /// every revision so far. A VM comes back only by another placement, whose epoch is higher by itself.
-pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>, revision: i64) -> Option<Edit> {
+pub fn put(want: &Item, stored: Option<&Stored>, fact: Option<&Fact>, revision: i64) -> Option<Edit> {
     let mut item = want.clone();
     match stored {
-        Some(row) if row.is_absent() => item.epoch = item.epoch.max(Epoch(row.epoch.0 + 1)),
+        Some(row) if row.absent => item.epoch = item.epoch.max(Epoch(row.epoch.0 + 1)),
         Some(row) => {
             item.epoch = item.epoch.max(row.epoch);
             let older = (item.epoch, item.generation) < (row.epoch, row.generation);
-            if older || item == *row {
+            if older || row.is(&item) {
                 return None;
             }
         }
@@ -390,29 +398,20 @@ pub fn put(want: &Item, stored: Option<&Item>, fact: Option<&Fact>, revision: i6
 
 /// How the row of an item that is no longer wanted changes, if it does. `in_use`: an item that stands names it.
 /// `elsewhere`: the volume is another host's now, or no more.
-pub fn withdraw(row: &Item, fact: Option<&Fact>, in_use: bool, elsewhere: bool) -> Option<Edit> {
-    if elsewhere && !in_use && is_shared(row) {
+pub fn withdraw(row: &Stored, fact: Option<&Fact>, in_use: bool, elsewhere: bool) -> Option<Edit> {
+    if elsewhere && !in_use && row.shared {
         // Its bytes are the other host's: here it is forgotten, and nothing of it removed.
-        return Some(Edit::Remove { key: row.key(), generation: row.generation, epoch: row.epoch });
+        return Some(Edit::Remove { key: row.key, generation: row.generation, epoch: row.epoch });
     }
-    if row.is_absent() {
+    if row.absent {
         let gone = fact.is_some_and(|f| f.gone && (f.epoch, f.generation) >= (row.epoch, row.generation));
-        return gone.then(|| Edit::Remove { key: row.key(), generation: row.generation, epoch: row.epoch });
+        return gone.then(|| Edit::Remove { key: row.key, generation: row.generation, epoch: row.epoch });
     }
     // One generation more than the item that it replaces: a "gone" that was said of that one does not count.
-    let absent =
-        Item { generation: Generation(row.generation.0 + 1), desired: Desired::Absent, ..row.clone() };
+    let generation = Generation(row.generation.0 + 1);
+    let ItemKey { kind, id } = row.key;
+    let absent = Item { kind, id, generation, epoch: row.epoch, desired: Desired::Absent };
     (!in_use).then_some(Edit::Put(absent))
-}
-
-/// Whether it is a volume in storage that other hosts see.
-fn is_shared(row: &Item) -> bool {
-    matches!(&row.desired, Desired::Volume(body) if body.shared != Shared::No)
-}
-
-/// Items that wanted and standing bodies name: they stay while their users stay.
-fn used(desired: &BTreeMap<ItemKey, &Item>, stored: &BTreeMap<ItemKey, &Item>) -> BTreeSet<ItemKey> {
-    stored.values().chain(desired.values()).flat_map(|item| names(item)).collect()
 }
 
 /// The items that an item names.

@@ -108,6 +108,25 @@ fn an_image_that_is_not_verified_is_in_no_manifest() {
     }
 }
 
+#[test]
+fn a_row_that_says_anything_else_is_another_one() {
+    for item in items(1, 1) {
+        let row = Stored::of(&item);
+        assert!(row.is(&item), "{item:?}");
+        let written = serde_json::to_value(&item.desired).unwrap();
+        let fields = written.as_object().unwrap().iter();
+        for (field, value) in fields.filter(|(_, value)| value.is_u64() || value.is_i64()) {
+            let mut other = written.clone();
+            other[field] = (value.as_u64().unwrap() + 1).into();
+            let other = Item { desired: serde_json::from_value(other).unwrap(), ..item.clone() };
+            assert!(!row.is(&other), "{field} of {item:?}");
+        }
+        assert!(!row.is(&Item { desired: Desired::Absent, ..item.clone() }));
+        assert!(!row.is(&Item { generation: Generation(2), ..item.clone() }));
+        assert!(!row.is(&Item { epoch: Epoch(7), ..item }));
+    }
+}
+
 /// A host's rows and what it reported, changed by edits as the store does it.
 #[derive(Default, Debug)]
 struct Host {

@@ -169,7 +169,7 @@ fn t1_only_what_no_waiting_mends_fails_a_task() {
     facts.parts[0].blocked =
         Some(CapabilityReason::new("digest_mismatch", "image/debian", "corrupt", "upload it again"));
     let m = on_vm(TaskKind::VmCreate, 1, &facts);
-    assert_eq!((m.state, m.error.unwrap().remedy), (TaskState::Failed, "upload it again".into()));
+    assert_eq!((m.state, m.error.unwrap().remedy.clone()), (TaskState::Failed, "upload it again".into()));
 }
 
 #[test]

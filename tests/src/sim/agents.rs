@@ -201,6 +201,7 @@ impl World {
             boot_id: "the only one".into(),
             manifest_revision: live.have,
             fencer: agent.lease.fencer(),
+            needed: true,
         };
         let body = serde_json::to_value(&request).unwrap_or_default();
         self.send(home, Kind::Lease(h), call.json(body));

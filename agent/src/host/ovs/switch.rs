@@ -395,11 +395,13 @@ impl Switch {
     pub async fn apply(&self, set: &FlowSet) -> Result<(), Error> {
         let view = self.look().await?;
         let tunnels = match set.needs_tunnel() && view.tunnel.is_none() {
-            true => self.ensure_tunnel().await.map(drop),
-            false => Ok(()),
+            true => self.ensure_tunnel().await.map(|_| true),
+            false => Ok(false),
         };
         let uplinks = self.ensure_uplinks(&set.uplinks(), &view).await;
-        let numbers = self.look().await?.numbers().of(set);
+        // Where nothing was made, or tried, the look still holds.
+        let view = if matches!((&tunnels, &uplinks), (Ok(false), Ok(false))) { view } else { self.look().await? };
+        let numbers = view.numbers().of(set);
         if let Some(port) = set.ports.iter().find(|p| !numbers.guests.contains_key(&p.port_id)) {
             return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.port_id)));
         }

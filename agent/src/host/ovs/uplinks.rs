@@ -60,13 +60,15 @@ pub(super) fn read<'a>(
 }
 
 impl Switch {
-    /// Patches to these bridges are there, and to no other.
+    /// Patches to these bridges are there, and to no other. Whether anything had to be changed for it.
     pub(super) async fn ensure_uplinks(
         &self,
         wanted: &BTreeSet<&str>,
         view: &SwitchView,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let mut changed = false;
         for gone in view.patches.keys().filter(|name| !wanted.contains(name.as_str())) {
+            changed = true;
             self.vsctl()
                 .args([
                     "--if-exists",
@@ -82,10 +84,11 @@ impl Switch {
         }
         for uplink in wanted {
             if view.patches.get(*uplink).is_none_or(|patch| patch.number.is_none()) {
+                changed = true;
                 self.ensure_uplink(uplink, view).await?;
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     async fn ensure_uplink(&self, uplink: &str, view: &SwitchView) -> Result<(), Error> {

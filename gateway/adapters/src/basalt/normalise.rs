@@ -116,12 +116,10 @@ fn why(of: &Discovered, phase: &str, subject: String) -> CapabilityReason {
     let said = of.raw.get("why");
     let word = |key: &str| said.and_then(|w| w.get(key)).and_then(Value::as_str).map(str::to_owned);
     let remedy = "see why with GET …/vms/{vm}/explain there";
-    if let Some(whole) = said.and_then(|w| serde_json::from_value::<CapabilityReason>(w.clone()).ok()) {
-        return CapabilityReason {
-            evidence: format!("{}: {}", whole.subject, whole.evidence),
-            subject,
-            ..whole
-        };
+    if let Some(mut whole) = said.and_then(|w| serde_json::from_value::<CapabilityReason>(w.clone()).ok()) {
+        whole.evidence = format!("{}: {}", whole.subject, whole.evidence);
+        whole.subject = subject;
+        return whole;
     }
     let message = word("message").unwrap_or_else(|| format!("it is {phase}"));
     CapabilityReason::new(word("code").unwrap_or_else(|| "not_running".to_owned()), subject, message, remedy)

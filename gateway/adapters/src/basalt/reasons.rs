@@ -79,7 +79,7 @@ pub(super) fn refused(server: &str, doing: &str, status: u16, body: &[u8], retry
 fn said(server: &str, doing: &str, status: u16, problem: Problem) -> CapabilityReason {
     let known = problem.reasons.into_iter().next();
     if let Some(mut reason) = known.or_else(|| problem.errors.into_iter().next().map(Into::into)) {
-        for text in [&mut reason.message, &mut reason.evidence, &mut reason.remedy, &mut reason.subject] {
+        for text in reason.texts_mut() {
             *text = short(text);
         }
         return reason;
@@ -165,7 +165,7 @@ pub(super) fn in_project(seen: Error, project: &Name) -> Error {
         "there is no such project there, or the token may not know of it",
         "correct spec.project of the provider, or give the token the role operator there",
     );
-    hidden.reason.evidence = seen.reason.evidence;
+    hidden.reason.evidence.clone_from(&seen.reason.evidence);
     hidden
 }
 
@@ -185,7 +185,7 @@ pub(super) fn is(error: &Error, code: &str) -> bool {
 pub(super) fn without<'a>(mut error: Error, secrets: impl IntoIterator<Item = &'a str>) -> Error {
     let reason = &mut error.reason;
     for secret in secrets.into_iter().filter(|s| !s.is_empty()) {
-        for text in [&mut reason.subject, &mut reason.message, &mut reason.evidence, &mut reason.remedy] {
+        for text in reason.texts_mut() {
             *text = text.replace(secret, "[secret]");
         }
     }

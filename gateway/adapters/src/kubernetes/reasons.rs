@@ -385,7 +385,7 @@ pub(super) fn without_secrets(mut error: Error, workload: &Workload) -> Error {
     use base64::Engine as _;
     for value in workload.secret_env.values().map(|v| v.expose()).filter(|v| v.len() > 3) {
         let encoded = base64::engine::general_purpose::STANDARD.encode(value);
-        for text in [&mut error.reason.message, &mut error.reason.evidence, &mut error.reason.subject] {
+        for text in error.reason.texts_mut() {
             if text.contains(value) || text.contains(&encoded) {
                 *text = text.replace(value, "[secret]").replace(&encoded, "[secret]");
             }

@@ -179,7 +179,7 @@ mod tests {
         let observed = normalise(&[found]).unwrap();
         let Readiness::NotReady { reason } = observed.readiness else { panic!("{:?}", observed.readiness) };
         assert!(!reason.remedy.is_empty());
-        (reason.code.to_string(), reason.message, observed.drift)
+        (reason.code.to_string(), reason.message.clone(), observed.drift)
     }
 
     #[test]

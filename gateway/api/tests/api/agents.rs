@@ -347,6 +347,11 @@ async fn r55_a_lease_is_given_to_the_start_that_counts_and_to_no_host_that_is_de
         call.json(body).send()
     };
     assert_eq!(ask(2, Value::Null).await.expect(200).body["seconds"], json!(20));
+    let idle = |boot: u128| {
+        let body = json!({"agent_boot": Uuid::from_u128(boot), "boot_id": "b", "needed": false});
+        host.post(&door, "/agent/v1/lease").json(body).send()
+    };
+    assert_eq!(idle(2).await.expect(200).body, json!({}), "who needs none is given none");
     // A newer start reports, so the older one gets no lease any more.
     host.post(&door, "/agent/v1/report").json(report(3, 1)).send().await.expect(200);
     ask(2, Value::Null).await.expect(409);
@@ -360,6 +365,14 @@ async fn r55_a_lease_is_given_to_the_start_that_counts_and_to_no_host_that_is_de
     tx.commit().await.unwrap();
     let dead = ask(3, Value::Null).await.expect(200).body;
     assert_eq!((&dead["seconds"], &dead["refused"]["code"]), (&Value::Null, &json!("proven_dead")));
+    let hears = async {
+        while idle(3).await.expect(200).body["refused"]["code"] != "proven_dead" {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), hears)
+        .await
+        .expect("who needs none hears of it, too, as soon as the feed tells it");
     let stands = confirm().await.expect(200).body;
     assert_eq!(stands["kind"], "lease_expired", "said of a dead host it changes nothing");
     assert_eq!(

@@ -232,10 +232,10 @@ pub fn edits_by_host(
         let fact = ctx.get(&inputs.facts, at).map(|f| fact(f));
         // Read only where it matters: it moves with every write to the host's manifest.
         let revision = if stored.is_none() { ctx.get(&inputs.revisions, &at.0).map(|r| **r) } else { None };
-        manifest::put(&want.0, stored.map(|s| &s.0), fact.as_ref(), revision.unwrap_or(0))
+        manifest::put(&want.0, stored.map(|s| &**s), fact.as_ref(), revision.unwrap_or(0))
             .map(|e| Edits(vec![e]))
     });
-    let wanted_naming = builder.index("wanted_naming", &desired, naming);
+    let wanted_naming = builder.index("wanted_naming", &desired, |at, row| naming(at, &manifest::names(&row.0)));
     let withdrawals = builder.derive("withdrawals", &inputs.items, move |ctx, at, row| {
         if ctx.exists(&desired, at) {
             return None;
@@ -244,7 +244,7 @@ pub fn edits_by_host(
         let in_use = ctx.count(&indexes.items_naming, at) + ctx.count(&wanted_naming, at) > 0;
         let elsewhere = at.1 == ItemKind::Volume
             && ctx.project(&inputs.volumes, &VolumeId(at.2), |v| v.host_id) != Some(Some(at.0));
-        manifest::withdraw(&row.0, fact.as_ref(), in_use, elsewhere).map(|e| Edits(vec![e]))
+        manifest::withdraw(row, fact.as_ref(), in_use, elsewhere).map(|e| Edits(vec![e]))
     });
     let edits = builder.union_disjoint("edits", &[puts, withdrawals]);
     let by_host = builder.index("edits_of_host", &edits, |at, _| [at.0]);

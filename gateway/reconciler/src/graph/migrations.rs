@@ -172,7 +172,7 @@ fn side<'a>(
     Side {
         heard: migrations::heard(state, leased, indexes.death(ctx, &host).is_some()),
         power: fact.map(|f| f.power).unwrap_or_default(),
-        motion: fact.and_then(|f| f.motion.as_ref()).filter(|m| m.id == migration.id),
+        motion: fact.and_then(|f| f.motion.as_deref()).filter(|m| m.id == migration.id),
         blocked: fact.and_then(|f| f.blocked.as_ref()),
     }
 }

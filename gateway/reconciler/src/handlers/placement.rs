@@ -314,7 +314,7 @@ impl Placement {
                 }
                 let stored = snapshot.get(&self.nodes.inputs.placements, &vm_id);
                 let known = stored.is_some_and(|s| {
-                    s.generation >= row.generation && s.explanation.as_ref() == Some(&explanation)
+                    s.generation >= row.generation && s.explanation.as_deref() == Some(&explanation)
                 });
                 if known {
                     return None;

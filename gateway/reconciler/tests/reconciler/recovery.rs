@@ -103,6 +103,25 @@ async fn p8_a_gateway_that_has_just_begun_does_not_prune_past_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_sampled_oracle_goes_through_the_graph_beside_the_work() {
+    let world = World::new().await;
+    world.furnish().await;
+    let agent = world.host("h1", 4, 4 * GIB).await;
+    agent.let_up_to(Some(ItemKind::Vm));
+    agent.run();
+    let running = world.start_sampled();
+    for n in 0..3 {
+        let made = world.create(&format!("vm-{n}"), json!({})).await;
+        world.completed(made.task.id).await;
+    }
+    let metrics = running.handle.metrics();
+    let seen = metrics.verifications.get();
+    until("every key had its turn", || async { metrics.verifications.get() > seen + 20 }).await;
+    assert_eq!((metrics.differences.get(), metrics.reloads.get()), (0, 1));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_on_a_settled_world_writes_nothing() {
     let world = World::new().await;
     world.furnish().await;

@@ -3,10 +3,10 @@
 //! | table | what |
 //! |---|---|
 //! | 0 | classify: the port says which network (reg0 = VNI); whoever lies about MAC, address, ARP or being a DHCP server is dropped. From the tunnel only what a known peer sends in a known network, from an uplink only its own VLAN (reg2 = 1) |
-//! | 10, 11, 12, 15 | egress policy of the sender: its security groups |
+//! | 10, 11, 12, 13, 15 | egress policy of the sender: its security groups |
 //! | 20 | forwarding from the truth: (network, destination MAC) → reg1 = port, or the tunnel to its host, or the wire that it shares with others; questions for a known address are answered here; broadcast to the network's own ports, and once to each peer or to the wire |
-//! | 21 | the second half of an answer to a neighbour solicitation |
-//! | 30, 31, 32, 25 | ingress policy of the receiver: its security groups, then output to reg1 |
+//! | 21 | the second half of an answer to a question for an address |
+//! | 30, 31, 32, 33, 25 | ingress policy of the receiver: its security groups, then output to reg1 |
 //!
 //! What came from outside (reg2 = 1) never goes there again. A MAC address that stands here and at a peer, while its guest
 //! moves, is here.
@@ -110,6 +110,7 @@ pub fn render(set: &FlowSet, numbers: &PortNumbers) -> Vec<String> {
         "table=10,priority=0,actions=goto_table:20".to_owned(),
         "table=20,priority=0,actions=drop".to_owned(),
         "table=21,priority=0,actions=drop".to_owned(),
+        neighbours::ANSWER.to_owned(),
         "table=30,priority=0,actions=output:NXM_NX_REG1[]".to_owned(),
     ];
     let policies = Policies::new(set);

@@ -319,7 +319,7 @@ fn awaited(case: &Case<'_>, judgement: Judgement, body: &IncomingBody) -> (Motio
 
 fn show(mut judgement: Judgement, motion: Motion) -> Judgement {
     if let ItemObserved::Vm(vm) = &mut judgement.observed {
-        vm.motion = Some(motion);
+        vm.motion = Some(Box::new(motion));
     }
     judgement
 }

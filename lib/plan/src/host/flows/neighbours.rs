@@ -3,6 +3,14 @@
 use super::{View, Way};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+/// A question becomes its answer: sender and target change places, and whoever is asked for is `xreg4`. Said once for all
+/// addresses: they are most of what a large switch is told.
+pub(super) const ANSWER: &str = "table=21,priority=100,arp,arp_op=1,actions=\
+    move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],move:OXM_OF_PKT_REG4[0..47]->NXM_OF_ETH_SRC[],set_field:2->arp_op,\
+    move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],move:OXM_OF_PKT_REG4[0..47]->NXM_NX_ARP_SHA[],\
+    move:NXM_OF_ARP_TPA[]->NXM_NX_REG7[],move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[],\
+    move:NXM_NX_REG7[]->NXM_OF_ARP_SPA[],in_port";
+
 /// A neighbour advertisement that was asked for, and that replaces what was known.
 const SOLICITED_OVERRIDE: &str = "0x60000000";
 
@@ -62,11 +70,9 @@ impl View<'_> {
 
     pub(super) fn answer(&self, flows: &mut Vec<String>, address: Ipv4Addr, mac: &str) {
         let question = format!("reg0={},reg2=0,arp,arp_op=1,arp_tpa={address}", self.network.vni);
-        let ethernet = format!("move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:{mac}->eth_src");
-        let target = "move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[]";
-        let sender = format!("set_field:{mac}->arp_sha,set_field:{address}->arp_spa");
+        let number = mac.replace(':', "");
         flows.push(format!(
-            "table=20,priority=110,{question},actions={ethernet},set_field:2->arp_op,{target},{sender},in_port"
+            "table=20,priority=110,{question},actions=set_field:0x{number}->xreg4,goto_table:21"
         ));
     }
 

@@ -33,6 +33,8 @@ struct Way {
     direction: Direction,
     /// Where rules are.
     rules: u8,
+    /// Where what no rule admits is dropped in the port's own name, so that it is counted there (N8).
+    refused: u8,
     /// Where the groups of the other end are looked up.
     sets: u8,
     /// The register that has them.
@@ -46,6 +48,7 @@ struct Way {
 const EGRESS: Way = Way {
     direction: Direction::Egress,
     rules: 11,
+    refused: 13,
     sets: 15,
     register: 4,
     fields: ["nw_dst", "ipv6_dst"],
@@ -54,6 +57,7 @@ const EGRESS: Way = Way {
 const INGRESS: Way = Way {
     direction: Direction::Ingress,
     rules: 31,
+    refused: 33,
     sets: 25,
     register: 3,
     fields: ["nw_src", "ipv6_src"],
@@ -101,11 +105,13 @@ impl<'a> Policies<'a> {
         ask(flows);
         for way in [&EGRESS, &INGRESS] {
             let table = format!("table={}", way.rules);
-            flows.push(format!("{table},priority=100,ct_state=+trk+inv,actions=drop"));
+            let refused = way.refused;
+            flows.push(format!("{table},priority=100,ct_state=+trk+inv,actions=goto_table:{refused}"));
             flows.push(format!("{table},priority=90,ct_state=+trk+est,actions={}", way.pass));
             // ICMP errors about a connection.
             flows.push(format!("{table},priority=90,ct_state=+trk+rel,actions={}", way.pass));
-            flows.push(format!("{table},priority=0,actions=drop"));
+            flows.push(format!("{table},priority=0,actions=goto_table:{refused}"));
+            flows.push(format!("table={refused},priority=0,actions=drop"));
             let register = way.register;
             flows.push(format!("table={},priority=0,actions=set_field:0->reg{register}", way.sets));
             for (groups, policy) in &self.policies {
@@ -176,12 +182,8 @@ impl<'a> Policies<'a> {
         let set = format!("set_field:{policy}->reg5,set_field:{number}->reg6");
         flows.push(format!("table=10,priority=100,in_port={number},actions={set},goto_table:12"));
         flows.push(format!("table=30,priority=100,reg1={number},actions={set},goto_table:32"));
-        // What no rule admits is dropped in the port's own name, so that it is counted there (N8).
-        for (way, whose) in [(&EGRESS, format!("in_port={number}")), (&INGRESS, format!("reg1={number}"))] {
-            let table = format!("table={}", way.rules);
-            flows.push(format!("{table},priority=101,{whose},ct_state=+trk+inv,actions=drop"));
-            flows.push(format!("{table},priority=1,{whose},actions=drop"));
-        }
+        flows.push(format!("table={},priority=1,in_port={number},actions=drop", EGRESS.refused));
+        flows.push(format!("table={},priority=1,reg1={number},actions=drop", INGRESS.refused));
     }
 }
 
