@@ -310,8 +310,11 @@ mod tests {
     /// Every agent has three polls that wait, each inside the outermost layer.
     #[test]
     fn a_poll_that_waits_is_small() {
-        let polls =
-            [size4(super::read_manifest), size4(directory::read_directory), size4(consoles::list_console_tickets)];
+        let polls = [
+            size4(super::read_manifest),
+            size4(directory::read_directory),
+            size4(consoles::list_console_tickets),
+        ];
         let outermost = size3(door::enter);
         assert!(polls.iter().all(|size| *size <= 2048) && outermost <= 2048, "{polls:?} in {outermost}");
     }

@@ -126,7 +126,12 @@ fn refuse_full(app: &App, request: &Request, fields: &[String]) -> Result<(), Er
     let said = |f: &placement::FullPool| {
         let reason = f.reason.clone();
         let why = format!("{} ({})", reason.message, reason.evidence);
-        FieldError::new(fields.get(f.volume).map_or("spec", String::as_str), reason.code.clone(), why, reason.remedy.clone())
+        FieldError::new(
+            fields.get(f.volume).map_or("spec", String::as_str),
+            reason.code.clone(),
+            why,
+            reason.remedy.clone(),
+        )
     };
     Err(Error::PoolFull {
         detail: first.reason.to_string(),

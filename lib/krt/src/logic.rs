@@ -543,7 +543,8 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     fn settle(&self, env: &Env<'_>, outcome: &mut Outcome<S, K, V>) {
         let state: &State<K, V> = state_of(env.own_state());
         for key in std::mem::take(&mut outcome.touched) {
-            let owner = self.owners.get(&key).and_then(|owners| owners.first()).and_then(|owner| self.entry(owner));
+            let owner =
+                self.owners.get(&key).and_then(|owners| owners.first()).and_then(|owner| self.entry(owner));
             let new = owner.and_then(|entry| entry.rows.get(&key).cloned());
             let old = state.get(&key).cloned();
             match (&old, &new) {

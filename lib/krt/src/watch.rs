@@ -152,7 +152,9 @@ impl<K: Key, V: Value> Entries<K, V> {
             Path::Project(part) => &part.1,
             Path::Wide(wide) => match &wide.what {
                 What::ScanWhere(matters)
-                | What::Index { kind: IndexRead::Where(matters) | IndexRead::Labels(_, matters), .. } => matters,
+                | What::Index { kind: IndexRead::Where(matters) | IndexRead::Labels(_, matters), .. } => {
+                    matters
+                }
                 What::Scan | What::Index { .. } => return,
             },
             Path::Key(_) | Path::Exists(_) => return,
@@ -540,7 +542,9 @@ impl<K: Key, V: Value> AnyWatch for Watch<K, V> {
     }
 
     fn is_choice(&self, path: u32) -> bool {
-        let Some(Entry { path: Path::Wide(wide), .. }) = &self.entries.slots[path as usize] else { return false };
+        let Some(Entry { path: Path::Wide(wide), .. }) = &self.entries.slots[path as usize] else {
+            return false;
+        };
         matches!(&wide.what, What::Index { kind, .. } if kind.is_narrowed())
     }
 

@@ -405,7 +405,7 @@ pub fn withdraw(row: &Stored, fact: Option<&Fact>, in_use: bool, elsewhere: bool
     }
     if row.absent {
         let gone = fact.is_some_and(|f| f.gone && (f.epoch, f.generation) >= (row.epoch, row.generation));
-        return gone.then(|| Edit::Remove { key: row.key, generation: row.generation, epoch: row.epoch });
+        return gone.then_some(Edit::Remove { key: row.key, generation: row.generation, epoch: row.epoch });
     }
     // One generation more than the item that it replaces: a "gone" that was said of that one does not count.
     let generation = Generation(row.generation.0 + 1);

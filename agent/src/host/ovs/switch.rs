@@ -400,7 +400,8 @@ impl Switch {
         };
         let uplinks = self.ensure_uplinks(&set.uplinks(), &view).await;
         // Where nothing was made, or tried, the look still holds.
-        let view = if matches!((&tunnels, &uplinks), (Ok(false), Ok(false))) { view } else { self.look().await? };
+        let view =
+            if matches!((&tunnels, &uplinks), (Ok(false), Ok(false))) { view } else { self.look().await? };
         let numbers = view.numbers().of(set);
         if let Some(port) = set.ports.iter().find(|p| !numbers.guests.contains_key(&p.port_id)) {
             return Err(Error::host("setting flows", format!("port {} is not on the bridge", port.port_id)));

@@ -235,7 +235,8 @@ pub fn edits_by_host(
         manifest::put(&want.0, stored.map(|s| &**s), fact.as_ref(), revision.unwrap_or(0))
             .map(|e| Edits(vec![e]))
     });
-    let wanted_naming = builder.index("wanted_naming", &desired, |at, row| naming(at, &manifest::names(&row.0)));
+    let wanted_naming =
+        builder.index("wanted_naming", &desired, |at, row| naming(at, &manifest::names(&row.0)));
     let withdrawals = builder.derive("withdrawals", &inputs.items, move |ctx, at, row| {
         if ctx.exists(&desired, at) {
             return None;

@@ -1,9 +1,6 @@
 //! A platform in memory, behind the contract of adapters: it keeps what it is told, fails when it is told to, and counts
 //! what it was asked. What it lists says in the words of all platforms what it is, so nothing needs to be translated.
 
-// Calls of the contract answer with its own error.
-#![expect(clippy::result_large_err)]
-
 use basalt_adapters::{Adapter, Applied, Discovered, Error, Health, LogOptions, Removed, Result};
 use basalt_model::{
     CapabilityReason, DateTime, DeploymentId, Epoch,
