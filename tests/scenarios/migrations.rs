@@ -250,6 +250,9 @@ async fn m2_r53_what_cannot_go_is_refused_before_anything_moves() -> Result<()> 
     cli.fails("redeploy web", 4, &["on its way"]).await?;
     let described = cli.ok("get migrations").await?;
     ensure!(described.contains("web"), "{described}");
+    // Released before it comes to it, it would be held for good.
+    wait::until_true("it is held", || house.fabric.steps().last().is_some_and(|(_, at)| *at == Step::Copy))
+        .await?;
     house.fabric.release();
     house.api.completed(&task).await?;
     ensure!(settled(&house, "web").await? == there);

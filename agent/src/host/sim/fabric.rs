@@ -312,10 +312,14 @@ impl Transfer<'_> {
             if s.by_hand {
                 s.held.insert(id);
             }
-            s.troubles.remove(&step)
+            let trouble = s.troubles.remove(&step);
+            // At once: nobody can release it between the two.
+            if matches!(trouble, Some(Trouble::Hold)) {
+                s.held.insert(id);
+            }
+            trouble
         });
         match trouble {
-            Some(Trouble::Hold) => drop(self.fabric.change(|s| s.held.insert(id))),
             Some(Trouble::CutLink) => self.fabric.cut(self.here, target, true),
             Some(Trouble::KillSource) => {
                 self.source.die();
@@ -331,7 +335,7 @@ impl Transfer<'_> {
                 t.suffer(&Mishap::PowerCut);
                 t.die();
             }),
-            Some(Trouble::LoseAnswer) | None => {}
+            Some(Trouble::Hold | Trouble::LoseAnswer) | None => {}
         }
         tokio::task::yield_now().await;
         loop {
